@@ -1,0 +1,10 @@
+"""I3D and the networks it was compared with, for human action recognition in video, in JAX.
+
+Light on purpose: jax, flax and numpy only. Decoding, data sets and training are modules of their own.
+"""
+
+from i3d_jax import models
+from i3d_jax.inflate import inflate_params
+
+__version__ = "0.1.0"
+__all__ = ["inflate_params", "models"]

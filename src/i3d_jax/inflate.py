@@ -1,0 +1,75 @@
+"""Inflation: the parameters of an image network become those of a video network (paper, section 2.4.1).
+
+An N x N filter is repeated N times over time and divided by N, so that a video of one repeated image gives the image's
+response: exactly away from the clip's ends, where zero padding shows nothing before the first frame or after the last.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def inflate_params(params: Any, *, like: Any) -> Any:
+    """Inflates a pytree of 2-D parameters into the structure, shapes and dtypes of `like`.
+
+    A leaf [H, W, I, O] whose counterpart is [T, H, W, I, O] is repeated T times over time and divided by T; a leaf
+    whose shape is its counterpart's is copied (biases, batch norm statistics). Nothing else is guessed: a head for
+    other classes or a stem for other channels is replaced by the caller, before or after.
+
+    Args:
+      params: any pytree of arrays: a Flax or Haiku dict, an Equinox module, tuples.
+      like: a pytree with the same paths to its leaves, of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+      A pytree with the structure of `like`.
+
+    Raises:
+      ValueError: names every leaf that is missing from `params`, not in `like`, or of a shape that cannot be inflated.
+    """
+    source, target = named_leaves(params), named_leaves(like)
+    problems = [f"{name}: missing, wanted {_shape(leaf)}" for name, leaf in target.items() if name not in source]
+    problems += [f"{name}: not wanted, found {_shape(leaf)}" for name, leaf in source.items() if name not in target]
+    problems += [
+        f"{name}: cannot inflate {_shape(leaf)} to {_shape(target[name])}"
+        for name, leaf in source.items()
+        if name in target and not (_equal(leaf, target[name]) or _inflatable(leaf, target[name]))
+    ]
+    if problems:
+        raise ValueError("cannot inflate these parameters:\n  " + "\n  ".join(problems))
+    leaves = [_inflate(source[name], wanted) for name, wanted in target.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of any pytree by path, "params/Conv_1a/conv/kernel", in the order of `jax.tree.leaves`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _shape(leaf):
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else repr(leaf)
+
+
+def _equal(leaf, wanted):
+    # Leaves that are no arrays (an Equinox activation function, say) have nothing to inflate.
+    return _shape(leaf) == _shape(wanted) or not (hasattr(leaf, "shape") or hasattr(wanted, "shape"))
+
+
+def _inflatable(leaf, wanted):
+    shape, target = _shape(leaf), _shape(wanted)
+    return len(shape) == 4 and len(target) == 5 and shape == target[1:]
+
+
+def _inflate(leaf, wanted):
+    if not hasattr(leaf, "shape"):
+        return leaf
+    if _shape(leaf) != _shape(wanted):
+        frames = wanted.shape[0]
+        # Divide in float32: a bfloat16 kernel is then rounded once.
+        leaf = jnp.broadcast_to(
+            jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))[None] / frames, wanted.shape
+        )
+    return jnp.asarray(leaf, wanted.dtype)

@@ -1,0 +1,48 @@
+"""Trains the model that a config describes.
+
+    python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/moving_shapes
+    python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/slower --config.optimizer.lr=0.05
+
+The same command resumes a run that was stopped. Every key of a config can be set as --config.KEY=VALUE.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from i3d_jax import train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="The run: a Python file with get_config().", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, logs, weights.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake on it is one line on stderr and exit status 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; options start with --")
+        for flag in ("config", "workdir"):
+            if flags.FLAGS[flag].value is None:
+                raise ValueError(f"--{flag} is missing")
+        train.validate(_CONFIG.value.to_dict())
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines()[0]
+        print(f"python -m i3d_jax.main: {message} (--help for help)", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def main(_: list[str]) -> None:
+    result = train.train(_WORKDIR.value, **_CONFIG.value.to_dict())
+    print(
+        f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "
+        f"after {result['steps']} steps ({result['seconds']:.0f} s)"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

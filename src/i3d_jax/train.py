@@ -1,0 +1,268 @@
+"""Training: one pure step on the global batch, and a loop that schedules it.
+
+A run is a folder: `checkpoints/`, `log.jsonl` (the durable record), TensorBoard event files and, at its end,
+`weights.safetensors`. Started again with the same arguments it goes on where it was stopped.
+"""
+
+import functools
+import inspect
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorboardX
+import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from i3d_jax import checkpoints, data, models, weights
+from i3d_jax.evaluate import evaluate
+from i3d_jax.inflate import inflate_params
+from i3d_jax.models import layers
+from i3d_jax.video import to_unit
+
+
+@flax.struct.dataclass
+class State:
+    """All that a run changes."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+
+def train_step(state: State, batch: dict, key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation):
+    """One update on the global batch; returns the new state and scalars.
+
+    `batch` has "video" uint8 [B, T, H, W, 3] and "label" int32 [B]; `key` is the run's, not the step's.
+    """
+
+    def loss_and_updates(params):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            to_unit(batch["video"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(key, state.step)},
+        )
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, (updates["batch_stats"], (logits.argmax(-1) == batch["label"]).mean())
+
+    (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.global_norm(grads)}
+    return State(state.step + 1, params, batch_stats, opt_state), scalars
+
+
+def sgd(
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-7,
+    warmup: int = 0,
+    milestones: tuple[tuple[int, float], ...] = (),
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """SGD with momentum, the paper's, and its learning rate by step.
+
+    The rate is `lr` times the factor of the last of the `milestones` (step, factor) reached, linear from 0 over the
+    first `warmup` steps. Weight decay is an L2 penalty on kernels only.
+    """
+    rates = [optax.constant_schedule(lr * factor) for factor in (1.0, *(factor for _, factor in milestones))]
+    constant = optax.join_schedules(rates, [step for step, _ in milestones])
+
+    def rate(step):
+        return constant(step) * jnp.minimum(1.0, (step + 1) / max(1, warmup))
+
+    kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+    return optax.chain(optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum)), rate
+
+
+def initial_variables(model: nn.Module, key: jax.Array, video: Any, init: str | None) -> dict:
+    """Fresh variables or, with a new last layer, those of weights `init` (see `weights.load`), inflated where 2-D."""
+    variables = jax.jit(model.init)(key, video)
+    if init is None:
+        return variables
+    source = weights.load(init)
+    source["params"]["Logits"] = variables["params"]["Logits"]
+    return inflate_params(source, like=variables)
+
+
+def train(
+    workdir: str,
+    *,
+    steps: int,
+    batch_size: int,
+    model: dict,
+    dataset: dict,
+    clips: dict,
+    test_clips: dict,
+    optimizer: dict,
+    seed: int = 0,
+    norm_group: int | None = None,
+    init: str | None = None,
+    pretrain: dict | None = None,
+    train_split: str = "train",
+    test_split: str = "validation",
+    log_every: int = 10,
+    checkpoint_every: int = 1000,
+) -> dict:
+    """Trains a model, or goes on training it, and evaluates it at the end.
+
+    Args:
+      workdir: the run's folder.
+      steps: updates in all.
+      batch_size: clips per update, over all devices.
+      model: arguments of `models.build` but `num_classes`, which is the data set's.
+      dataset: arguments of `data.builder`.
+      clips, test_clips: arguments of `data.train_batches` and `data.test_batches`.
+      optimizer: arguments of `sgd` and `schedule`.
+      seed: of everything random.
+      norm_group: clips that share batch norm statistics (the release: 6). None: the whole batch.
+      init: weights to start from, all but the last layer; weights of images are inflated.
+      pretrain: arguments of a run that makes these weights first, in workdir/pretrain.
+      train_split, test_split: TFDS's names.
+      log_every, checkpoint_every: in steps.
+
+    Returns:
+      What `evaluate` returns on the test split, and "steps" and "seconds", the time this call took.
+
+    Raises:
+      ValueError: an argument that does not fit the others (see `validate`).
+    """
+    began = time.time()
+    folder = pathlib.Path(workdir)
+    if pretrain is not None:
+        init = str(folder / "pretrain" / "weights.safetensors")
+        if not pathlib.Path(init).exists():
+            train(str(folder / "pretrain"), **pretrain)
+    folder.mkdir(parents=True, exist_ok=True)
+    builder = data.builder(**dataset)
+    classes = tuple(builder.info.features["label"].names)
+    groups = 1 if norm_group is None else batch_size // norm_group
+    network = models.build(num_classes=len(classes), norm_groups=groups, **model)
+    tx, rate = sgd(**optimizer)
+    key = jax.random.key(seed)
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    example = jnp.zeros((1, clips["frames"], clips["crop"], clips["crop"], 3))
+
+    def fresh(variables: dict) -> State:
+        return State(
+            jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], tx.init(variables["params"])
+        )
+
+    shapes = jax.eval_shape(lambda: fresh(network.init(key, example)))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
+    with checkpoints.manager(folder / "checkpoints") as saved:
+        restored = checkpoints.restore(saved, like)
+        if restored is None:
+            state = jax.device_put(fresh(initial_variables(network, key, example, init)), replicated)
+        else:
+            state = restored[1]
+        start = int(state.step)
+        batches = data.train_batches(
+            builder.as_data_source(train_split),
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            **clips,
+        )
+        update = jax.jit(
+            train_step, static_argnames=("model", "tx"), donate_argnums=0, compiler_options=layers.compiler_options()
+        )
+        with Log(folder, start) as log, tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step") as bar:
+            clock, clock_step = time.time(), start
+            for step in range(start, steps):
+                batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()}
+                state, scalars = update(state, batch, key, model=network, tx=tx)
+                done = step + 1
+                if done % log_every == 0 or done == steps:
+                    scalars = {name: float(value) for name, value in scalars.items()}
+                    speed = (done - clock_step) * batch_size / (time.time() - clock)
+                    clock, clock_step = time.time(), done
+                    log(done, scalars | {"lr": float(rate(step)), "clips_per_second": speed})
+                    bar.set_postfix(loss=f"{scalars['loss']:.3f}", accuracy=f"{scalars['accuracy']:.2f}", refresh=False)
+                bar.update()
+                if done % checkpoint_every == 0 or done == steps:
+                    checkpoints.save(saved, done, state)
+            tests = data.test_batches(builder.as_data_source(test_split), **test_clips)
+            result = evaluate(network, {"params": state.params, "batch_stats": state.batch_stats}, tests, sharded)
+            log(int(state.step), {f"{test_split}_{name}": value for name, value in result.items()})
+    options = {name: value for name, value in model.items() if name != "name"}
+    info = weights.Info(
+        model["name"],
+        classes,
+        options,
+        short_side=builder.SHORT_SIDE,
+        crop=clips["crop"],
+        source=f"trained in {folder}",
+    )
+    weights.save(folder / "weights.safetensors", {"params": state.params, "batch_stats": state.batch_stats}, info)
+    return result | {"steps": int(state.step), "seconds": time.time() - began}
+
+
+class Log:
+    """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; forgets steps after `start`."""
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        path = folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        # A run that was killed may have logged steps that it will now take again, and half a line.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        path.write_text("".join(line + "\n" for line in kept))
+        self.file = path.open("a")
+        self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self.file.flush()
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.board.close()
+
+
+def validate(config: dict) -> None:
+    """Checks a config, the arguments of `train` but `workdir`, before anything is made or compiled.
+
+    Raises:
+      ValueError: names the argument or section that is missing, unknown or does not fit.
+    """
+    _bind("config", train, config, workdir="")
+    _bind("config.dataset", data.builder, config["dataset"])
+    _bind("config.clips", data.train_batches, config["clips"], source=None, batch_size=1, seed=0)
+    _bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
+    _bind("config.optimizer", sgd, config["optimizer"])
+    models.build(num_classes=1, **config["model"])
+    batch_size, norm_group = config["batch_size"], config.get("norm_group") or config["batch_size"]
+    for name, part in (("norm_group", norm_group), ("the number of devices", jax.device_count())):
+        if batch_size % part:
+            raise ValueError(f"config.batch_size: {batch_size} cannot be divided by {name}, {part}")
+    if config.get("pretrain") is not None:
+        if config.get("init") is not None:
+            raise ValueError("config.pretrain and config.init: only one can say what to start from")
+        validate(config["pretrain"])
+
+
+def _bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+    try:
+        inspect.signature(function).bind(**given, **section)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

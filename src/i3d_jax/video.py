@@ -1,0 +1,167 @@
+"""Video files: decoding to frames at a given rate, resizing, cropping, looping, and encoding.
+
+Frames are uint8 [T, H, W, 3], RGB. A video is whatever FFmpeg opens, through PyAV: a path, or the bytes of a file.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+
+import av
+import av.error
+import av.video.reformatter
+import numpy as np
+
+FPS = 25.0  # Of everything the paper trains and tests on.
+
+
+class VideoError(ValueError):
+    """A file that is no video, or cannot be decoded; the message names it."""
+
+
+def decode(
+    video: str | os.PathLike | bytes,
+    *,
+    fps: float = FPS,
+    short_side: int | None = None,
+    start: int = 0,
+    frames: int | None = None,
+    threads: int = 0,
+) -> np.ndarray:
+    """Decodes a video at a constant frame rate.
+
+    Frame i is the one shown nearest to time i / fps, by the file's timestamps, so that sources of any or of varying
+    rate keep their speed. Frames are turned upright as the file's metadata says. Memory is bounded by what is returned.
+
+    Args:
+      video: path, or the bytes of a whole file.
+      fps: frames per second to return.
+      short_side: pixels; the frames are resized to it (bilinear, aspect kept). None keeps their size.
+      start: first frame to return, found by seeking, counted at `fps`.
+      frames: how many to return at most. None: all.
+      threads: of the decoder; 0 lets it choose.
+
+    Returns:
+      uint8 [T, H, W, 3], T >= 1.
+
+    Raises:
+      VideoError: missing, empty, not a video, no video stream, not decodable, or shorter than `start`.
+    """
+    name = f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
+    images: list[np.ndarray] = []
+    try:
+        with av.open(io.BytesIO(video) if isinstance(video, bytes) else name) as container:
+            if not container.streams.video:
+                raise VideoError(f"{name}: has no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE" if threads == 1 else "AUTO"
+            stream.codec_context.thread_count = threads
+            if start:
+                _seek(container, stream, start / fps)
+            previous, image = None, np.empty(0)
+            scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
+            for index, frame in _resample(container.decode(stream), stream, fps):
+                if index < start:
+                    continue
+                if frames is not None and index >= start + frames:
+                    break
+                if frame is not previous:
+                    image, previous = _to_rgb(frame, short_side, scaler), frame
+                images.append(image)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{name}: cannot be decoded: {error.strerror}") from None
+    if not images:
+        raise VideoError(f"{name}: has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
+    return np.stack(images)
+
+
+def encode(frames: np.ndarray, *, fps: int = 25, crf: int = 18, gop: int = 16) -> bytes:
+    """Encodes uint8 [T, H, W, 3] as an H.264 file (MP4), the same bytes every time; H and W must be even.
+
+    A key frame every `gop` frames keeps seeking cheap, `fastdecode` the reading.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"encode: frames of shape {frames.shape}, wanted [T, H, W, 3] with even H and W")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = gop
+        stream.codec_context.thread_count = 1
+        # x264's macroblock tree reads memory that it has not written (seen with AVX-512 at widths such as 72: up to 16
+        # different files in 150 encodings of one video), and with runs of 16 frames it gains little.
+        params = {"crf": crf, "preset": "fast", "tune": "fastdecode", "x264-params": "mbtree=0"}
+        stream.options = {name: str(value) for name, value in params.items()}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) scaled so that the shorter is `short_side`, the aspect kept to the pixel."""
+    scale = short_side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def crop(video: np.ndarray, size: int, top: int | None = None, left: int | None = None) -> np.ndarray:
+    """Cuts a size x size window out of [T, H, W, C]; the centre one unless told where."""
+    height, width = video.shape[1:3]
+    if min(height, width) < size:
+        raise ValueError(f"cannot cut {size}x{size} out of frames of {height}x{width}")
+    top = (height - size) // 2 if top is None else top
+    left = (width - size) // 2 if left is None else left
+    return video[:, top : top + size, left : left + size]
+
+
+def to_unit(frames):
+    """uint8 frames, of NumPy or JAX, as the networks take them: float32 in [-1, 1]."""
+    return frames.astype(np.float32) / 127.5 - 1
+
+
+def loop(video: np.ndarray, frames: int) -> np.ndarray:
+    """Repeats a video from its start until it has `frames` frames, or cuts it there."""
+    return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]
+
+
+def _seek(container, stream, seconds: float) -> None:
+    # Half a frame early: the frame nearest to the time wanted may lie before it.
+    seconds -= 0.5 / float(stream.average_rate or FPS)
+    offset = round(max(0.0, seconds) / stream.time_base) + (stream.start_time or 0)
+    container.seek(offset, stream=stream)
+
+
+def _resample(decoded, stream, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yields (i, the decoded frame shown nearest to time i / fps) for i in order, from the first decoded frame on."""
+    origin, step = stream.start_time, 1 / float(stream.average_rate or fps)
+    frame, time, index = None, 0.0, 0
+    for following in decoded:
+        if origin is None:
+            origin = following.pts or 0
+        if following.pts is None:
+            now = time + step if frame else 0.0
+        else:
+            now = float((following.pts - origin) * stream.time_base)
+        if frame is None:
+            # After a seek the first frame decoded is a key frame somewhere before the time wanted.
+            index = max(0, round(now * fps))
+        else:
+            while index / fps < (time + now) / 2:
+                yield index, frame
+                index += 1
+        frame, time = following, max(now, time)
+    if frame is not None:
+        shown = float(frame.duration * stream.time_base) if frame.duration else step
+        # The last frame is shown for its duration, and a video has one frame at least.
+        while index / fps < time + shown - 1e-3 / fps or index == 0:
+            yield index, frame
+            index += 1
+
+
+def _to_rgb(frame, short_side: int | None, scaler) -> np.ndarray:
+    height, width = frame.height, frame.width
+    if short_side is not None:
+        height, width = resized(height, width, short_side)
+    image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
+    return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image

