@@ -1,11 +1,12 @@
-"""I3D on moving_shapes, inflated from Inception-v1 that the same command trains on still shapes first.
+r"""I3D on moving_shapes, inflated from Inception-v1 that the same command trains on still shapes first.
 
     python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/i3d
 
 The paper's recipe in miniature (section 2.4): images first, inflation, videos. Two more runs by argument: the same 2-D
 network on single frames of the videos, for comparison, and the images alone.
 
-    python -m i3d_jax.main --config=configs/moving_shapes.py:frames --workdir=runs/frames
+    python -m i3d_jax.main --config=configs/moving_shapes.py:frames --workdir=runs/frames \
+        --config.init=runs/i3d/pretrain/weights.safetensors
     python -m i3d_jax.main --config=configs/moving_shapes.py:images --workdir=runs/images
 
 The README has the results.
@@ -34,7 +35,8 @@ def i3d():
 
 
 def frames():
-    return i3d() | dict(model=dict(name="inception", **NETWORK), clips=dict(frames=1, crop=64, flip=False))
+    single = dict(model=dict(name="inception", **NETWORK), clips=dict(frames=1, crop=64, flip=False))
+    return i3d() | single | dict(pretrain=None, init=config_dict.placeholder(str))
 
 
 def images():

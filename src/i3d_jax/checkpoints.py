@@ -12,6 +12,10 @@ import orbax.checkpoint as ocp
 from i3d_jax.inflate import named_leaves
 
 
+class DamagedError(ValueError):
+    """There are checkpoints, and none of them can be restored."""
+
+
 def manager(folder: str | os.PathLike, keep: int = 2) -> ocp.CheckpointManager:
     """Opens the checkpoints in `folder`, of which the last `keep` are kept; saves run in the background."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
@@ -40,7 +44,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
       like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings.
 
     Raises:
-      ValueError: there are checkpoints, and all are damaged or of another model.
+      DamagedError: there are checkpoints, and all are damaged or of another model.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     for step in steps:
@@ -56,7 +60,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
             problem = f"cannot be restored: {str(error).splitlines()[0]}"
         print(f"{checkpoints.directory}: step {step}: {problem}", file=sys.stderr)
     if steps:
-        raise ValueError(
+        raise DamagedError(
             f"{checkpoints.directory}: none of the steps {steps} can be restored; move the folder away to start anew"
         )
     return None

@@ -4,6 +4,8 @@ The order and the augmentation of the training clips are a pure function of (see
 processes, threads or restarts: to resume a run takes nothing but its step.
 """
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ BUILDERS = {"moving_shapes": moving_shapes.MovingShapes}
 
 
 def builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
-    """Returns the data set called `name`, "moving_shapes/videos", prepared; makes it first where that needs no download.
+    """Returns the data set called `name`, "moving_shapes/videos".
 
     Args:
       name: data set and config, as TFDS writes them.
@@ -27,15 +29,18 @@ def builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     Raises:
       ValueError: no such data set or config.
     """
-    family, _, config = name.partition("/")
-    if family not in BUILDERS:
-        raise ValueError(f"no data set is called {family!r}; there are {', '.join(BUILDERS)}")
-    made = BUILDERS[family]
-    configs = [config.name for config in made.BUILDER_CONFIGS]
-    if config not in configs:
-        raise ValueError(f"data set {name!r}: no such config; there are {', '.join(f'{family}/{c}' for c in configs)}")
-    found = made(config=config, data_dir=data_dir, file_format="array_record")
-    found.download_and_prepare()
+    names = [f"{family}/{config.name}" for family, made in BUILDERS.items() for config in made.BUILDER_CONFIGS]
+    if name not in names:
+        raise ValueError(f"no data set is called {name!r}; there are {', '.join(names)}")
+    family, config = name.split("/")
+    return BUILDERS[family](config=config, data_dir=data_dir, file_format="array_record")
+
+
+def prepared(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+    """Returns what `builder` does, its records written if they are not there yet and that needs no download."""
+    found = builder(name, data_dir)
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
+        found.download_and_prepare()
     return found
 
 

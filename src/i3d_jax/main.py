@@ -6,12 +6,14 @@
 The same command resumes a run that was stopped. Every key of a config can be set as --config.KEY=VALUE.
 """
 
+import os
 import sys
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import train
+from i3d_jax import checkpoints, train, weights
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
@@ -22,6 +24,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake on it is one line on stderr and exit status 2."""
     try:
+        for path in [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]:
+            if not os.path.exists(path.split(":")[0]):
+                raise ValueError(f"--config: {path.split(':')[0]}: no such file")
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; options start with --")
@@ -30,14 +35,22 @@ def parse(argv: list[str]) -> list[str]:
                 raise ValueError(f"--{flag} is missing")
         train.validate(_CONFIG.value.to_dict())
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines()[0]
-        print(f"python -m i3d_jax.main: {message} (--help for help)", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     return rest
 
 
+def fail(error: Exception) -> NoReturn:
+    message = f"the config has no {error}" if isinstance(error, KeyError) else str(error)
+    print(f"python -m i3d_jax.main: {message.splitlines()[0]} (--help for help)", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(_: list[str]) -> None:
-    result = train.train(_WORKDIR.value, **_CONFIG.value.to_dict())
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
+    try:
+        result = train.train(_WORKDIR.value, **_CONFIG.value.to_dict())
+    except (weights.WeightsError, checkpoints.DamagedError) as error:
+        fail(error)
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "
         f"after {result['steps']} steps ({result['seconds']:.0f} s)"

@@ -186,6 +186,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7
         if byte < 0x80:
+            if byte == 0 and shift > 7:
+                raise ValueError("a number has a byte too many")  # A flipped bit, in a footer that has no CRC.
             return value, position
 
 

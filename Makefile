@@ -1,0 +1,36 @@
+# `make demo` and `make test` need Python 3.11 or newer and a package index, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+DATA ?= $(RUNS)/data
+
+BIN := $(VENV)/bin
+MAIN := $(BIN)/python -m i3d_jax.main
+SHAPES := --config=configs/moving_shapes.py
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+# Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
+demo: $(VENV)/installed
+	$(MAIN) $(SHAPES) --workdir=$(RUNS)/i3d \
+	  --config.dataset.data_dir=$(DATA) --config.pretrain.dataset.data_dir=$(DATA)
+	$(MAIN) $(SHAPES):frames --workdir=$(RUNS)/frames \
+	  --config.dataset.data_dir=$(DATA) --config.init=$(RUNS)/i3d/pretrain/weights.safetensors
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUNS)

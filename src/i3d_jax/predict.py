@@ -1,0 +1,128 @@
+"""Says what happens in videos.
+
+    python -m i3d_jax.predict video.mp4
+    python -m i3d_jax.predict --json --top 3 *.mp4 > predictions.jsonl
+    python -m i3d_jax.predict --weights runs/moving_shapes/weights.safetensors video.mp4
+
+The paper's test protocol (section 3): 25 frames per second, short side 256, centre crop 224, the network convolutional over
+the video's first 10 seconds, its predictions averaged. Predictions go to stdout; a video that cannot be read is named on
+stderr, the others go on, and the exit status is then 1.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from i3d_jax import models, video, weights
+from i3d_jax.models import layers
+from i3d_jax.models.inception import MIN_FRAMES
+
+MAX_FRAMES = 250  # The paper's test clips: 10 s.
+BUCKET = 16  # Clips are looped up to a multiple of it, so that few lengths are compiled.
+
+
+def classifier(name_or_path: str = "rgb_scratch") -> tuple[Callable[[np.ndarray], np.ndarray], weights.Info]:
+    """Returns a function from a clip, uint8 [T, H, W, 3], to its logits, f32 [K], and what is known of the weights.
+
+    Clips shorter than a multiple of 16 frames are looped up to it, so that few lengths are compiled.
+
+    Args:
+      name_or_path: RGB weights, see `weights.load`.
+
+    Raises:
+      weights.WeightsError: these cannot be had, or do not fit their model.
+    """
+    variables, info = weights.read(name_or_path)
+    if info.stream != "rgb":
+        raise weights.WeightsError(f"{name_or_path}: these are {info.stream} weights, wanted RGB")
+    model = models.build(info.model, num_classes=len(info.classes), **info.options)
+    example = jax.ShapeDtypeStruct((1, BUCKET, info.crop, info.crop, 3), jnp.float32)
+    weights.check(variables, jax.eval_shape(model.init, jax.random.key(0), example), name_or_path)
+    variables = jax.device_put(variables)
+
+    def apply(variables, clip):
+        return model.apply(variables, video.to_unit(clip))
+
+    apply = jax.jit(apply, compiler_options=layers.compiler_options())
+    return lambda clip: np.asarray(apply(variables, video.loop(clip, bucket(len(clip)))[None]))[0], info
+
+
+def read_all(paths: list[str], info: weights.Info) -> Iterator[tuple[str, np.ndarray | video.VideoError]]:
+    """Yields (path, what `read` returns or raises) in order, reading one video ahead."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(read, path, info) for path in paths[:1]]
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
+            clip = ahead.pop()
+            if following is not None:
+                ahead.append(pool.submit(read, following, info))
+            try:
+                yield path, clip.result()
+            except video.VideoError as error:
+                yield path, error
+
+
+def read(path: str, info: weights.Info) -> np.ndarray:
+    """Decodes a video as its network wants it, uint8 [T, crop, crop, 3], T <= 250.
+
+    Raises:
+      video.VideoError: it cannot be read, or has fewer than 9 frames.
+    """
+    frames = video.decode(path, fps=info.fps, short_side=info.short_side, frames=MAX_FRAMES)
+    if len(frames) < MIN_FRAMES:
+        raise video.VideoError(
+            f"{path}: too short: {len(frames)} frames at {info.fps:g} per second, and at least {MIN_FRAMES} are needed"
+        )
+    return video.crop(frames, info.crop)
+
+
+def bucket(frames: int) -> int:
+    return min(-(-frames // BUCKET) * BUCKET, MAX_FRAMES)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m i3d_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes")
+    parser.add_argument("--weights", default="rgb_scratch", help="name or file, see `python -m i3d_jax.weights list`")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per video")
+    flags = parser.parse_args(arguments)
+    if flags.top < 1:
+        parser.error(f"--top: {flags.top} is not a positive number")
+    try:
+        classify, info = classifier(flags.weights)
+    except weights.WeightsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    status = 0
+    for path, clip in tqdm.tqdm(read_all(flags.videos, info), total=len(flags.videos), unit="video", disable=None):
+        if isinstance(clip, video.VideoError):
+            tqdm.tqdm.write(str(clip), file=sys.stderr)
+            status = 1
+        else:
+            tqdm.tqdm.write(_report(path, classify(clip), len(clip), info.classes, flags.top, flags.json))
+    return status
+
+
+def _report(path, logits, frames, classes, top, as_json) -> str:
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    best = [(classes[i], float(logits[i]), float(probabilities[i])) for i in np.argsort(-logits, kind="stable")[:top]]
+    if as_json:
+        found = [{"class": name, "logit": logit, "probability": probability} for name, logit, probability in best]
+        return json.dumps({"video": path, "frames": frames, "top": found})
+    width = max(len(name) for name, *_ in best)
+    lines = [f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}" for name, logit, probability in best]
+    return "\n".join([f"{path} ({frames} frames)", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

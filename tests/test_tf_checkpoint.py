@@ -1,0 +1,147 @@
+import struct
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from i3d_jax import tf_checkpoint
+
+NAMES = "rgb_imagenet", "rgb_scratch", "flow_imagenet", "flow_scratch", "rgb_scratch_kin600"
+
+
+def varint(value):
+    out = b""
+    while value >= 0x80:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def field(number, value):
+    return (
+        varint(number << 3 | 2) + varint(len(value)) + value
+        if isinstance(value, bytes)
+        else varint(number << 3) + varint(value)
+    )
+
+
+def masked_crc(data):
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def block(pairs):
+    """A block of the table: keys share prefixes, one restart point, type 0, masked CRC."""
+    out, last = b"", b""
+    for key, value in pairs:
+        shared = next((i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        last = key
+    out += struct.pack("<II", 0, 1)
+    return out + b"\0" + masked_crc(out + b"\0")
+
+
+def write_checkpoint(prefix, tensors):
+    """Writes what TensorFlow writes for float32 tensors, by its published formats."""
+    pairs, data = [(b"", field(1, 1))], b""
+    for name, value in sorted(tensors.items()):
+        raw = np.ascontiguousarray(value, "<f4").tobytes()
+        shape = b"".join(field(2, field(1, size)) for size in np.shape(value))
+        entry = field(1, 1) + field(2, shape) + field(4, len(data)) + field(5, len(raw))
+        pairs.append((name.encode(), entry + varint(6 << 3 | 5) + masked_crc(raw)))
+        data += raw
+    half = len(pairs) // 2
+    table, handles = b"", []
+    for part in (pairs[:half], pairs[half:]):
+        table, offset = table + block(part), len(table)
+        handles.append((part[-1][0] + b"\0", varint(offset) + varint(len(table) - offset - 5)))
+    footer = b""
+    for index in (block([]), block(handles)):
+        footer += varint(len(table)) + varint(len(index) - 5)
+        table += index
+    table += footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    prefix.with_name(prefix.name + ".index").write_bytes(table)
+    prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
+
+
+@pytest.fixture
+def tensors():
+    rng = np.random.default_rng(0)
+    return {"net/conv/w": rng.normal(size=(3, 3, 2, 4)), "net/conv/b": rng.normal(size=4), "step": np.float32(7)}
+
+
+@pytest.fixture
+def prefix(tmp_path, tensors):
+    write_checkpoint(tmp_path / "model.ckpt", tensors)
+    return tmp_path / "model.ckpt"
+
+
+def test_tensors_come_back_by_name(prefix, tensors):
+    checkpoint = tf_checkpoint.Checkpoint(prefix)
+    assert set(checkpoint) == set(tensors)
+    for name, value in tensors.items():
+        assert checkpoint[name].shape == np.shape(value)
+        np.testing.assert_array_equal(checkpoint[name], np.asarray(value, np.float32))
+    assert isinstance(checkpoint["net/conv/w"].base, np.memmap) or isinstance(checkpoint["net/conv/w"], np.memmap)
+
+
+def test_every_flipped_bit_of_the_index_is_an_error(prefix):
+    path = prefix.with_name("model.ckpt.index")
+    good = path.read_bytes()
+    for position in range(len(good)):
+        for bit in range(8):
+            bad = bytearray(good)
+            bad[position] ^= 1 << bit
+            path.write_bytes(bad)
+            with pytest.raises(tf_checkpoint.CheckpointError, match="model.ckpt.index"):
+                tf_checkpoint.read_index(path)
+
+
+def test_every_truncation_of_the_index_is_an_error(prefix):
+    path = prefix.with_name("model.ckpt.index")
+    good = path.read_bytes()
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(tf_checkpoint.CheckpointError, match="model.ckpt.index"):
+            tf_checkpoint.read_index(path)
+
+
+def test_a_flipped_bit_of_the_data_names_file_and_tensor(prefix, tensors):
+    path = prefix.with_name("model.ckpt.data-00000-of-00001")
+    good = path.read_bytes()
+    entries = tf_checkpoint.read_index(prefix.with_name("model.ckpt.index"))
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 1 << position % 8
+        path.write_bytes(bad)
+        (hit,) = [name for name, entry in entries.items() if entry.offset <= position < entry.offset + entry.size]
+        checkpoint = tf_checkpoint.Checkpoint(prefix)
+        with pytest.raises(tf_checkpoint.CheckpointError, match=f"00000-of-00001: {hit}: damaged"):
+            [checkpoint[name] for name in checkpoint]
+
+
+@pytest.mark.parametrize("length", [0, 1, 200])
+def test_truncated_data_names_what_is_cut_off(prefix, length):
+    path = prefix.with_name("model.ckpt.data-00000-of-00001")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(tf_checkpoint.CheckpointError, match="00000-of-00001"):
+        tf_checkpoint.Checkpoint(prefix)
+
+
+def test_missing_files_are_named(tmp_path, prefix):
+    with pytest.raises(tf_checkpoint.CheckpointError, match="nothing.index: cannot be read"):
+        tf_checkpoint.Checkpoint(tmp_path / "nothing")
+    prefix.with_name("model.ckpt.data-00000-of-00001").unlink()
+    with pytest.raises(tf_checkpoint.CheckpointError, match="00000-of-00001: cannot be read"):
+        tf_checkpoint.Checkpoint(prefix)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_releases_index_files_are_read(name, shared_data):
+    entries = tf_checkpoint.read_index(shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index")
+    assert len(entries) == (346 if name == "rgb_scratch_kin600" else 230)
+
+
+def test_the_releases_checkpoint_is_read_and_verified(shared_data):
+    checkpoint = tf_checkpoint.Checkpoint(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch" / "model.ckpt")
+    assert sum(value.size for value in checkpoint.values()) == 50_818_176 // 4

@@ -1,0 +1,206 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from i3d_jax import checkpoints, models, predict, train, video, weights
+from i3d_jax.datasets import moving_shapes
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A run of seconds: Inception-v1 on single frames of a few moving shapes."""
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 2, "validation": 1} for k in ("videos", "images")}
+        )
+        yield dict(
+            steps=6,
+            batch_size=8,
+            model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
+            dataset=dict(name="moving_shapes/videos", data_dir=folder),
+            clips=dict(frames=1, crop=32, flip=True),
+            test_clips=dict(frames=2, crop=32, batch_size=10),
+            optimizer=dict(lr=0.05, milestones=((4, 0.1),)),
+            norm_group=4,
+            log_every=1,
+            checkpoint_every=2,
+        )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train.train(str(folder), **config)
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "clips_per_second"} for line in lines]
+
+
+def weights_of(folder):
+    return weights.read(folder / "weights.safetensors")[0]
+
+
+def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tmp_path):
+    folder, result = undisturbed
+    log = log_of(folder)
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6, 6]
+    assert [line["lr"] for line in log[:6]] == pytest.approx([0.05] * 4 + [0.005] * 2)
+    assert result["clips"] == log[-1]["validation_clips"] == 24 and 0 <= result["top1"] <= result["top5"] <= 1
+    assert list(folder.glob("events.out.tfevents.*"))
+    variables, info = weights.read(folder / "weights.safetensors")
+    assert info.classes == tuple(moving_shapes.VIDEO_CLASSES) and (info.short_side, info.crop) == (72, 32)
+    frames = moving_shapes.render("disc", "moving left", np.random.default_rng(0))
+    (tmp_path / "x.mp4").write_bytes(video.encode(frames))
+    assert predict.main(["--weights", str(folder / "weights.safetensors"), str(tmp_path / "x.mp4")]) == 0
+    assert len(variables["params"]["Logits"]["bias"]) == 24
+
+
+def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
+    folder, result = undisturbed
+    train.train(str(tmp_path), **config | {"steps": 3})
+    (tmp_path / "log.jsonl").open("a").write(
+        '{"step": 5, "loss": 1.0}\n{"step": 6, "lo'
+    )  # Killed after logging step 5.
+    again = train.train(str(tmp_path), **config)
+    jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
+    assert again["loss"] == result["loss"]
+    resumed = [line for line in log_of(tmp_path) if "loss" in line]
+    assert resumed == [line for line in log_of(folder) if "loss" in line]
+
+
+def test_damaged_checkpoints_are_passed_over_loudly(undisturbed, config, tmp_path, capsys):
+    folder, _ = undisturbed
+    train.train(str(tmp_path), **config | {"steps": 4})
+    data = max(
+        (tmp_path / "checkpoints" / "4").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
+    )
+    bad = bytearray(data.read_bytes())
+    bad[len(bad) // 2] ^= 1
+    data.write_bytes(bad)
+    train.train(str(tmp_path), **config)
+    assert "checkpoints: step 4: " in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
+
+
+def test_checkpoints_that_are_all_damaged_are_an_error_and_left_alone(tmp_path):
+    state = {"w": jnp.arange(1000.0)}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    with checkpoints.manager(tmp_path) as saved:
+        assert checkpoints.restore(saved, like) is None
+        checkpoints.save(saved, 1, state)
+        saved.wait_until_finished()
+        step, restored = checkpoints.restore(saved, like)
+        assert step == 1 and (restored["w"] == state["w"]).all()
+        with pytest.raises(RuntimeError, match="step 1 was not saved"):
+            checkpoints.save(saved, 1, state)
+        with pytest.raises(ValueError, match=r"none of the steps \[1\] can be restored"):
+            checkpoints.restore(saved, {"w": jax.ShapeDtypeStruct((999,), jnp.float32, sharding=state["w"].sharding)})
+        assert saved.all_steps() == [1]
+
+
+def test_one_command_trains_on_images_inflates_and_trains_on_videos(config, tmp_path):
+    images = config | dict(steps=1, dataset=config["dataset"] | {"name": "moving_shapes/images"})
+    images["test_clips"] = images["test_clips"] | {"frames": 1}
+    videos = config | dict(steps=1, model=config["model"] | {"name": "i3d"}, pretrain=images)
+    videos |= dict(clips=dict(frames=16, crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
+    videos["test_clips"] = videos["test_clips"] | {"frames": 16}
+    train.train(str(tmp_path), **videos)
+    image, clip = weights_of(tmp_path / "pretrain")["params"], weights_of(tmp_path)["params"]
+    np.testing.assert_allclose(clip["Conv_1a"]["conv"]["kernel"].sum(0), image["Conv_1a"]["conv"]["kernel"], atol=1e-6)
+    assert clip["Logits"]["kernel"].shape[-1] == 24 and image["Logits"]["kernel"].shape[-1] == 4
+
+
+def test_two_devices_match_one():
+    model = models.build("inception", num_classes=5, width=0.1, dropout=0.5, norm_groups=4)
+    rng = np.random.default_rng(0)
+    batch = {
+        "video": rng.integers(0, 255, (8, 1, 32, 32, 3)).astype(np.uint8),
+        "label": np.arange(8, dtype=np.int32) % 5,
+    }
+    tx, _ = train.sgd(lr=0.1)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))
+    state = train.State(
+        jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], tx.init(variables["params"])
+    )
+    step = jax.jit(train.train_step, static_argnames=("model", "tx"))
+    results = []
+    for devices in jax.devices()[:1], jax.devices()[:2]:
+        mesh = Mesh(np.array(devices), ("data",))
+        here = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        clips = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+        for _ in range(2):
+            here, scalars = step(here, clips, jax.random.key(1), model=model, tx=tx)
+        results.append(jax.device_get((scalars["loss"], here.batch_stats, here.params)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), *results)
+
+
+def test_weight_decay_is_an_l2_penalty_on_kernels_only():
+    tx, _ = train.sgd(lr=1.0, momentum=0.0, weight_decay=0.5)
+    params = {"kernel": jnp.full((2, 3), 4.0), "bias": jnp.full(3, 4.0)}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    new = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(new["kernel"], 2.0)
+    np.testing.assert_allclose(new["bias"], 4.0)
+
+
+def test_the_releases_flow_schedule_with_its_restart():
+    _, rate = train.sgd(
+        lr=0.1, milestones=((97_000, 0.1), (104_500, 0.01), (115_000, 1.0), (140_000, 0.1), (150_000, 0.01))
+    )
+    steps = [0, 96_999, 97_000, 104_500, 115_000, 139_999, 140_000, 150_000, 154_999]
+    found = [float(rate(step)) for step in steps]
+    assert found == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.1, 0.1, 0.01, 0.001, 0.001])
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(stpes=3), "config: got an unexpected keyword argument 'stpes'"),
+        (dict(clips=dict(frames=1, corp=32)), "config.clips: "),
+        (dict(dataset={}), "config.dataset: missing a required argument: 'name'"),
+        (dict(optimizer=dict(lr=0.1, momentun=0.9)), "config.optimizer: got an unexpected keyword argument 'momentun'"),
+        (dict(model=dict(name="i2d")), "no model is called 'i2d'"),
+        (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group, 4"),
+        (dict(batch_size=9, norm_group=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
+        (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
+    ],
+)
+def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, message):
+    with pytest.raises(ValueError) as error:
+        train.validate(config | change)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--config=configs/moving_shapes.py"], "--workdir is missing"),
+        (["--workdir=x"], "--config is missing"),
+        (["--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
+        (["--config=configs/moving_shapes.py:sounds", "--workdir=x"], "sounds"),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "--config.optimizer.rate=1"], "rate"),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "--config.steps=many"], "many"),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "stray"], "unexpected argument 'stray'"),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "--stpes=3"], "stpes"),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "--config.batch_size=0"], "config.batch_size"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message):
+    command = [sys.executable, "-m", "i3d_jax.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "i3d_jax.main" in line]
+    assert message in line and "Traceback" not in done.stderr and done.stdout == ""

