@@ -27,15 +27,15 @@ def i3d():
         batch_size=32,
         model=dict(name="i3d", **NETWORK),
         dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
-        clips=dict(frames=16, crop=64, flip=False),  # A mirrored "moving left" is no longer moving left.
-        test_clips=dict(frames=32, crop=64, batch_size=32),
+        clips=dict(frames=16, crop=48, flip=False),  # A mirrored "moving left" is no longer moving left.
+        test_clips=dict(frames=32, crop=48, batch_size=32),
         optimizer=dict(lr=0.02, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((350, 0.1),)),
         pretrain=images(),
     )
 
 
 def frames():
-    single = dict(model=dict(name="inception", **NETWORK), clips=dict(frames=1, crop=64, flip=False))
+    single = dict(model=dict(name="inception", **NETWORK), clips=dict(frames=1, crop=48, flip=False))
     return i3d() | single | dict(pretrain=None, init=config_dict.placeholder(str))
 
 
@@ -45,7 +45,7 @@ def images():
         batch_size=32,
         model=dict(name="inception", **NETWORK),
         dataset=dict(name="moving_shapes/images", data_dir=config_dict.placeholder(str)),
-        clips=dict(frames=1, crop=64, flip=True),
-        test_clips=dict(frames=1, crop=64, batch_size=50),
+        clips=dict(frames=1, crop=48, flip=True),
+        test_clips=dict(frames=1, crop=48, batch_size=50),
         optimizer=dict(lr=0.02, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((320, 0.1),)),
     )

@@ -43,19 +43,19 @@ def builders(tmp_path_factory):
 
 def test_videos_are_prepared_as_records_of_h264(builders):
     builder = builders["videos"]
-    assert builder.info.features["label"].names == moving_shapes.VIDEO_CLASSES
-    train, test = builder.as_data_source("train"), builder.as_data_source("validation")
+    assert builder.info.features["label"].names == moving_shapes.CLASSES["videos"]
+    train, test = builder.records("train"), builder.records("validation")
     assert (len(train), len(test)) == (48, 24)
     assert sorted(record["label"] for record in test) == list(range(24))
     frames = video.decode(test[0]["video"])
-    assert frames.shape == (test[0]["frames"], 72, 72, 3) == (32, 72, 72, 3)
+    assert frames.shape == (test[0]["frames"], 56, 56, 3) == (32, 56, 56, 3)
     assert not {record["video"] for record in train} & {record["video"] for record in test}
 
 
 def test_images_are_videos_of_one_frame_whose_class_is_the_shape(builders):
     builder = builders["images"]
     assert builder.info.features["label"].names == list(moving_shapes.SHAPES)
-    assert video.decode(builder.as_data_source("train")[0]["video"]).shape == (1, 72, 72, 3)
+    assert video.decode(builder.records("train")[0]["video"]).shape == (1, 56, 56, 3)
 
 
 def test_raw_videos_lie_in_kinetics_layout_with_its_csv(builders):

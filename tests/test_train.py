@@ -61,7 +61,7 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
     assert result["clips"] == log[-1]["validation_clips"] == 24 and 0 <= result["top1"] <= result["top5"] <= 1
     assert list(folder.glob("events.out.tfevents.*"))
     variables, info = weights.read(folder / "weights.safetensors")
-    assert info.classes == tuple(moving_shapes.VIDEO_CLASSES) and (info.short_side, info.crop) == (72, 32)
+    assert info.classes == tuple(moving_shapes.CLASSES["videos"]) and (info.short_side, info.crop) == (56, 32)
     frames = moving_shapes.render("disc", "moving left", np.random.default_rng(0))
     (tmp_path / "x.mp4").write_bytes(video.encode(frames))
     assert predict.main(["--weights", str(folder / "weights.safetensors"), str(tmp_path / "x.mp4")]) == 0

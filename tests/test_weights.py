@@ -213,7 +213,7 @@ def test_processes_that_fetch_at_once_download_once(release):
 
 
 def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
-    _, cache, variables = release
+    _, _, variables = release
     path = weights.fetch("rgb_imagenet")
     weights.save(path, small_variables(seed=1), INFO)  # Sound, but not the published weights.
     with pytest.raises(weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"):

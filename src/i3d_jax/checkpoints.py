@@ -51,12 +51,12 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore())
         try:
             restored = checkpoints.restore(step, args=items)
-            found, wanted = crcs(restored.state), restored.crc32c
+            found, wanted = crcs(restored["state"]), restored["crc32c"]
             damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
             if not damaged:
-                return step, restored.state
+                return step, restored["state"]
             problem = f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
-        except Exception as error:  # Whatever Orbax and its file formats make of a damaged file.
+        except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
             problem = f"cannot be restored: {str(error).splitlines()[0]}"
         print(f"{checkpoints.directory}: step {step}: {problem}", file=sys.stderr)
     if steps:

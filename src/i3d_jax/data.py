@@ -5,21 +5,21 @@ processes, threads or restarts: to resume a run takes nothing but its step.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 
 from i3d_jax import video
-from i3d_jax.datasets import moving_shapes
+from i3d_jax.datasets import clips, moving_shapes
 
 BUILDERS = {"moving_shapes": moving_shapes.MovingShapes}
 
 
-def builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+def builder(name: str, data_dir: str | None = None) -> clips.ClipBuilder:
     """Returns the data set called `name`, "moving_shapes/videos".
 
     Args:
@@ -36,7 +36,7 @@ def builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     return BUILDERS[family](config=config, data_dir=data_dir, file_format="array_record")
 
 
-def prepared(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+def prepared(name: str, data_dir: str | None = None) -> clips.ClipBuilder:
     """Returns what `builder` does, its records written if they are not there yet and that needs no download."""
     found = builder(name, data_dir)
     with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
@@ -44,33 +44,23 @@ def prepared(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder
     return found
 
 
-class _Crop(grain.transforms.RandomMap):
+def random_clip(record: dict, rng: np.random.Generator, *, frames: int, crop: int, flip: bool) -> dict:
     """A record -> a training clip: random start, random crop, one left-right flip per clip (paper, section 3)."""
-
-    def __init__(self, frames: int, crop: int, flip: bool):
-        self.frames, self.crop, self.flip = frames, crop, flip
-
-    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        start = int(rng.integers(max(1, element["frames"] - self.frames + 1)))
-        clip = video.decode(element["video"], start=start, frames=self.frames, threads=1)
-        height, width = clip.shape[1:3]
-        top, left = (int(rng.integers(max(1, size - self.crop + 1))) for size in (height, width))
-        clip = video.crop(clip, self.crop, top, left)
-        if self.flip and rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        return {"video": np.ascontiguousarray(video.loop(clip, self.frames)), "label": np.int32(element["label"])}
+    start = int(rng.integers(max(1, record["frames"] - frames + 1)))
+    clip = video.decode(record["video"], start=start, frames=frames, threads=1)
+    height, width = clip.shape[1:3]
+    corner = int(rng.integers(max(1, height - crop + 1))), int(rng.integers(max(1, width - crop + 1)))
+    clip = video.crop(clip, crop, corner)
+    if flip and rng.random() < 0.5:
+        clip = clip[:, :, ::-1]
+    return {"video": np.ascontiguousarray(video.loop(clip, frames)), "label": np.int32(record["label"])}
 
 
-class _CentreCrop(grain.transforms.Map):
-    """A record -> a test clip: from the start, centre crop, looped if short."""
-
-    def __init__(self, frames: int, crop: int):
-        self.frames, self.crop = frames, crop
-
-    def map(self, element: dict) -> dict:
-        clip = video.decode(element["video"], frames=self.frames, threads=1)
-        clip = video.loop(video.crop(clip, self.crop), self.frames)
-        return {"video": np.ascontiguousarray(clip), "label": np.int32(element["label"]), "weight": np.float32(1)}
+def test_clip(record: dict, *, frames: int, crop: int) -> dict:
+    """A record -> a test clip: from the start, centre crop, looped if short; of weight 1."""
+    clip = video.decode(record["video"], frames=frames, threads=1)
+    clip = np.ascontiguousarray(video.loop(video.crop(clip, crop), frames))
+    return {"video": clip, "label": np.int32(record["label"]), "weight": np.float32(1)}
 
 
 def train_batches(
@@ -89,7 +79,7 @@ def train_batches(
     """Yields this process's share of the training batches, for ever.
 
     Args:
-      source: records with "video" (bytes), "frames" and "label", by index (`builder(...).as_data_source(split)`).
+      source: records with "video" (bytes), "frames" and "label", by index (`ClipBuilder.records`).
       batch_size: clips of the whole batch, over all processes.
       seed: of order and augmentation.
       frames: of a clip; shorter videos are looped.
@@ -107,9 +97,10 @@ def train_batches(
     """
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    clips = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(_Crop(frames, crop, flip))
+    clip = functools.partial(random_clip, frames=frames, crop=crop, flip=flip)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     # Batched before the slicing and before the threads: batch number b is then the same clips for all of them.
-    batches = clips.batch(batch_size // processes, drop_remainder=True)[start * processes + process :: processes]
+    batches = dataset.batch(batch_size // processes, drop_remainder=True)[start * processes + process :: processes]
     yield from batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
 
 
@@ -120,7 +111,8 @@ def test_batches(
 
     The last batch is filled up with clips of "weight" 0; the others' is 1.
     """
-    batches = grain.MapDataset.source(source).map(_CentreCrop(frames, crop)).batch(batch_size)
+    clip = functools.partial(test_clip, frames=frames, crop=crop)
+    batches = grain.MapDataset.source(source).map(clip).batch(batch_size)
     for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)):
         missing = batch_size - len(batch["label"])
         yield {name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) for name, value in batch.items()}

@@ -31,7 +31,7 @@ def evaluate(model: nn.Module, variables: Any, batches: Iterable[dict[str, np.nd
 
 def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> jax.Array:
     """Sums over a batch: clips right at first, within five, cross-entropy, clips; padding counts for nothing."""
-    logits = model.apply(variables, to_unit(batch["video"]))
+    logits: Any = model.apply(variables, to_unit(batch["video"]))
     label, weight = batch["label"], batch["weight"]
     right = jnp.take_along_axis(logits, label[:, None], 1)
     rank = (logits > right).sum(1)  # How many classes are before the right one.

@@ -48,7 +48,7 @@ def fail(error: Exception) -> NoReturn:
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
     try:
-        result = train.train(_WORKDIR.value, **_CONFIG.value.to_dict())
+        result = train.train(str(_WORKDIR.value), **_CONFIG.value.to_dict())
     except (weights.WeightsError, checkpoints.DamagedError) as error:
         fail(error)
     print(

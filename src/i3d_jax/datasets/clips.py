@@ -9,7 +9,8 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,6 +28,20 @@ class Clip:
     label: str
     split: str
     path: pathlib.Path
+
+
+class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of records of clips, all of one short side in pixels."""
+
+    SHORT_SIDE: ClassVar[int]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.info.features["label"].names)  # pyright: ignore - a FeaturesDict with a ClassLabel
+
+    def records(self, split: str) -> Sequence[dict]:
+        """The examples of a split, by index; their "video" is the bytes of an H.264 file."""
+        return self.as_data_source(split)  # pyright: ignore - hidden by a decorator
 
 
 def features(classes: list[str]) -> tfds.features.FeaturesDict:
@@ -72,7 +87,7 @@ def read_annotations(path: pathlib.Path, videos: pathlib.Path) -> list[Clip]:
         return clips
 
 
-def records(clips: list[Clip], short_side: int) -> Iterator[tuple[str, dict]]:
+def transcoded(clips: list[Clip], short_side: int) -> Iterator[tuple[str, dict]]:
     """Yields (key, example) per clip in their order, transcoded to what records hold; uses every core."""
 
     def record(clip: Clip) -> tuple[str, dict]:

@@ -13,6 +13,7 @@ config `images` is the miniature's ImageNet: still images (videos of one frame) 
 import concurrent.futures
 import os
 import pathlib
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds
 from i3d_jax import video
 from i3d_jax.datasets import clips
 
-SIZE = 72  # Of the canvas, pixels; nothing is resized.
+SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.
 SHAPES = ("disc", "square", "triangle", "cross")
 # Directions: to the right, down, and clockwise.
@@ -32,47 +33,51 @@ MOVEMENTS = {
     "turning clockwise": (0, 0, 1),
     "turning anticlockwise": (0, 0, -1),
 }
-VIDEO_CLASSES = [f"{shape} {movement}" for shape in SHAPES for movement in MOVEMENTS]
+CLASSES = {
+    "videos": [f"{shape} {movement}" for shape in SHAPES for movement in MOVEMENTS],
+    "images": list(SHAPES),
+}
 CLIPS_PER_CLASS = {"videos": {"train": 100, "validation": 20}, "images": {"train": 600, "validation": 100}}
 
 
-class MovingShapes(tfds.core.GeneratorBasedBuilder):
+class MovingShapes(clips.ClipBuilder):
     """Textured shapes in motion; no single frame tells the class."""
 
     NAME = "moving_shapes"
     SHORT_SIDE = SIZE
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="videos", description=f"{FRAMES} frames; the class is shape and movement."),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
     ]
 
     @property
-    def moving(self) -> bool:
-        return self.builder_config.name == "videos"
+    def config_name(self) -> str:
+        assert self.builder_config is not None, "every config is listed above"
+        return self.builder_config.name
 
     def _info(self):
-        classes = VIDEO_CLASSES if self.moving else list(SHAPES)
         return self.dataset_info_from_configs(
-            features=clips.features(classes), supervised_keys=("video", "label"), disable_shuffling=True
+            features=clips.features(CLASSES[self.config_name]),
+            supervised_keys=("video", "label"),
+            disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager):
-        folder = pathlib.Path(dl_manager.download_dir) / self.name / self.builder_config.name / str(self.version)
-        counts = CLIPS_PER_CLASS[self.builder_config.name]
+        folder = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
         generators = {}
-        for split, count in counts.items():
-            annotations = write_videos(folder, split, count, self.moving)
+        for split, count in CLIPS_PER_CLASS[self.config_name].items():
+            annotations = write_videos(folder, self.config_name, split, count)
             generators[split] = self._generate_examples(clips.read_annotations(annotations, folder))
         return generators
 
     def _generate_examples(self, annotated):
-        return clips.records(annotated, self.SHORT_SIDE)
+        return clips.transcoded(annotated, self.SHORT_SIDE)
 
 
-def write_videos(folder: pathlib.Path, split: str, count: int, moving: bool) -> pathlib.Path:
+def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
     """Writes `count` videos per class under folder/split/, classes taking turns, and returns their CSV's path."""
-    names = VIDEO_CLASSES if moving else list(SHAPES)
+    names, moving = CLASSES[config], config == "videos"
     for label in names:
         (folder / split / label).mkdir(parents=True, exist_ok=True)
 

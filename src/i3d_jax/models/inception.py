@@ -15,7 +15,7 @@ from i3d_jax.models import layers
 
 # Windows and strides are (time, height, width).
 # Mixed: channels of b0; of b1a, b1b; of b2a, b2b; of b3.
-LAYERS = (
+LAYERS: tuple[tuple, ...] = (
     ("conv", "Conv_1a", 64, (7, 7, 7), (2, 2, 2)),
     ("pool", "MaxPool_2a", (1, 3, 3), (1, 2, 2)),
     ("conv", "Conv_2b", 64, (1, 1, 1), (1, 1, 1)),

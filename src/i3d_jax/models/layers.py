@@ -79,7 +79,7 @@ def _conv3d_as_2d(x, kernel, strides):
     kernel = kernel.reshape(*window, stride * inputs, taps * outputs)
     y = lax.conv_general_dilated(x, kernel, strides[1:], "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     y = y.reshape(batch, runs, *y.shape[1:3], taps, outputs)
-    total = 0.0
+    total: Any = 0.0
     for tap in range(taps):
         ahead = tap - before // stride  # Output frame t takes this tap from run t + ahead.
         shift = [(0, 0, 0), (-ahead, ahead, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
