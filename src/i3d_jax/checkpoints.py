@@ -38,7 +38,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> None:
 def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | None:
     """Returns (step, state) of the last checkpoint whose every leaf is as it was saved; None if there is none.
 
-    Damaged checkpoints are named on stderr and passed over.
+    Damaged checkpoints are named on stderr and moved to the folder "damaged", so that their steps can be saved again.
 
     Args:
       like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings.
@@ -54,6 +54,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
             found, wanted = crcs(restored["state"]), restored["crc32c"]
             damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
             if not damaged:
+                _set_aside(checkpoints, [other for other in steps if other > step])
                 return step, restored["state"]
             problem = f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
         except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
@@ -64,6 +65,17 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
             f"{checkpoints.directory}: none of the steps {steps} can be restored; move the folder away to start anew"
         )
     return None
+
+
+def _set_aside(checkpoints: ocp.CheckpointManager, steps: list[int]) -> None:
+    for step in steps:
+        folder = checkpoints.directory.with_name("damaged") / str(step)
+        folder.parent.mkdir(exist_ok=True)
+        if folder.exists():
+            folder.rmtree()
+        (checkpoints.directory / str(step)).rename(folder)
+    if steps:
+        checkpoints.reload()
 
 
 def crcs(state: Any) -> dict[str, int]:

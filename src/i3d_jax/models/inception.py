@@ -126,7 +126,7 @@ class Inception(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         one = (1,) * self.dims
         x = layers.Conv(self.num_classes, one, one, use_bias=True, dtype=self.dtype, name="Logits")(x)
-        x = ends["Logits"] = jnp.squeeze(x, (-3, -2)).astype(jnp.float32)
+        x = ends["Logits"] = layers.at_least_float32(jnp.squeeze(x, (-3, -2)))
         if frames is not None:
             ends = {name: end.reshape(-1, frames, *end.shape[1:]) for name, end in ends.items()}
         logits = ends["Logits"].mean(1) if ends["Logits"].ndim == 3 else x
@@ -138,7 +138,7 @@ class Inception(nn.Module):
 
 def average(x: jax.Array, dims: int) -> jax.Array:
     """The last average pool: all of space and, of a video, two frames at a time; keeps the rank."""
-    x = x.astype(jnp.float32).mean((-3, -2), keepdims=True).astype(x.dtype)
+    x = layers.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
     return (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x
 
 

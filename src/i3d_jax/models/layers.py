@@ -25,6 +25,10 @@ def compiler_options() -> dict[str, str] | None:
     return None
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
     """TensorFlow's SAME padding, (before, after) per axis: the odd pixel goes after."""
     return lax.padtype_to_pads(shape, window, strides, "SAME")
@@ -202,7 +206,7 @@ class BatchNorm(nn.Module):
         if x.shape[0] % self.groups:
             raise ValueError(f"batch norm: a batch of {x.shape[0]} cannot be cut into {self.groups} equal groups")
         grouped = x.reshape(self.groups, -1, channels)
-        wide = grouped.astype(jnp.float32)
+        wide = at_least_float32(grouped)
         mean = wide.mean(1)
         var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
         if not self.is_initializing():
@@ -214,7 +218,7 @@ class BatchNorm(nn.Module):
         scale = lax.rsqrt(var + self.epsilon)
         shift = bias.reshape((1,) * (scale.ndim - 1) + (-1,)) - mean * scale
         rank = (1,) * (x.ndim - scale.ndim)
-        y = x.astype(jnp.float32) * scale.reshape(rank + scale.shape) + shift.reshape(rank + shift.shape)
+        y = at_least_float32(x) * scale.reshape(rank + scale.shape) + shift.reshape(rank + shift.shape)
         return y.astype(x.dtype)
 
 
