@@ -23,8 +23,10 @@ def get_config(run="i3d"):
 
 def i3d():
     return dict(
+        seed=0,
         steps=400,
         batch_size=32,
+        checkpoint_every=100,
         model=dict(name="i3d", **NETWORK),
         dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
         clips=dict(frames=16, crop=48, flip=False),  # A mirrored "moving left" is no longer moving left.
@@ -41,11 +43,13 @@ def frames():
 
 def images():
     return dict(
+        seed=0,
         steps=400,
         batch_size=32,
+        checkpoint_every=100,
         model=dict(name="inception", **NETWORK),
         dataset=dict(name="moving_shapes/images", data_dir=config_dict.placeholder(str)),
         clips=dict(frames=1, crop=48, flip=True),
-        test_clips=dict(frames=1, crop=48, batch_size=50),
+        test_clips=dict(frames=1, crop=48, batch_size=32),
         optimizer=dict(lr=0.02, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((320, 0.1),)),
     )

@@ -6,6 +6,8 @@ import pathlib
 import shutil
 import tempfile
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
+
 import jax
 import pytest
 

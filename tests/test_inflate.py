@@ -65,6 +65,14 @@ def test_one_error_names_every_missing_extra_and_misshaped_leaf():
     assert "Conv/kernel" not in message
 
 
+def test_the_result_shares_no_memory_and_no_leaf_is_lost():
+    tree = {"b": jnp.ones(3)}
+    inflate_params(tree, like=tree)["b"].delete()
+    assert tree["b"].sum() == 3
+    with pytest.raises(ValueError, match="two leaves .* the same path"):
+        inflate_params({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, like=tree)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 2), (3, 3, 4, 2), (5, 3, 3, 3, 2, 4), ()])
 def test_nothing_else_is_guessed(shape):
     with pytest.raises(ValueError, match="w: cannot inflate"):

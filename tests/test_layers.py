@@ -46,6 +46,12 @@ def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, fra
     np.testing.assert_allclose(separable_grad, plain_grad, atol=1e-12)
 
 
+def test_max_pool_passes_nan_on_wherever_it_is():
+    x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(jnp.nan)
+    plain = nn.max_pool(x, (3, 3), (1, 1), "SAME")
+    np.testing.assert_array_equal(layers.max_pool(x, (3, 3), (1, 1)), plain)
+
+
 def test_same_padding_puts_the_odd_pixel_after():
     assert layers.same_pads((224, 79), (7, 7), (2, 2)) == [(2, 3), (3, 3)]
 

@@ -86,6 +86,10 @@ def test_unknown_models_and_options_are_named():
         models.build("i2d", num_classes=5)
     with pytest.raises(ValueError, match="model 'i3d'.*wdith"):
         models.build("i3d", num_classes=5, wdith=1)
+    with pytest.raises(ValueError, match="model 'i3d'.*dims"):
+        models.build("i3d", num_classes=5, dims=2)
+    with pytest.raises(ValueError, match="time_padding is 'egde'"):
+        shapes(models.build("i3d", num_classes=5, time_padding="egde"), 1, 16, 32, 32, 3)
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,12 @@ def test_weights_of_another_model_are_refused(files, tmp_path, capsys):
     assert "w.safetensors: does not fit the model: " in capsys.readouterr().err
 
 
+def test_weights_of_an_unknown_model_are_refused(tmp_path, capsys):
+    weights.save(tmp_path / "w.safetensors", small_variables(), weights.Info("x3d", INFO.classes))
+    assert run(tmp_path, "x.mp4") == 2
+    assert "w.safetensors: no model is called 'x3d'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "clip,name",

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, predict, train, video, weights
+from i3d_jax import checkpoints, models, predict, train, video, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -81,6 +81,30 @@ def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
     assert again["loss"] == result["loss"]
     resumed = [line for line in log_of(tmp_path) if "loss" in line]
     assert resumed == [line for line in log_of(folder) if "loss" in line]
+
+
+def test_a_run_is_not_resumed_as_another(undisturbed, config):
+    folder, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for change, message in (
+        (dict(seed=1), "config.seed: 1, but .* was started with 0; use another workdir"),
+        (dict(optimizer=dict(lr=0.2)), "config.optimizer.lr: 0.2, but .* was started with 0.05"),
+    ):
+        with pytest.raises(train.ConfigError, match=message):
+            train.train(str(folder), **config | change)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    with pytest.raises(train.ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
+        train.train(str(folder), **config | {"steps": 3})
+
+
+def test_weights_of_another_width_are_an_error_of_one_line(undisturbed):
+    folder, _ = undisturbed
+    model = models.build("inception", num_classes=24, width=0.2)
+    with pytest.raises(weights.WeightsError, match="weights.safetensors: cannot inflate .*Conv_1a/bn/mean") as error:
+        train.initial_variables(
+            model, jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)), str(folder / "weights.safetensors")
+        )
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_checkpoints_are_passed_over_loudly(undisturbed, config, tmp_path, capsys):
@@ -186,6 +210,16 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="i2d")), "no model is called 'i2d'"),
         (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group, 4"),
         (dict(batch_size=9, norm_group=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
+        (dict(model=dict(name="i3d")), "config.clips: I3D: 1 frames give no prediction"),
+        (dict(model=dict(name="i3d"), clips=dict(frames=9, crop=32)), "config.test_clips: I3D: 2 frames"),
+        (dict(model=dict(name="inception", dims=3)), "model 'inception'"),
+        (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
+        (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
+        (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
+        (dict(clips=dict(frames=1, crop=57)), "config.clips.crop: 57 pixels of frames whose short side has 56"),
+        (dict(clips=dict(frames=1, crop=32, process=1)), "config.clips.process: is not for a config to set"),
+        (dict(test_clips=dict(frames=1, crop=32, batch_size=3)), "config.test_clips.batch_size: 3 cannot be divided"),
+        (dict(steps=0), "config.steps: 0 is not a positive whole number"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
     ],
 )

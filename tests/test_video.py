@@ -97,6 +97,13 @@ def test_rotation_in_the_metadata_is_undone():
     assert upright[:, :32, :, 0].mean() > 200 and upright[:, 32:, :, 0].mean() < 20
 
 
+def test_names_are_files_whatever_they_look_like(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "12:30.mp4", "concat:a|b.mp4", "http: x.mp4", "%d.mp4", "naïve – 視頻.mp4":
+        pathlib.Path(name).write_bytes(video.encode(numbered(3)))
+        assert len(video.decode(name)) == 3
+
+
 def test_gifs_are_videos(tmp_path):
     (tmp_path / "x.gif").write_bytes(encode(numbered(12), range(0, 1200, 100), "gif", "gif", "gray", "1/100"))
     assert video.decode(tmp_path / "x.gif").shape[1:] == (48, 64, 3)

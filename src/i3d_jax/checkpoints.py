@@ -57,8 +57,10 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | 
                 _set_aside(checkpoints, [other for other in steps if other > step])
                 return step, restored["state"]
             problem = f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
+        except (MemoryError, PermissionError):
+            raise  # Not the checkpoint's fault.
         except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
-            problem = f"cannot be restored: {str(error).splitlines()[0]}"
+            problem = f"cannot be restored: {(str(error) or repr(error)).splitlines()[0]}"
         print(f"{checkpoints.directory}: step {step}: {problem}", file=sys.stderr)
     if steps:
         raise DamagedError(

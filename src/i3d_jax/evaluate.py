@@ -34,6 +34,8 @@ def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) 
     logits: Any = model.apply(variables, to_unit(batch["video"]))
     label, weight = batch["label"], batch["weight"]
     right = jnp.take_along_axis(logits, label[:, None], 1)
-    rank = (logits > right).sum(1)  # How many classes are before the right one.
+    # How many classes are before the right one; of equal logits the first class is, and of NaN all are.
+    tied_before = (logits == right) & (jnp.arange(logits.shape[1])[None] < label[:, None])
+    rank = (~(logits <= right) | tied_before).sum(1)
     loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
     return jnp.stack([(weight * each).sum() for each in (rank < 1, rank < 5, loss, jnp.ones_like(weight))])

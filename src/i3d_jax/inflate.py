@@ -43,10 +43,11 @@ def inflate_params(params: Any, *, like: Any) -> Any:
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of any pytree by path, "params/Conv_1a/conv/kernel", in the order of `jax.tree.leaves`."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+    if len(leaves) != len(pairs):
+        raise ValueError('two leaves of a pytree have the same path (a key with "/" in it?)')
+    return leaves
 
 
 def _shape(leaf):
@@ -72,4 +73,4 @@ def _inflate(leaf, wanted):
         leaf = jnp.broadcast_to(
             jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))[None] / frames, wanted.shape
         )
-    return jnp.asarray(leaf, wanted.dtype)
+    return jnp.array(leaf, wanted.dtype)  # A copy: the caller may donate one and keep the other.

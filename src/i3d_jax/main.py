@@ -3,7 +3,7 @@
     python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/moving_shapes
     python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/slower --config.optimizer.lr=0.05
 
-The same command resumes a run that was stopped. Every key of a config can be set as --config.KEY=VALUE.
+The same command resumes a run that was stopped. Every key that a config has can be set as --config.KEY=VALUE.
 """
 
 import os
@@ -24,8 +24,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake on it is one line on stderr and exit status 2."""
     try:
-        for path in [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]:
-            if not os.path.exists(path.split(":")[0]):
+        for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+            path = following if argument == "--config" else argument.partition("--config=")[2]
+            if path and not os.path.exists(path.split(":")[0]):
                 raise ValueError(f"--config: {path.split(':')[0]}: no such file")
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -33,15 +34,17 @@ def parse(argv: list[str]) -> list[str]:
         for flag in ("config", "workdir"):
             if flags.FLAGS[flag].value is None:
                 raise ValueError(f"--{flag} is missing")
-        train.validate(_CONFIG.value.to_dict())
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        _CONFIG.value.lock()
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError, SyntaxError) as error:
         fail(error)
     return rest
 
 
 def fail(error: Exception) -> NoReturn:
-    message = f"the config has no {error}" if isinstance(error, KeyError) else str(error)
-    print(f"python -m i3d_jax.main: {message.splitlines()[0]} (--help for help)", file=sys.stderr)
+    message = str(error).strip("\"'")
+    if isinstance(error, KeyError | AttributeError) and " " not in message:
+        message = f"the config has no {message!r}"
+    print(f"python -m i3d_jax.main: {(message or repr(error)).splitlines()[0]} (--help for help)", file=sys.stderr)
     sys.exit(2)
 
 
@@ -49,7 +52,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
     try:
         result = train.train(str(_WORKDIR.value), **_CONFIG.value.to_dict())
-    except (weights.WeightsError, checkpoints.DamagedError) as error:
+    except (weights.WeightsError, checkpoints.DamagedError, train.ConfigError) as error:
         fail(error)
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "

@@ -42,7 +42,10 @@ def classifier(name_or_path: str = "rgb_scratch") -> tuple[Callable[[np.ndarray]
     variables, info = weights.read(name_or_path)
     if info.stream != "rgb":
         raise weights.WeightsError(f"{name_or_path}: these are {info.stream} weights, wanted RGB")
-    model = models.build(info.model, num_classes=len(info.classes), **info.options)
+    try:
+        model = models.build(info.model, num_classes=len(info.classes), **info.options)
+    except ValueError as error:
+        raise weights.WeightsError(f"{name_or_path}: {error}") from None
     example = jax.ShapeDtypeStruct((1, BUCKET, info.crop, info.crop, 3), jnp.float32)
     weights.check(variables, jax.eval_shape(model.init, jax.random.key(0), example), name_or_path)
     variables = jax.device_put(variables)
@@ -72,13 +75,13 @@ def read(path: str, info: weights.Info) -> np.ndarray:
     """Decodes a video as its network wants it, uint8 [T, crop, crop, 3], T <= 250.
 
     Raises:
-      video.VideoError: it cannot be read, or has fewer than 9 frames.
+      video.VideoError: it cannot be read, or has fewer frames than the model needs (I3D: 9).
     """
     frames = video.decode(path, fps=info.fps, short_side=info.short_side, frames=MAX_FRAMES)
-    if len(frames) < MIN_FRAMES:
-        raise video.VideoError(
-            f"{path}: too short: {len(frames)} frames at {info.fps:g} per second, and at least {MIN_FRAMES} are needed"
-        )
+    wanted = 1 if info.model == "inception" else MIN_FRAMES
+    if len(frames) < wanted:
+        found = f"{len(frames)} frames at {info.fps:g} per second"
+        raise video.VideoError(f"{path}: too short: {found}, and at least {wanted} are needed")
     return video.crop(frames, info.crop)
 
 

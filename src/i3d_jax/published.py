@@ -6,6 +6,7 @@ its index files, which list every tensor's CRC-32C, so that weights can be known
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import pathlib
 import re
@@ -129,7 +130,7 @@ def _download(address: str, path: pathlib.Path, size: int | None = None) -> byte
             while block := response.read(1 << 20):
                 file.write(block)
                 bar.update(len(block))
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise WeightsError(f"{address}: {getattr(error, 'reason', error)}") from None
     return path.read_bytes()
 

@@ -7,6 +7,8 @@ A run is a folder: `checkpoints/`, `log.jsonl` (the durable record), TensorBoard
 import functools
 import inspect
 import json
+import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -26,6 +28,13 @@ from i3d_jax.evaluate import evaluate
 from i3d_jax.inflate import inflate_params
 from i3d_jax.models import layers
 from i3d_jax.video import to_unit
+
+# What may be another in a run that is resumed: the rest makes its result.
+CHANGEABLE = ("steps", "log_every", "checkpoint_every", "data_dir", "threads")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the key."""
 
 
 class State(NamedTuple):
@@ -91,7 +100,10 @@ def initial_variables(model: nn.Module, key: jax.Array, video: Any, init: str | 
     if source is None:
         return variables
     source["params"]["Logits"] = variables["params"]["Logits"]
-    return inflate_params(source, like=variables)
+    try:
+        return inflate_params(source, like=variables)
+    except ValueError as error:
+        raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]} ...") from None
 
 
 def train(
@@ -134,15 +146,18 @@ def train(
       What `evaluate` returns on the test split, and "steps" and "seconds", the time this call took.
 
     Raises:
-      ValueError: an argument that does not fit the others (see `validate`).
+      ConfigError: an argument that does not fit the others (see `validate`) or those the run was started with.
     """
+    config = dict(locals())
+    del config["workdir"]
+    validate(config)
     began = time.time()
     folder = pathlib.Path(workdir)
+    note_config(folder, config)
     if pretrain is not None:
         init = str(folder / "pretrain" / "weights.safetensors")
         if not pathlib.Path(init).exists():
             train(str(folder / "pretrain"), **pretrain)
-    folder.mkdir(parents=True, exist_ok=True)
     builder = data.prepared(**dataset)
     classes = builder.class_names
     groups = 1 if norm_group is None else batch_size // norm_group
@@ -162,6 +177,8 @@ def train(
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
     with checkpoints.manager(folder / "checkpoints") as saved:
         start, state = checkpoints.restore(saved, like) or (0, None)
+        if start > steps:
+            raise ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
         if state is None:
             state = jax.device_put(fresh(initial_variables(network, key, example, init)), replicated)
         batches = data.train_batches(
@@ -177,15 +194,15 @@ def train(
             train_step, static_argnames=("model", "tx"), donate_argnums=0, compiler_options=layers.compiler_options()
         )
         with Log(folder, start) as log, tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step") as bar:
-            clock = time.time()
+            clock, clock_step = time.time(), start
             for step in range(start + 1, steps + 1):
                 batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()}
                 state, scalars = update(state, batch, key, model=network, tx=tx)
                 if step % log_every == 0 or step == steps:
                     scalars = {name: float(value) for name, value in scalars.items()}
                     scalars["lr"] = float(np.asarray(rate(step - 1)))
-                    scalars["clips_per_second"] = log_every * batch_size / (time.time() - clock)
-                    clock = time.time()
+                    scalars["clips_per_second"] = (step - clock_step) * batch_size / (time.time() - clock)
+                    clock, clock_step = time.time(), step
                     log(step, scalars)
                     bar.set_postfix(loss=f"{scalars['loss']:.3f}", accuracy=f"{scalars['accuracy']:.2f}", refresh=False)
                 bar.update()
@@ -219,7 +236,9 @@ class Log:
         path = folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        path.write_text("".join(line + "\n" for line in kept))
+        rewritten = path.with_suffix(".tmp")
+        rewritten.write_text("".join(line + "\n" for line in kept))
+        os.replace(rewritten, path)
         self.file = path.open("a")
         self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
         self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}
@@ -229,7 +248,8 @@ class Log:
         if self.logged.get(names, -1) >= step:
             return
         self.logged[names] = step
-        self.file.write(json.dumps({"step": step, **scalars}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
+        self.file.write(json.dumps({"step": step, **finite}) + "\n")
         self.file.flush()
         for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
@@ -242,35 +262,81 @@ class Log:
         self.board.close()
 
 
+def note_config(folder: pathlib.Path, config: dict) -> None:
+    """Writes a run's config to its folder or, if it is there, makes sure that this is the same run."""
+    path, text = folder / "config.json", json.dumps(config, indent=2)
+    if path.exists():
+        earlier, now = _flat(json.loads(path.read_text())), _flat(json.loads(text))
+        for name in {**earlier, **now}:
+            if earlier.get(name) != now.get(name) and name.split(".")[-1] not in CHANGEABLE:
+                raise ConfigError(
+                    f"config.{name}: {now.get(name)!r}, but {folder} was started with {earlier.get(name)!r}; "
+                    "use another workdir"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    pairs = {}
+    for name, value in config.items():
+        pairs |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return pairs
+
+
 def validate(config: dict) -> None:
     """Checks a config, the arguments of `train` but `workdir`, before anything is made or compiled.
 
     Raises:
-      ValueError: names the argument or section that is missing, unknown or does not fit.
+      ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
     _bind("config", train, config, workdir="")
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "norm_group"):
         value = config.get(name, 1)
         if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
-            raise ValueError(f"config.{name}: {value!r} is not a positive whole number")
+            raise ConfigError(f"config.{name}: {value!r} is not a positive whole number")
+    try:
+        json.dumps(config)
+    except TypeError as error:
+        raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
+    given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     _bind("config.dataset", data.builder, config["dataset"])
-    data.builder(**config["dataset"])
-    _bind("config.clips", data.train_batches, config["clips"], source=None, batch_size=1, seed=0)
+    _bind("config.clips", data.train_batches, config["clips"], **given)
     _bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
     _bind("config.optimizer", sgd, config["optimizer"])
-    models.build(num_classes=1, **config["model"])
-    batch_size, norm_group = config["batch_size"], config.get("norm_group") or config["batch_size"]
-    for name, part in (("norm_group", norm_group), ("the number of devices", jax.device_count())):
-        if batch_size % part:
-            raise ValueError(f"config.batch_size: {batch_size} cannot be divided by {name}, {part}")
+    _bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
+    side = data.builder(**config["dataset"]).SHORT_SIDE
+    network = models.build(num_classes=1, norm_groups=1, **config["model"])
+    for section in "clips", "test_clips":
+        frames, crop = config[section]["frames"], config[section]["crop"]
+        if crop > side:
+            raise ConfigError(f"config.{section}.crop: {crop} pixels of frames whose short side has {side}")
+        video = jax.ShapeDtypeStruct((1, frames, crop, crop, 3), jnp.float32)
+        try:
+            jax.eval_shape(network.init, jax.random.key(0), video)
+        except ValueError as error:
+            raise ConfigError(f"config.{section}: {error}") from None
+    batch_size, test_batch_size = config["batch_size"], config["test_clips"]["batch_size"]
+    for name, size, what, part in (
+        ("batch_size", batch_size, "norm_group", config.get("norm_group") or batch_size),
+        ("batch_size", batch_size, "the number of devices", jax.device_count()),
+        ("test_clips.batch_size", test_batch_size, "the number of devices", jax.device_count()),
+    ):
+        if size % part:
+            raise ConfigError(f"config.{name}: {size} cannot be divided by {what}, {part}")
     if config.get("pretrain") is not None:
         if config.get("init") is not None:
-            raise ValueError("config.pretrain and config.init: only one can say what to start from")
-        validate(config["pretrain"])
+            raise ConfigError("config.pretrain and config.init: only one can say what to start from")
+        try:
+            validate(config["pretrain"])
+        except ValueError as error:
+            raise ConfigError(f"config.pretrain: {error}") from None
 
 
 def _bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+    for name in given.keys() & section.keys():
+        raise ConfigError(f"{where}.{name}: is not for a config to set")
     try:
         inspect.signature(function).bind(**given, **section)
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None

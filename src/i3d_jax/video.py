@@ -51,7 +51,7 @@ def decode(
     name = f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
     images: list[np.ndarray] = []
     try:
-        with av.open(io.BytesIO(video) if isinstance(video, bytes) else name) as container:
+        with av.open(io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}") as container:
             assert isinstance(container, av.container.InputContainer)
             if not container.streams.video:
                 raise VideoError(f"{name}: has no video stream")
@@ -60,15 +60,18 @@ def decode(
             stream.codec_context.thread_count = threads
             if start:
                 _seek(container, stream, start / fps)
-            previous, image = None, np.empty(0)
+            previous, image, size = None, np.empty(0), None
             scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
             for index, frame in _resample(container.decode(stream), stream, fps):
                 if index < start:
                     continue
                 if frames is not None and index >= start + frames:
                     break
+                if size is None:  # A stream may change its size; all frames get the first one's.
+                    size = frame.height, frame.width
+                    size = size if short_side is None else resized(*size, short_side)
                 if frame is not previous:
-                    image, previous = _to_rgb(frame, short_side, scaler), frame
+                    image, previous = _to_rgb(frame, size, scaler), frame
                 images.append(image)
     except av.error.FFmpegError as error:
         raise VideoError(f"{name}: cannot be decoded: {error.strerror}") from None
@@ -160,9 +163,7 @@ def _resample(decoded, stream, fps: float) -> Iterator[tuple[int, av.VideoFrame]
             index += 1
 
 
-def _to_rgb(frame, short_side: int | None, scaler) -> np.ndarray:
-    height, width = frame.height, frame.width
-    if short_side is not None:
-        height, width = resized(height, width, short_side)
+def _to_rgb(frame, size: tuple[int, int], scaler) -> np.ndarray:
+    height, width = size
     image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
     return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image

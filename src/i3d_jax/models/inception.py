@@ -96,8 +96,10 @@ class Inception(nn.Module):
           [B, ceil(T / 8) - 1, K], for the 3-D network.
 
         Raises:
-          ValueError: wrong rank, or too few frames.
+          ValueError: wrong rank, too few frames, or an attribute that is not one of its values.
         """
+        if self.time_padding not in ("zeros", "edge"):
+            raise ValueError(f"time_padding is {self.time_padding!r}, wanted 'zeros' or 'edge'")
         frames = video.shape[1] if self.dims == 2 and video.ndim == 5 else None
         if frames is not None:
             video = video.reshape(-1, *video.shape[2:])

@@ -92,7 +92,7 @@ def _conv3d_as_2d(x, kernel, strides):
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
-    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values."""
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD."""
     return lax.platform_dependent(
         x,
         cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
@@ -124,8 +124,9 @@ def _max_and_winner(x, axis, window, stride):
     winner = jnp.zeros(best.shape, jnp.int8)
     for place in range(1, window):
         value = lax.slice_in_dim(x, place, last + place, stride, axis)
-        winner = jnp.where(value > best, jnp.int8(place), winner)
-        best = jnp.where(value > best, value, best)
+        better = (value > best) | jnp.isnan(value)  # NaN wins, as in XLA's own.
+        winner = jnp.where(better, jnp.int8(place), winner)
+        best = jnp.where(better, value, best)
     return best, winner
 
 
