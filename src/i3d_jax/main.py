@@ -7,6 +7,7 @@ The same command resumes a run that was stopped. Every key that a config has can
 """
 
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -31,28 +32,30 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; options start with --")
-        for flag in ("config", "workdir"):
-            if flags.FLAGS[flag].value is None:
+        for flag, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
+            if value is None:
                 raise ValueError(f"--{flag} is missing")
-        _CONFIG.value.lock()
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError, SyntaxError) as error:
         fail(error)
     return rest
 
 
 def fail(error: Exception) -> NoReturn:
-    message = str(error).strip("\"'")
-    if isinstance(error, KeyError | AttributeError) and " " not in message:
-        message = f"the config has no {message!r}"
-    print(f"python -m i3d_jax.main: {(message or repr(error)).splitlines()[0]} (--help for help)", file=sys.stderr)
+    message = (str(error) or repr(error)).splitlines()[0]
+    unknown = re.match(r"\W*'(\w+)", message)
+    if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
+        message = f"the config has no {unknown[1]!r}"
+    print(f"python -m i3d_jax.main: {message} (--help for help)", file=sys.stderr)
     sys.exit(2)
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
+    config = _CONFIG.value.to_dict()
     try:
-        result = train.train(str(_WORKDIR.value), **_CONFIG.value.to_dict())
-    except (weights.WeightsError, checkpoints.DamagedError, train.ConfigError) as error:
+        train.bind("config", train.train, config, workdir="")
+        result = train.train(str(_WORKDIR.value), **config)
+    except (train.ConfigError, weights.WeightsError, checkpoints.DamagedError, OSError) as error:
         fail(error)
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "

@@ -134,7 +134,7 @@ def train(
       model: arguments of `models.build` but `num_classes`, which is the data set's.
       dataset: arguments of `data.builder`.
       clips, test_clips: arguments of `data.train_batches` and `data.test_batches`.
-      optimizer: arguments of `sgd` and `schedule`.
+      optimizer: arguments of `sgd`.
       seed: of everything random.
       norm_group: clips that share batch norm statistics (the release: 6). None: the whole batch.
       init: weights to start from, all but the last layer; weights of images are inflated.
@@ -290,7 +290,7 @@ def validate(config: dict) -> None:
     Raises:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
-    _bind("config", train, config, workdir="")
+    bind("config", train, config, workdir="")
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "norm_group"):
         value = config.get(name, 1)
         if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
@@ -300,11 +300,11 @@ def validate(config: dict) -> None:
     except TypeError as error:
         raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
-    _bind("config.dataset", data.builder, config["dataset"])
-    _bind("config.clips", data.train_batches, config["clips"], **given)
-    _bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
-    _bind("config.optimizer", sgd, config["optimizer"])
-    _bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
+    bind("config.dataset", data.builder, config["dataset"])
+    bind("config.clips", data.train_batches, config["clips"], **given)
+    bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
+    bind("config.optimizer", sgd, config["optimizer"])
+    bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
     side = data.builder(**config["dataset"]).SHORT_SIDE
     network = models.build(num_classes=1, norm_groups=1, **config["model"])
     for section in "clips", "test_clips":
@@ -333,7 +333,12 @@ def validate(config: dict) -> None:
             raise ConfigError(f"config.pretrain: {error}") from None
 
 
-def _bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+def bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+    """Checks that `section` can be the keyword arguments of `function`, but for those `given` to it.
+
+    Raises:
+      ConfigError: names the section, `where`, and the argument.
+    """
     for name in given.keys() & section.keys():
         raise ConfigError(f"{where}.{name}: is not for a config to set")
     try:
