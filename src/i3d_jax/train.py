@@ -7,8 +7,6 @@ A run is a folder: `checkpoints/`, `log.jsonl` (the durable record), TensorBoard
 import functools
 import inspect
 import json
-import math
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -19,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tensorboardX
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import checkpoints, data, models, weights
 from i3d_jax.evaluate import evaluate
 from i3d_jax.inflate import inflate_params
+from i3d_jax.logs import Log
 from i3d_jax.models import layers
 from i3d_jax.video import to_unit
 
@@ -223,43 +221,6 @@ def train(
     )
     weights.save(folder / "weights.safetensors", variables, info)
     return result | {"steps": steps, "seconds": time.time() - began}
-
-
-class Log:
-    """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; no step is in it twice.
-
-    A run that was killed may have logged steps after its last checkpoint, `start`, and half a line; they are forgotten,
-    since they will be taken again.
-    """
-
-    def __init__(self, folder: pathlib.Path, start: int):
-        path = folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        rewritten = path.with_suffix(".tmp")
-        rewritten.write_text("".join(line + "\n" for line in kept))
-        os.replace(rewritten, path)
-        self.file = path.open("a")
-        self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
-        self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}
-
-    def __call__(self, step: int, scalars: dict[str, float]) -> None:
-        names = tuple(sorted({"step", *scalars}))
-        if self.logged.get(names, -1) >= step:
-            return
-        self.logged[names] = step
-        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, step)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-        self.board.close()
 
 
 def note_config(folder: pathlib.Path, config: dict) -> None:

