@@ -64,6 +64,15 @@ def write_checkpoint(prefix, tensors):
     prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
 
 
+def with_a_bit_flipped(good):
+    """Yields every copy of some bytes that differs from them in one bit."""
+    for position in range(len(good)):
+        for bit in range(8):
+            bad = bytearray(good)
+            bad[position] ^= 1 << bit
+            yield bytes(bad)
+
+
 @pytest.fixture
 def tensors():
     rng = np.random.default_rng(0)
@@ -87,14 +96,10 @@ def test_tensors_come_back_by_name(prefix, tensors):
 
 def test_every_flipped_bit_of_the_index_is_an_error(prefix):
     path = prefix.with_name("model.ckpt.index")
-    good = path.read_bytes()
-    for position in range(len(good)):
-        for bit in range(8):
-            bad = bytearray(good)
-            bad[position] ^= 1 << bit
-            path.write_bytes(bad)
-            with pytest.raises(tf_checkpoint.CheckpointError, match="model.ckpt.index"):
-                tf_checkpoint.read_index(path)
+    for bad in with_a_bit_flipped(path.read_bytes()):
+        path.write_bytes(bad)
+        with pytest.raises(tf_checkpoint.CheckpointError, match="model.ckpt.index"):
+            tf_checkpoint.read_index(path)
 
 
 def test_every_truncation_of_the_index_is_an_error(prefix):

@@ -224,7 +224,7 @@ def test_the_releases_flow_schedule_with_its_restart():
     ],
 )
 def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(train.ConfigError) as error:
         train.validate(config | change)
     assert message in str(error.value)
 
@@ -241,6 +241,11 @@ def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, 
         (["--config=configs/moving_shapes.py", "--workdir=x", "stray"], "unexpected argument 'stray'"),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--stpes=3"], "stpes"),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--config.batch_size=0"], "config.batch_size"),
+        (
+            ["--config=configs/moving_shapes.py", "--workdir=x", "--config.dataset.name=ucf"],
+            "no data set is called 'ucf'",
+        ),
+        (["--config=configs/moving_shapes.py", "--workdir=x", "--config.model.name=i2d"], "no model is called 'i2d'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message):

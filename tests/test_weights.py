@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_tf_checkpoint import NAMES, write_checkpoint
+from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
 from i3d_jax import models, published, tf_checkpoint, weights
 from i3d_jax.inflate import named_leaves
@@ -83,13 +83,10 @@ def test_a_flipped_bit_anywhere_in_our_format_is_an_error_naming_the_file(tmp_pa
     variables = {"params": {"Logits": {"bias": np.arange(7, dtype=np.float32)}, "a": np.ones((2, 3), np.float32)}}
     weights.save(path, variables, INFO)
     good = path.read_bytes()
-    for position in range(len(good)):
-        for bit in range(8):
-            bad = bytearray(good)
-            bad[position] ^= 1 << bit
-            path.write_bytes(bad)
-            with pytest.raises(weights.WeightsError, match=r"w\.safetensors"):
-                weights.read(path)
+    for bad in with_a_bit_flipped(good):
+        path.write_bytes(bad)
+        with pytest.raises(weights.WeightsError, match=r"w\.safetensors"):
+            weights.read(path)
     for length in range(len(good)):
         path.write_bytes(good[:length])
         with pytest.raises(weights.WeightsError, match=r"w\.safetensors"):

@@ -266,8 +266,11 @@ def validate(config: dict) -> None:
     bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
     bind("config.optimizer", sgd, config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
-    side = data.builder(**config["dataset"]).SHORT_SIDE
-    network = models.build(num_classes=1, norm_groups=1, **config["model"])
+    try:
+        side = data.builder(**config["dataset"]).SHORT_SIDE
+        network = models.build(num_classes=1, norm_groups=1, **config["model"])
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from None
     for section in "clips", "test_clips":
         frames, crop = config[section]["frames"], config[section]["crop"]
         if crop > side:
