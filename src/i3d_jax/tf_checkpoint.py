@@ -1,25 +1,28 @@
-"""Reader of TensorFlow V2 checkpoints (`NAME.index` + `NAME.data-00000-of-00001`) that needs no TensorFlow.
+"""Readers of TensorFlow's checkpoints that need no TensorFlow.
 
-The index is a LevelDB-style table: blocks of key-value pairs, keys sharing prefixes, each block followed by its type and
-a masked CRC-32C; a footer of 48 bytes says where the block of blocks is. The values are protocol buffers
-(`BundleHeaderProto` under the empty key, then `BundleEntryProto` by tensor name) that give each tensor's type, shape and
-place in the data file, and its masked CRC-32C. Sources: tensorflow/core/lib/io/table_format.txt and
-tensorflow/core/protobuf/tensor_bundle.proto.
+V2 (`NAME.index` + `NAME.data-00000-of-00001`): the index is a table (see tf_table) of protocol buffers, `BundleHeaderProto`
+under the empty key, then `BundleEntryProto` by tensor name, that give each tensor's type, shape and place in the data file,
+and its masked CRC-32C. Source: tensorflow/core/protobuf/tensor_bundle.proto.
+
+V1 (one file, as of 2016): a table of `SavedTensorSlices`. The one under the empty key lists the tensors, their types and
+shapes; each other has the values of a tensor, covered by the CRC-32C of its block. Source:
+tensorflow/core/util/saved_tensor_slice.proto.
 """
 
+import math
 import os
 import pathlib
-import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 
-MAGIC = 0xDB4775248B80FB57
-FOOTER = 48
-TRAILER = 5  # Of a block: its type, its CRC.
+from i3d_jax.tf_table import DAMAGE, fields, read_table, unmask, varint
+
+# By TensorFlow's data types; and the fields of TensorProto that hold their values, of those that V1 is read with.
 DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 6: np.int8, 9: np.int64, 10: np.bool_, 19: np.float16}
+VALUES = {1: 5, 2: 6, 3: 7, 9: 10}
 
 
 class CheckpointError(ValueError):
@@ -36,8 +39,23 @@ class Entry(NamedTuple):
     crc32c: int  # Of the tensor's bytes, unmasked.
 
 
+def open_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
+    """The tensors of a checkpoint of either format by name, as read-only arrays.
+
+    Args:
+      path: a V1 file, which has no index beside it; or what `Checkpoint` takes.
+
+    Raises:
+      CheckpointError: a file is missing, truncated or damaged.
+    """
+    name = os.fspath(path)
+    alone = os.path.isfile(name) and not os.path.exists(name + ".index")
+    # A file of a V2 checkpoint is never taken for V1's: the error is then about the one that is missing.
+    return CheckpointV1(name) if alone and not name.endswith((".index", ".data-00000-of-00001")) else Checkpoint(name)
+
+
 class Checkpoint(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by name; read-only arrays, mapped into memory and verified when first asked for."""
+    """The tensors of a V2 checkpoint by name; read-only arrays, mapped into memory and verified when first asked for."""
 
     def __init__(self, path: str | os.PathLike):
         """Opens a checkpoint by its prefix, "model.ckpt", or by either file, and verifies all but the tensors.
@@ -86,116 +104,118 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return _parse(table)
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        return _index(memoryview(table))
+    except DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint index, or damaged: {error}") from None
 
 
-def _parse(table: bytes) -> dict[str, Entry]:
-    footer = table[-FOOTER:]
-    if len(footer) < FOOTER or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-        raise ValueError("it does not end as one")
-    position, handles = 0, []
-    for _ in range(2):
-        offset, position = _varint(footer, position)
-        size, position = _varint(footer, position)
-        handles.append((offset, size))
-    if any(footer[position:-8]):
-        raise ValueError("its footer is not clean")
-    meta, index = handles
-    blocks = [(name, _handle(value)) for name, value in _block(table, *index)]
-    # The blocks lie end to end; a byte between them would be one that nothing vouches for.
-    position = 0
-    for offset, size in [handle for _, handle in blocks] + [meta, index]:
-        if offset != position:
-            raise ValueError(f"a block starts at byte {offset}, wanted {position}")
-        position = offset + size + TRAILER
-    if position + FOOTER != len(table):
-        raise ValueError(f"it has {len(table)} bytes, wanted {position + FOOTER}")
-    _block(table, *meta)
-    pairs = [pair for _, handle in blocks for pair in _block(table, *handle)]
+def _index(table: memoryview) -> dict[str, Entry]:
+    pairs = read_table(table)
     if not pairs or pairs[0][0] != b"":
         raise ValueError("it has no header")
-    header = dict(_fields(pairs[0][1]))
+    header = dict(fields(pairs[0][1]))
     if header.get(1, 1) != 1 or header.get(2, 0) != 0:
         raise ValueError(f"{header.get(1)} data files, or big-endian; only one little-endian file is supported")
     entries = {name.decode(): _entry(name.decode(), value) for name, value in pairs[1:]}
     return dict(sorted(entries.items(), key=lambda item: item[1].offset))
 
 
-def _block(table: bytes, offset: int, size: int) -> list[tuple[bytes, bytes]]:
-    """The key-value pairs of one block, its CRC verified."""
-    end = offset + size + TRAILER
-    if end > len(table):
-        raise ValueError(f"a block ends at byte {end} of {len(table)}")
-    block, kind = table[offset : offset + size], table[offset + size]
-    (masked,) = struct.unpack("<I", table[end - 4 : end])
-    if google_crc32c.value(table[offset : end - 4]) != _unmask(masked):
-        raise ValueError(f"the block at byte {offset} does not match its CRC-32C")
-    if kind != 0:
-        raise ValueError(f"the block at byte {offset} is compressed, which is not supported")
-    (restarts,) = struct.unpack("<I", block[-4:])
-    position, limit = 0, size - 4 - 4 * restarts
-    pairs, key = [], b""
-    while position < limit:
-        shared, position = _varint(block, position)
-        unshared, position = _varint(block, position)
-        length, position = _varint(block, position)
-        key = key[:shared] + block[position : position + unshared]
-        position += unshared
-        pairs.append((key, block[position : position + length]))
-        position += length
-    return pairs
-
-
-def _entry(name: str, message: bytes) -> Entry:
-    fields = dict(_fields(message))
-    if fields.get(3, 0) or 7 in fields:
+def _entry(name: str, message: memoryview) -> Entry:
+    entry = dict(fields(message))
+    if entry.get(3, 0) or 7 in entry:
         raise ValueError(f"{name}: lies in another file or in slices, which is not supported")
-    if fields.get(1) not in DTYPES:
-        raise ValueError(f"{name}: TensorFlow's data type {fields.get(1)} is not supported")
-    dtype = np.dtype(DTYPES[fields[1]])
-    shape = tuple(dict(_fields(dim)).get(1, 0) for number, dim in _fields(fields.get(2, b"")) if number == 2)
-    entry = Entry(dtype, shape, fields.get(4, 0), fields.get(5, 0), _unmask(fields.get(6, 0)))
-    if int(np.prod(shape)) * dtype.itemsize != entry.size:
-        raise ValueError(f"{name}: {entry.size} bytes for {dtype} of shape {shape}")
-    return entry
+    if entry.get(1) not in DTYPES:
+        raise ValueError(f"{name}: TensorFlow's data type {entry.get(1)} is not supported")
+    dtype, shape = np.dtype(DTYPES[entry[1]]), _shape(entry.get(2, b""))
+    size = entry.get(5, 0)
+    if math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name}: {size} bytes for {dtype} of shape {shape}")
+    return Entry(dtype, shape, entry.get(4, 0), size, unmask(entry.get(6, 0)))
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The (number, value) pairs of a protocol buffer: varints, fixed32 and length-delimited values."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        if tag & 7 == 0:
-            value, position = _varint(message, position)
-        elif tag & 7 == 2:
-            length, position = _varint(message, position)
-            value, position = message[position : position + length], position + length
-        elif tag & 7 == 5:
-            (value,), position = struct.unpack("<I", message[position : position + 4]), position + 4
+def _shape(message: bytes | memoryview) -> tuple[int, ...]:
+    return tuple(dict(fields(dim)).get(1, 0) for number, dim in fields(message) if number == 2)
+
+
+class Packed(NamedTuple):
+    """One tensor of a V1 checkpoint: floats as they are, integers as varints."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    values: bytes | memoryview
+
+
+class CheckpointV1(Mapping[str, np.ndarray]):
+    """The tensors of a V1 checkpoint by name; read-only arrays, decoded when asked for from the file mapped into memory."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Opens a checkpoint and verifies every byte of it.
+
+        Raises:
+          CheckpointError: the file is missing, truncated, damaged, or of a kind that is not supported.
+        """
+        try:
+            table = np.memmap(path, mode="r").data
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+        try:
+            self.entries = _saved_tensors(table)
+        except DAMAGE as error:
+            raise CheckpointError(f"{path}: not a TensorFlow checkpoint, or damaged: {error}") from None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        dtype, shape, values = self.entries[name]
+        if dtype.kind == "f":
+            flat = np.frombuffer(values, dtype).copy()  # The values lie at any byte: a copy is aligned.
         else:
-            raise ValueError(f"wire type {tag & 7} in a protocol buffer")
-        yield tag >> 3, value
+            flat = np.array(list(_varints(values)), np.uint64).view(np.int64).astype(dtype)
+        flat.flags.writeable = False
+        return flat.reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            if byte == 0 and shift > 7:
-                raise ValueError("a number has a byte too many")  # A flipped bit, in a footer that has no CRC.
-            return value, position
+def _saved_tensors(table: memoryview) -> dict[str, Packed]:
+    pairs = read_table(table)
+    meta = dict(fields(pairs[0][1])).get(1) if pairs and pairs[0][0] == b"" else None
+    if not isinstance(meta, memoryview):
+        raise ValueError("it has no list of tensors")  # noqa: TRY004
+    listed = dict(_listed(tensor) for number, tensor in fields(meta) if number == 1)
+    saved = {}
+    for _, value in pairs[1:]:
+        data = dict(fields(dict(fields(value))[2]))
+        saved[str(data[1], "utf-8")] = dict(fields(data.get(3, b"")))
+    for name in sorted(listed.keys() ^ saved.keys()):
+        raise ValueError(f"{name}: it is {'listed, but not there' if name in listed else 'there, but not listed'}")
+    return {name: _packed(name, kind, shape, saved[name]) for name, (kind, shape) in listed.items()}
 
 
-def _handle(value: bytes) -> tuple[int, int]:
-    offset, position = _varint(value, 0)
-    return offset, _varint(value, position)[0]
+def _listed(message: memoryview) -> tuple[str, tuple[int, tuple[int, ...]]]:
+    """Name, data type and shape of a SavedSliceMeta."""
+    pairs = list(fields(message))
+    tensor, slices = dict(pairs), [value for number, value in pairs if number == 4]
+    name = str(tensor[1], "utf-8")
+    if len(slices) != 1:
+        raise ValueError(f"{name}: lies in {len(slices)} slices, which is not supported")
+    return name, (tensor.get(3, 0), _shape(tensor.get(2, b"")))
 
 
-def _unmask(masked: int) -> int:
-    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
-    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+def _packed(name: str, kind: int, shape: tuple[int, ...], tensor: dict) -> Packed:
+    if kind not in VALUES:
+        raise ValueError(f"{name}: TensorFlow's data type {kind} is not supported")
+    dtype, values = np.dtype(DTYPES[kind]), tensor.get(VALUES[kind], b"")
+    size = len(values) / dtype.itemsize if dtype.kind == "f" else sum(1 for _ in _varints(values))
+    if math.prod(shape) != size:
+        raise ValueError(f"{name}: {size:g} values for {dtype} of shape {shape}")
+    return Packed(dtype, shape, values)
+
+
+def _varints(values: bytes | memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(values):
+        value, position = varint(values, position)
+        yield value
