@@ -1,3 +1,6 @@
+"""What all networks of the zoo have in common, and what each alone has, but for Inception's own (test_inception.py)."""
+
+import functools
 import re
 
 import jax
@@ -5,165 +8,342 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import i3d_jax
 from i3d_jax import models
-from i3d_jax.models import inception
+from i3d_jax.models import __main__ as table
+from i3d_jax.models import convnet_lstm
+from i3d_jax.models.two_stream import stacked
 
 KEY = jax.random.key(0)
+# Small networks: options and clips.
+SMALL = {
+    "inception": ({}, {"rgb": (3, 1)}),
+    "convnet_lstm": ({"norm_steps": 3}, {"rgb": (4, 1)}),
+    "c3d": ({}, {"rgb": (16, 1)}),
+    "two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
+    "fused_two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
+    "i3d": ({}, {"rgb": (16, 1)}),
+    "two_stream_i3d": ({}, {"rgb": (16, 1), "flow": (16, 1)}),
+}
+INFLATED = ("fused_two_stream", {"dims": 3}, {"rgb": (9, 1), "flow": (9, 1)})
+EVERY = [pytest.param(name, *small, id=name) for name, small in SMALL.items()]
+EVERY += [pytest.param(*INFLATED, id="inflated fused_two_stream")]
 
 
-def shapes(model, *video, **kwargs):
-    video = jax.ShapeDtypeStruct(video, jnp.float32)
-    variables = jax.eval_shape(model.init, KEY, video)
-    return variables, jax.eval_shape(lambda variables, video: model.apply(variables, video, **kwargs), variables, video)
+def small(name, **options):
+    return models.build(name, num_classes=7, width=0.1, **SMALL[name][0] | options)
 
 
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+def clip(streams, batch=2, size=32, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = models.example(streams, size, batch)
+    return jax.tree.map(lambda shape: jnp.asarray(rng.uniform(-1, 1, shape.shape), jnp.float32), shapes)
 
 
-def random(*shape):
-    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape), jnp.float32)
+def cut(video, window, timing):
+    def part(frames):
+        per_tick = timing.frames("flow" if frames.shape[-1] == 2 else "rgb")
+        return frames[:, window.start * per_tick : window.stop * per_tick]
+
+    return jax.tree.map(part, video)
+
+
+@functools.cache
+def made(name):
+    """A small network, its compiled `apply` with endpoints, and variables with statistics that do something."""
+    network, streams = small(name), SMALL[name][1]
+    variables = jax.jit(network.init)(KEY, clip(streams))
+    rng = np.random.default_rng(1)
+    change = lambda x: x if x.ndim > 1 else jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype)
+    apply = jax.jit(functools.partial(network.apply, endpoints=True))
+    return network, apply, jax.tree.map(change, variables)
 
 
 @pytest.mark.parametrize(
-    "name,video,parameters",
+    "name,streams,count",
     [
-        ("inception", (1, 224, 224, 3), 6_002_624),
-        ("i3d", (1, 64, 224, 224, 3), 12_689_984),
-        ("i3d", (1, 64, 224, 224, 2), 12_668_032),
+        ("inception", None, 6_002_624),
+        # FACTS' 8,945,600, and the LSTM's own batch norm: scales of the input's, the hidden state's (2,048 each) and the
+        # cell's term, and the cell's offset (512 each).
+        ("convnet_lstm", None, 8_945_600 + 2 * 2048 + 2 * 512),
+        # Counted before batch norm, with biases: batch norm's offsets are as many.
+        ("c3d", None, 79_634_576),
+        ("two_stream", None, 12_058_560),
+        ("fused_two_stream", None, 39_755_824),
+        ("i3d", None, 12_689_984),
+        ("i3d", {"flow": (64, 1)}, 12_668_032),
+        ("two_stream_i3d", None, 25_358_016),
     ],
 )
-def test_parameter_counts_match_table_1(name, video, parameters):
-    variables, logits = shapes(models.build(name, num_classes=400), *video)
-    assert count(variables["params"]) == parameters
-    assert logits.shape == (1, 400)
+def test_parameter_counts_match_table_1(name, streams, count):
+    entry = models.MODELS[name]
+    example = models.example(streams or entry.train, entry.crop)
+    variables = jax.eval_shape(models.build(name, num_classes=400).init, KEY, example)
+    assert table.parameters(variables) == count
 
 
-def test_images_and_videos_have_the_same_tree():
-    images, _ = shapes(models.build("inception", num_classes=400), 1, 64, 64, 3)
-    videos, _ = shapes(models.build("i3d", num_classes=400), 1, 16, 64, 64, 3)
-    assert jax.tree.structure(images) == jax.tree.structure(videos)
-    assert jax.tree.map(jnp.shape, images["batch_stats"]) == jax.tree.map(jnp.shape, videos["batch_stats"])
+@pytest.mark.parametrize(
+    "frames,channels,wanted", [(64, 3, 111.15), (64, 2, 102.34), (79, 3, 138.94), (250, 3, 434.95)]
+)
+def test_multiply_adds_of_i3d_match_what_was_counted_by_hand(frames, channels, wanted):
+    network = models.build("i3d", num_classes=400)
+    example = jax.ShapeDtypeStruct((1, frames, 224, 224, channels), jnp.float32)
+    variables = jax.eval_shape(network.init, KEY, example)
+    assert table.multiply_adds(network.apply, variables, example) / 1e9 == pytest.approx(wanted, rel=1e-3)
 
 
-def test_endpoints_have_the_papers_names_and_shapes():
-    _, (_, ends) = shapes(models.build("i3d", num_classes=400), 2, 64, 224, 224, 3, endpoints=True)
-    assert set(ends) == set(inception.ENDPOINTS)
-    wanted = {
-        "Conv_1a": (32, 112, 112, 64),
-        "MaxPool_2a": (32, 56, 56, 64),
-        "Conv_2c": (32, 56, 56, 192),
-        "Mixed_3c": (32, 28, 28, 480),
-        "Mixed_4f": (16, 14, 14, 832),
-        "Mixed_5c": (8, 7, 7, 1024),
-        "AvgPool": (7, 1, 1, 1024),
-        "Logits": (7, 400),
-    }
-    assert {name: ends[name].shape[1:] for name in wanted} == wanted
+def test_table_1_is_printed(capsys):
+    assert table.main(["--classes", "7", "c3d", "two_stream"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| c3d | " in lines[2] and "| 16 RGB, 0.64 s |" in lines[2] and "| 240 RGB, 9.60 s |" in lines[2]
+    assert "| 1 RGB + 10 flow, 0.40 s |" in lines[3] and "| 25 RGB + 250 flow, 10.00 s |" in lines[3]
+    with pytest.raises(SystemExit, match="2"):
+        table.main(["x3d"])
+    assert "no model is called 'x3d'; there are inception, " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("frames", [9, 16, 17, 79, 250])
-def test_a_clip_gives_one_prediction_per_eight_frames_less_one(frames):
-    _, (_, ends) = shapes(models.build("i3d", num_classes=5, width=0.1), 1, frames, 32, 40, 3, endpoints=True)
-    assert ends["Logits"].shape == (1, -(-frames // 8) - 1, 5)
+def test_multiply_adds_of_a_loop_are_counted_each_time():
+    weights = jnp.zeros((5, 5))
+    loop = lambda x: jax.lax.scan(lambda x, _: (x @ weights, None), x, length=7)[0]
+    assert table.multiply_adds(loop, jnp.zeros((3, 5))) == 7 * 3 * 5 * 5
 
 
-def test_too_few_frames_are_named():
-    with pytest.raises(ValueError, match=r"I3D: 8 frames give no prediction.* at least 9"):
-        shapes(models.build("i3d", num_classes=5), 1, 8, 32, 32, 3)
+@pytest.mark.parametrize("name,options,streams", EVERY)
+def test_gradient_reaches_every_parameter(name, options, streams):
+    # Two groups: the statistics of batch norm are not those of the one clip that is in each.
+    network = models.build(name, num_classes=7, width=0.1, norm_groups=2, **options)
+    video = clip(streams, batch=4)
+    variables = jax.jit(network.init)(KEY, video)
+
+    @jax.jit
+    def gradient(params):
+        def total(params):
+            given = variables | {"params": params}
+            logits, _ = network.apply(given, video, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+            return (jnp.sin(jnp.arange(logits.size)).reshape(logits.shape) * logits).sum()
+
+        return jax.grad(total)(params)
+
+    grads = gradient(variables["params"])
+    dead = [path for path, grad in jax.tree_util.tree_leaves_with_path(grads) if not np.abs(grad).max() > 0]
+    assert not dead
 
 
-def test_wrong_ranks_are_named():
-    with pytest.raises(ValueError, match=re.escape("(32, 32, 3), wanted [B, H, W, C]")):
-        shapes(models.build("inception", num_classes=5), 32, 32, 3)
-    with pytest.raises(ValueError, match=re.escape("(1, 32, 32, 3), wanted [B, T, H, W, C]")):
-        shapes(models.build("i3d", num_classes=5), 1, 32, 32, 3)
-
-
-def test_unknown_models_and_options_are_named():
-    with pytest.raises(ValueError, match="no model is called 'i2d'; there are i3d, inception"):
-        models.build("i2d", num_classes=5)
-    with pytest.raises(ValueError, match="model 'i3d'.*wdith"):
-        models.build("i3d", num_classes=5, wdith=1)
-    with pytest.raises(ValueError, match="model 'i3d'.*dims"):
-        models.build("i3d", num_classes=5, dims=2)
-    with pytest.raises(ValueError, match="time_padding is 'egde'"):
-        shapes(models.build("i3d", num_classes=5, time_padding="egde"), 1, 16, 32, 32, 3)
-
-
-@pytest.fixture(scope="module")
-def inflated():
-    """A small image network with random variables, and the same inflated."""
-    images = models.build("inception", num_classes=7, width=0.125)
-    videos = models.build("i3d", num_classes=7, width=0.125)
-    variables = jax.jit(images.init)(KEY, jnp.zeros((1, 32, 32, 3)))
-    rng = np.random.default_rng(0)
-    # Batch norm that does something: offsets and running statistics far from zero and one.
-    variables = jax.tree.map(
-        lambda x: x if x.ndim > 1 else jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype), variables
-    )
-    like, _ = shapes(videos, 1, 16, 32, 32, 3)
-    return images, variables, videos, i3d_jax.inflate_params(variables, like=like)
-
-
-def test_static_clip_matches_image_away_from_clip_ends(inflated):
-    images, variables, videos, inflated_variables = inflated
-    image = random(1, 32, 32, 3)
-    # The temporal receptive field is about 107 frames; the middle of 160 sees no end of the clip.
-    clip = jnp.repeat(image[:, None], 160, 1)
-    _, wanted = jax.jit(lambda: images.apply(variables, image, endpoints=True))()
-    _, found = jax.jit(lambda: videos.apply(inflated_variables, clip, endpoints=True))()
-    for name in inception.ENDPOINTS:
-        middle = found[name][:, found[name].shape[1] // 2]
-        np.testing.assert_allclose(middle, wanted[name], atol=1e-5, rtol=1e-5, err_msg=name)
-    assert np.abs(found["Mixed_5c"][:, 0] - wanted["Mixed_5c"]).max() > 1e-2  # At the ends the padding shows.
-
-
-def test_static_clip_matches_image_everywhere_with_edge_padding(inflated):
-    images, variables, _, inflated_variables = inflated
-    videos = models.build("i3d", num_classes=7, width=0.125, time_padding="edge")
-    image = random(2, 32, 32, 3)
-    wanted, ends2d = jax.jit(lambda: images.apply(variables, image, endpoints=True))()
-    clip = jnp.repeat(image[:, None], 17, 1)
-    found, ends3d = jax.jit(lambda: videos.apply(inflated_variables, clip, endpoints=True))()
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    for name in inception.ENDPOINTS:
-        every = jnp.broadcast_to(ends2d[name][:, None], ends3d[name].shape)
-        np.testing.assert_allclose(ends3d[name], every, atol=1e-5, rtol=1e-5, err_msg=name)
-
-
-def test_image_network_averages_a_videos_frames(inflated):
-    images, variables, _, _ = inflated
-    video = random(2, 3, 32, 32, 3)
-    apply = jax.jit(images.apply)
-    frames = jnp.stack([apply(variables, video[:, t]) for t in range(3)], 1)
-    np.testing.assert_allclose(apply(variables, video), frames.mean(1), atol=1e-5)
-
-
-def test_bfloat16_agrees_with_float32_and_keeps_float32_variables(inflated):
-    _, _, videos, variables = inflated
-    half = models.build("i3d", num_classes=7, width=0.125, dtype="bfloat16")
-    video = random(2, 16, 32, 32, 3)
-    exact, rounded = jax.jit(videos.apply)(variables, video), jax.jit(half.apply)(variables, video)
-    assert rounded.dtype == jnp.float32
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "two_stream_i3d"])  # That is two of I3D.
+def test_bfloat16_agrees_with_float32_and_keeps_float32_variables(name):
+    _, apply, variables = made(name)
+    half, video = small(name, dtype="bfloat16"), clip(SMALL[name][1])
+    exact, rounded = apply(variables, video)[0], jax.jit(half.apply)(variables, video)
+    assert exact.dtype == rounded.dtype == jnp.float32
     assert np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max()
-    initial, _ = shapes(half, 1, 16, 32, 32, 3)
+    initial = jax.eval_shape(half.init, KEY, video)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
 
 
-def test_gradient_reaches_every_parameter_and_dropout_only_acts_in_training():
-    model = models.build("i3d", num_classes=7, width=0.1, dropout=0.5)
-    video = random(2, 16, 32, 32, 3)
-    variables = jax.jit(model.init)(KEY, video)
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_are_the_average_of_those_of_the_steps_and_of_the_lstms_the_last(name):
+    network, apply, variables = made(name)
+    streams = SMALL[name][1]
+    logits, ends = apply(variables, clip(streams))
+    stream, (frames, _) = next(iter(streams.items()))
+    ticks = frames // network.timing.frames(stream)
+    assert ends["Logits"].shape == (2, network.timing.steps(ticks), 7)
+    wanted = ends["Logits"][:, -1] if network.timing.carries else ends["Logits"].mean(1)
+    np.testing.assert_allclose(logits, wanted, atol=1e-6)
 
-    def logits(params, dropout):
-        variables_ = variables | {"params": params}
-        return model.apply(variables_, video, train=True, mutable=["batch_stats"], rngs={"dropout": dropout})[0]
 
-    run = jax.jit(lambda params, key: jax.vjp(lambda params: logits(params, key), params)[1](random(2, 7))[0])
-    grads = run(variables["params"], KEY)
-    dead = [path for path, grad in jax.tree_util.tree_leaves_with_path(grads) if not np.abs(grad).max() > 0]
-    assert not dead
-    kernels = [run(variables["params"], jax.random.key(seed))["Logits"]["kernel"] for seed in (0, 1)]
-    assert np.abs(kernels[0] - kernels[1]).max() > 0
+@pytest.mark.parametrize("name", SMALL)
+def test_only_a_bag_of_frames_is_blind_to_reversal_in_time(name):
+    _, apply, variables = made(name)
+    # It grows from nothing, in one direction of time.
+    video = jax.tree.map(lambda x: x * jnp.linspace(0, 2, x.shape[1]).reshape(-1, 1, 1, 1)[None], clip(SMALL[name][1]))
+    backwards = jax.tree.map(lambda frames: frames[:, ::-1], video)
+    (logits, ends), (reversed_logits, reversed_ends) = apply(variables, video), apply(variables, backwards)
+    size = np.abs(logits).max()
+    if name == "two_stream":  # Its RGB stream is such a bag; its snippets of flow are not.
+        for stream, blind in (("rgb", True), ("flow", False)):
+            both = (each[f"{stream}/Logits"].mean(1) for each in (ends, reversed_ends))
+            assert (np.abs(np.subtract(*both)).max() < 1e-5 * size) == blind
+    change = np.abs(logits - reversed_logits).max()
+    assert change < 1e-5 * size if name == "inception" else change > 1e-3 * size, change / size
+
+
+def test_a_repeated_snippet_is_one_snippet_to_two_stream():
+    _, apply, variables = made("two_stream")
+    once = clip({"rgb": (1, 1), "flow": (2, 1)})
+    thrice = jax.tree.map(lambda frames: jnp.tile(frames, (1, 3, 1, 1, 1)), once)
+    one, three = (apply(variables, video)[0] for video in (once, thrice))
+    np.testing.assert_allclose(one, three, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name,streams,size,chunks",
+    [
+        ("inception", {"rgb": (7, 1)}, 32, (3,)),
+        ("convnet_lstm", {"rgb": (7, 1)}, 32, (3, 4)),
+        ("c3d", {"rgb": (64, 1)}, 32, (1, 3)),
+        ("two_stream", {"rgb": (5, 1), "flow": (10, 1)}, 32, (3,)),
+        ("fused_two_stream", {"rgb": (9, 1), "flow": (18, 1)}, 32, (6,)),
+        ("i3d", {"rgb": (189, 1)}, 32, (130,)),
+    ],
+)
+def test_chunks_of_any_size_give_the_logits_of_one_pass(name, streams, size, chunks):
+    network, apply, variables = made(name)
+    video = clip(streams, batch=1, size=size)
+    whole, ends = apply(variables, video)
+    for chunk in chunks:
+        logits, carry = [], {}
+        windows = network.timing.windows(streams["rgb"][0] // network.timing.rgb, chunk)
+        assert len(windows) > 1
+        for window in windows:
+            _, found = apply(variables, cut(video, window, network.timing), **carry)
+            logits.append(found["Logits"][:, window.first : window.last])
+            carry = {"carry": found["carry"]} if network.timing.carries else {}
+        logits = jnp.concatenate(logits, 1)
+        np.testing.assert_allclose(logits, ends["Logits"], atol=1e-4)
+        np.testing.assert_allclose(logits[:, -1] if network.timing.carries else logits.mean(1), whole, atol=1e-4)
+
+
+def test_two_stream_i3d_is_the_sum_of_its_streams_and_two_stream_their_average():
+    _, apply, variables = made("two_stream_i3d")
+    video = clip(SMALL["two_stream_i3d"][1])
+    logits, ends = apply(variables, video)
+    one = jax.jit(small("i3d").apply)
+    for stream in ("rgb", "flow"):
+        own = one({kind: tree[stream] for kind, tree in variables.items()}, video[stream])
+        np.testing.assert_allclose(ends[f"{stream}/Logits"].mean(1), own, atol=1e-5)
+    np.testing.assert_allclose(logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1), atol=1e-5)
+    _, apply, variables = made("two_stream")
+    logits, ends = apply(variables, clip(SMALL["two_stream"][1]))
+    np.testing.assert_allclose(logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1) / 2, atol=1e-5)
+
+
+def test_snippets_of_flow_are_stacked_u_and_v_in_turn():
+    flow = np.arange(2 * 6 * 1 * 1 * 2, dtype=np.float32).reshape(2, 6, 1, 1, 2)
+    assert stacked(jnp.asarray(flow), 3)[1, 1, 0, 0].tolist() == flow[1, 3:].ravel().tolist()
+    with pytest.raises(ValueError, match="got 6 flow frames, wanted a multiple of 4"):
+        stacked(jnp.asarray(flow), 4)
+
+
+@pytest.mark.parametrize(
+    "name,video,message",
+    [
+        ("convnet_lstm", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
+        ("c3d", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
+        ("c3d", (2, 17, 32, 32, 3), "got 17 frames, wanted a multiple of 16"),
+        ("two_stream", (2, 1, 32, 32, 3), 'wanted {"rgb": [B, T, H, W, 3], "flow"'),
+        ("two_stream", {"rgb": (2, 3, 32, 32, 3)}, "got ['rgb'], wanted"),
+        ("two_stream", {"rgb": (2, 3, 32, 32, 3), "flow": (2, 6, 32, 16, 2)}, "flow of shape (2, 6, 32, 16, 2)"),
+        (
+            "two_stream",
+            {"rgb": (2, 3, 32, 32, 3), "flow": (2, 8, 32, 32, 2)},
+            "3 RGB frames and 8 of flow, wanted 2 of",
+        ),
+        ("two_stream_i3d", {"rgb": (2, 16, 32, 32, 3), "flow": (2, 17, 32, 32, 2)}, "wanted 1 of flow to each"),
+        ("two_stream_i3d", {"rgb": (2, 8, 32, 32, 3), "flow": (2, 8, 32, 32, 2)}, "at least 9 are needed"),
+    ],
+)
+def test_videos_that_a_network_cannot_take_are_named(name, video, message):
+    shapes = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), video, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(small(name).init, KEY, shapes)
+
+
+def test_an_unknown_combination_is_named():
+    with pytest.raises(ValueError, match="combine is 'max', wanted 'average' or 'sum'"):
+        jax.eval_shape(small("two_stream", combine="max").init, KEY, clip(SMALL["two_stream"][1]))
+
+
+def test_the_lstm_is_taught_at_every_step_and_dropout_acts_in_training_only():
+    network, evaluated, variables = made("convnet_lstm")
+    streams = SMALL["convnet_lstm"][1]
+    apply = jax.jit(functools.partial(network.apply, train=True, mutable=["batch_stats"]))
+    first, second = (apply(variables, clip(streams), rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 1))
+    assert first.shape == (2, 4, 7) and np.abs(first - second).max() > 0
+    assert evaluated(variables, clip(streams))[0].shape == (2, 7)
+
+
+def lstm_by_hand(x, params, stats=None, groups=1):
+    """Cooijmans et al.'s equations, a clip's step at a time, in float64; `stats(name, step)` gives mean and variance."""
+    p = {name: np.float64(value) for name, value in params.items()}
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    hidden = p["hidden_kernel"].shape[0]
+    batch, frames, _ = x.shape
+    h = c = np.zeros((batch, hidden))
+    states, seen = [], []
+
+    def norm(name, a, step):
+        if stats is not None:
+            mean, var = stats(name, step)
+            return (a - mean) / np.sqrt(var + 1e-5)
+        parts = np.split(a, groups)
+        seen.append(
+            (name, step, np.mean([each.mean(0) for each in parts], 0), np.mean([each.var(0) for each in parts], 0))
+        )
+        return np.concatenate([(each - each.mean(0)) / np.sqrt(each.var(0) + 1e-5) for each in parts])
+
+    for t in range(frames):
+        total = (
+            norm("hidden", h @ p["hidden_kernel"], t) * p["hidden_scale"]
+            + norm("input", x[:, t] @ p["input_kernel"], t) * p["input_scale"]
+            + p["bias"]
+        )
+        f, i, o, g = np.split(total, 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(norm("cell", c, t) * p["cell_scale"] + p["cell_bias"])
+        states.append(h)
+    return np.stack(states, 1), seen
+
+
+@pytest.fixture
+def lstm():
+    layer = convnet_lstm.NormLSTM(hidden=5, steps=3, groups=2, decay=0.5)
+    x = np.random.default_rng(0).normal(size=(6, 4, 4))
+    variables = layer.init(KEY, jnp.asarray(x, jnp.float32), False)
+    rng = np.random.default_rng(1)
+    # Gates that differ.
+    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.3, leaf.shape)), variables["params"])
+    stats = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.2, 0.8, leaf.shape)), variables["batch_stats"])
+    return layer, x, {"params": params, "batch_stats": stats}
+
+
+def test_the_lstm_follows_the_equations_with_a_groups_statistics_in_training(lstm, float64):
+    layer, x, variables = lstm
+    (states, _), updates = layer.apply(variables, jnp.asarray(x), True, mutable=["batch_stats"])
+    wanted, seen = lstm_by_hand(x, variables["params"], groups=2)
+    np.testing.assert_allclose(states, wanted, atol=1e-6)
+    for name, step, mean, var in seen:
+        if step < 3:  # The layer has slots for three steps of the four.
+            for kind, value in (("mean", mean), ("var", var)):
+                before, after = (tree["batch_stats"][f"{name}_{kind}"][step] for tree in (variables, updates))
+                np.testing.assert_allclose(after, 0.5 * before + 0.5 * value, atol=1e-6)
+
+
+def test_steps_after_the_last_with_statistics_use_that_ones_and_the_past_is_carried(lstm, float64):
+    layer, x, variables = lstm
+    stats = jax.tree.map(np.asarray, variables["batch_stats"])
+    of_step = lambda name, step: (stats[f"{name}_mean"][min(step, 2)], stats[f"{name}_var"][min(step, 2)])
+    wanted, _ = lstm_by_hand(x, variables["params"], stats=of_step)
+    states, _ = layer.apply(variables, jnp.asarray(x), False)
+    np.testing.assert_allclose(states, wanted, atol=1e-6)
+    start, carry = layer.apply(variables, jnp.asarray(x[:, :3]), False)
+    end, _ = layer.apply(variables, jnp.asarray(x[:, 3:]), False, carry)
+    np.testing.assert_allclose(jnp.concatenate([start, end], 1), wanted, atol=1e-6)
+
+
+def test_statistics_of_steps_that_a_clip_does_not_have_are_the_last_ones(lstm):
+    layer, x, variables = lstm
+    fresh = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    given = {"params": variables["params"], "batch_stats": fresh}
+    _, updates = layer.apply(given, jnp.asarray(x[:, :2], jnp.float32), True, mutable=["batch_stats"])
+    for name, leaf in updates["batch_stats"].items():
+        assert (leaf[1] == leaf[2]).all(), name
+    assert (updates["batch_stats"]["input_mean"][0] != updates["batch_stats"]["input_mean"][1]).all()
+
+
+def test_recurrent_scales_start_at_a_tenth_and_the_forget_gate_open(lstm):
+    params = convnet_lstm.NormLSTM(5, 3).init(KEY, jnp.zeros((2, 4, 4)), False)["params"]
+    assert all((params[f"{name}_scale"] == 0.1).all() for name in ("input", "hidden", "cell"))
+    assert params["bias"].tolist() == [1.0] * 5 + [0.0] * 15
+    np.testing.assert_allclose(params["hidden_kernel"] @ params["hidden_kernel"].T, np.eye(5), atol=1e-5)

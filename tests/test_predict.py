@@ -47,9 +47,10 @@ def test_table(files, capsys):
 
 
 def test_lengths_are_compiled_by_bucket(files):
-    assert [predict.bucket(frames) for frames in (9, 16, 17, 79, 241, 250)] == [16, 16, 32, 80, 250, 250]
-    classify, info = predict.classifier(str(files / "w.safetensors"))
-    clip = predict.read(str(files / "good.mp4"), info)
+    classify, network, info = predict.classifier(str(files / "w.safetensors"))
+    lengths = [network.timing.ticks({"rgb": frames}, {"rgb": 250}) for frames in (9, 16, 17, 79, 241, 250, 999)]
+    assert lengths == [16, 16, 32, 80, 250, 250, 250]
+    clip = predict.read(str(files / "good.mp4"), network, info)
     assert clip.shape == (20, 32, 32, 3)
     np.testing.assert_array_equal(classify(clip), classify(video.loop(clip, 32)))
 

@@ -16,22 +16,19 @@ import sys
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from i3d_jax import models, video, weights
-from i3d_jax.models import layers
-from i3d_jax.models.inception import MIN_FRAMES
-
-MAX_FRAMES = 250  # The paper's test clips: 10 s.
-BUCKET = 16  # Clips are looped up to a multiple of it, so that few lengths are compiled.
+from i3d_jax import video, weights
+from i3d_jax.models import Network, layers
 
 
-def classifier(name_or_path: str = "rgb_scratch") -> tuple[Callable[[np.ndarray], np.ndarray], weights.Info]:
-    """Returns a function from a clip, uint8 [T, H, W, 3], to its logits, f32 [K], and what is known of the weights.
+def classifier(
+    name_or_path: str = "rgb_scratch",
+) -> tuple[Callable[[np.ndarray], np.ndarray], Network, weights.Info]:
+    """Returns a function from a clip, uint8 [T, H, W, 3], to its logits, f32 [K], and the network and what is known of it.
 
-    Clips shorter than a multiple of 16 frames are looped up to it, so that few lengths are compiled.
+    Clips are looped up to the lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled.
 
     Args:
       name_or_path: RGB weights, see `weights.load`.
@@ -39,54 +36,52 @@ def classifier(name_or_path: str = "rgb_scratch") -> tuple[Callable[[np.ndarray]
     Raises:
       weights.WeightsError: these cannot be had, or do not fit their model.
     """
-    variables, info = weights.read(name_or_path)
+    network, variables, info = weights.network(name_or_path)
     if info.stream != "rgb":
-        raise weights.WeightsError(f"{name_or_path}: these are {info.stream} weights, wanted RGB")
-    try:
-        model = models.build(info.model, num_classes=len(info.classes), **info.options)
-    except ValueError as error:
-        raise weights.WeightsError(f"{name_or_path}: {error}") from None
-    example = jax.ShapeDtypeStruct((1, BUCKET, info.crop, info.crop, 3), jnp.float32)
-    weights.check(variables, jax.eval_shape(model.init, jax.random.key(0), example), name_or_path)
+        raise weights.WeightsError(f"{name_or_path}: these are weights for {info.stream}, wanted RGB")
     variables = jax.device_put(variables)
 
     def apply(variables, clip):
-        return model.apply(variables, video.to_unit(clip))
+        return network.apply(variables, video.to_unit(clip))
 
     apply = jax.jit(apply, compiler_options=layers.compiler_options())
-    return lambda clip: np.asarray(apply(variables, video.loop(clip, bucket(len(clip)))[None]))[0], info
+
+    def classify(clip: np.ndarray) -> np.ndarray:
+        ticks = network.timing.ticks({"rgb": len(clip)}, {"rgb": info.footprint["rgb"][0]})
+        return np.asarray(apply(variables, video.loop(clip, ticks * network.timing.rgb)[None]))[0]
+
+    return classify, network, info
 
 
-def read_all(paths: list[str], info: weights.Info) -> Iterator[tuple[str, np.ndarray | video.VideoError]]:
+def read_all(
+    paths: list[str], network: Network, info: weights.Info
+) -> Iterator[tuple[str, np.ndarray | video.VideoError]]:
     """Yields (path, what `read` returns or raises) in order, reading one video ahead."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(read, path, info) for path in paths[:1]]
+        ahead = [pool.submit(read, path, network, info) for path in paths[:1]]
         for path, following in zip(paths, [*paths[1:], None], strict=True):
             clip = ahead.pop()
             if following is not None:
-                ahead.append(pool.submit(read, following, info))
+                ahead.append(pool.submit(read, following, network, info))
             try:
                 yield path, clip.result()
             except video.VideoError as error:
                 yield path, error
 
 
-def read(path: str, info: weights.Info) -> np.ndarray:
-    """Decodes a video as its network wants it, uint8 [T, crop, crop, 3], T <= 250.
+def read(path: str, network: Network, info: weights.Info) -> np.ndarray:
+    """Decodes a video as its network wants it, uint8 [T, crop, crop, 3], T <= 250 for I3D.
 
     Raises:
-      video.VideoError: it cannot be read, or has fewer frames than the model needs (I3D: 9).
+      video.VideoError: it cannot be read, or has fewer frames than the network needs (I3D: 9).
     """
-    frames = video.decode(path, fps=info.fps, short_side=info.short_side, frames=MAX_FRAMES)
-    wanted = 1 if info.model == "inception" else MIN_FRAMES
-    if len(frames) < wanted:
-        found = f"{len(frames)} frames at {info.fps:g} per second"
-        raise video.VideoError(f"{path}: too short: {found}, and at least {wanted} are needed")
+    most, stride = info.footprint["rgb"]
+    frames = video.decode(path, fps=info.fps, short_side=info.short_side, frames=most, stride=stride)
+    least = network.timing.least * network.timing.rgb
+    if len(frames) < least:
+        found = f"{len(frames)} frames at {info.fps / stride:g} per second"
+        raise video.VideoError(f"{path}: too short: {found}, and at least {least} are needed")
     return video.crop(frames, info.crop)
-
-
-def bucket(frames: int) -> int:
-    return min(-(-frames // BUCKET) * BUCKET, MAX_FRAMES)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,12 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
     try:
-        classify, info = classifier(flags.weights)
+        classify, network, info = classifier(flags.weights)
     except weights.WeightsError as error:
         print(error, file=sys.stderr)
         return 2
     status = 0
-    for path, clip in tqdm.tqdm(read_all(flags.videos, info), total=len(flags.videos), unit="video", disable=None):
+    for path, clip in tqdm.tqdm(
+        read_all(flags.videos, network, info), total=len(flags.videos), unit="video", disable=None
+    ):
         if isinstance(clip, video.VideoError):
             tqdm.tqdm.write(str(clip), file=sys.stderr)
             status = 1

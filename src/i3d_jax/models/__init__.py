@@ -1,17 +1,56 @@
 """The model zoo: `build(name, ...)` makes a network, a Flax module of pure functions over pytrees."""
 
-import flax.linen as nn
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from i3d_jax.models.body import CHANNELS, Network
+from i3d_jax.models.c3d import C3D
+from i3d_jax.models.convnet_lstm import ConvNetLSTM
 from i3d_jax.models.inception import Inception
+from i3d_jax.models.two_stream import FusedTwoStream, TwoStream
 
-# The class, and what the name says of its attributes.
+
+class Model(NamedTuple):
+    """What a name stands for.
+
+    Attributes:
+      network: its class, and `attributes` what the name says of them.
+      train, test: by stream, the frames of the paper's clips (table 1) and the step between them at 25 per second.
+      trunks: where in its variables there are those of an Inception.
+      crop: pixels.
+    """
+
+    network: type[Network]
+    attributes: dict[str, Any]
+    train: dict[str, tuple[int, int]]
+    test: dict[str, tuple[int, int]]
+    trunks: tuple[str, ...] = ("",)
+    crop: int = 224
+
+
+BOTH = ("rgb", "flow")
+SNIPPETS = {"rgb": (25, 10), "flow": (250, 1)}
 MODELS = {
-    "i3d": (Inception, {"dims": 3}),
-    "inception": (Inception, {"dims": 2}),
+    "inception": Model(Inception, {"dims": 2}, {"rgb": (1, 1)}, {"rgb": (250, 1)}),
+    "convnet_lstm": Model(ConvNetLSTM, {}, {"rgb": (25, 5)}, {"rgb": (50, 5)}, ("inception",)),
+    "c3d": Model(C3D, {}, {"rgb": (16, 1)}, {"rgb": (240, 1)}, (), 112),
+    "two_stream": Model(TwoStream, {}, {"rgb": (1, 10), "flow": (10, 1)}, SNIPPETS, BOTH),
+    "fused_two_stream": Model(FusedTwoStream, {}, {"rgb": (5, 10), "flow": (50, 1)}, SNIPPETS, BOTH),
+    "i3d": Model(Inception, {"dims": 3}, {"rgb": (64, 1)}, {"rgb": (250, 1)}),
+    "two_stream_i3d": Model(
+        TwoStream,
+        {"dims": 3, "combine": "sum"},
+        {"rgb": (64, 1), "flow": (64, 1)},
+        {"rgb": (250, 1), "flow": (250, 1)},
+        BOTH,
+    ),
 }
 
 
-def build(name: str, **options) -> nn.Module:
+def build(name: str, **options) -> Network:
     """Returns the model called `name`, one of MODELS; `options` are its attributes, `num_classes` among them.
 
     Raises:
@@ -19,8 +58,27 @@ def build(name: str, **options) -> nn.Module:
     """
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
-    network, attributes = MODELS[name]
+    model = MODELS[name]
     try:
-        return network(**attributes, **options)
+        return model.network(**model.attributes, **options)
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from None
+
+
+def example(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> Any:
+    """The shapes of a network's input: an array [B, T, H, W, C] or, for two streams, a dictionary of them.
+
+    Args:
+      clips: by stream, (frames, step between them), as in `Model.train`.
+      crop: height and width.
+    """
+    shapes = {
+        stream: jax.ShapeDtypeStruct((batch, frames, crop, crop, CHANNELS[stream]), jnp.float32)
+        for stream, (frames, _) in clips.items()
+    }
+    return the_input(shapes)
+
+
+def the_input(streams: dict[str, Any]) -> Any:
+    """What a network takes: the one stream's value, or the dictionary of several."""
+    return streams if len(streams) > 1 else next(iter(streams.values()))

@@ -1,0 +1,114 @@
+"""What the networks of the zoo share: their common attributes, and the body, a table of layers that is walked."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from i3d_jax.models import layers
+from i3d_jax.models.timing import Timing
+
+CHANNELS = {"rgb": 3, "flow": 2}
+
+
+class Mixed(nn.Module):
+    """Four parallel branches, concatenated on channels: 1x1 | 1x1, 3x3 | 1x1, 3x3 | max-pool, 1x1."""
+
+    channels: tuple[int, ...]
+    unit: Any
+    dims: int
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        c0, c1a, c1b, c2a, c2b, c3 = self.channels
+        one, three = (1,) * self.dims, (3,) * self.dims
+        b0 = self.unit(c0, one, one, name="b0")(x, train)
+        b1 = self.unit(c1a, one, one, name="b1a")(x, train)
+        b1 = self.unit(c1b, three, one, name="b1b")(b1, train)
+        b2 = self.unit(c2a, one, one, name="b2a")(x, train)
+        b2 = self.unit(c2b, three, one, name="b2b")(b2, train)
+        b3 = self.unit(c3, one, one, name="b3")(layers.max_pool(x, three, one), train)
+        return jnp.concatenate([b0, b1, b2, b3], -1)
+
+
+class Network(nn.Module):
+    """A network of the zoo.
+
+    All take `(video, train=False, endpoints=False)`. `video` is [B, T, H, W, 3] for RGB in [-1, 1], [B, T, H, W, 2] for
+    flow / 20 or, for networks of two streams, {"rgb": ..., "flow": ...}. They return logits f32 [B, K]; ConvNet+LSTM in
+    training [B, T, K], every one of which is taught. With `endpoints=True` they return (logits, {layer name:
+    activations}), where "Logits" are those of every step in time, [B, S, K], that the logits are the average of.
+    Training needs the rng "dropout" and `mutable=["batch_stats"]`.
+
+    Attributes:
+      num_classes: K, the number of logits.
+      width: multiplies every layer's channels but the logits', for small machines.
+      dropout: probability of dropping a feature before the last layer, in training.
+      norm_groups: groups of clips with batch norm statistics of their own, in training (the release's replicas).
+      norm_decay: of the running statistics, per step; 0.999 as released is for runs of many thousand steps.
+      dtype: of the computation; parameters, statistics and logits are float32.
+    """
+
+    num_classes: int | None
+    width: float = 1.0
+    dropout: float = 0.5
+    norm_groups: int = 1
+    norm_decay: float = 0.999
+    dtype: Any = jnp.float32
+
+    @property
+    def timing(self) -> Timing:
+        """How the logits per step lie in time."""
+        raise NotImplementedError
+
+    def shared(self) -> dict[str, Any]:
+        """The attributes that a network hands to the networks inside it."""
+        names = "width", "dropout", "norm_groups", "norm_decay", "dtype"
+        return {name: getattr(self, name) for name in names}
+
+    def scaled(self, channels: int) -> int:
+        return max(1, round(channels * self.width))
+
+    def unit(self, **options: Any) -> functools.partial:
+        """Convolution, batch norm and ReLU as this network has them; to be called with channels, window, strides."""
+        return functools.partial(
+            layers.ConvBN, groups=self.norm_groups, decay=self.norm_decay, dtype=self.dtype, **options
+        )
+
+    def walk(self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int) -> dict[str, jax.Array]:
+        """The activations of every layer of `table`; 2-D networks drop the first of three dimensions.
+
+        Call it in a compact method: the layers become the module's own.
+        """
+        ends = {}
+        for kind, name, *spec in table:
+            if kind == "pool":
+                window, strides = spec
+                x = layers.max_pool(x, window[-dims:], strides[-dims:])
+            elif kind == "conv":
+                features, window, strides = spec
+                x = unit(self.scaled(features), window[-dims:], strides[-dims:], name=name)(x, train)
+            else:
+                x = Mixed(tuple(map(self.scaled, spec)), unit, dims, name=name)(x, train)
+            ends[name] = x
+        return ends
+
+    def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
+        """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
+        assert self.num_classes is not None, "only an Inception inside another network has none"
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
+        return layers.at_least_float32(x)
+
+
+def check_streams(video: Any, what: str) -> None:
+    """Raises a ValueError unless `video` has both streams, of one size in pixels."""
+    wanted = '{"rgb": [B, T, H, W, 3], "flow": [B, T, H, W, 2]}'
+    if not isinstance(video, dict) or set(video) != set(CHANNELS):
+        found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
+        raise ValueError(f"{what}: got {found}, wanted {wanted}")
+    rgb, flow = video["rgb"].shape, video["flow"].shape
+    if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
+        raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
