@@ -1,26 +1,70 @@
+import functools
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from i3d_jax import data, video
+from i3d_jax.models.timing import Timing
+
+I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
+SLOPE = 5  # Of brightness, per pixel.
+
+
+def record(label, count, height=40, width=48):
+    """A record whose pixels tell where and when they are: red x, green y, blue the frame; u x and the label, v y and the frame."""
+    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
+    rgb = np.stack([SLOPE * x + 10, SLOPE * y + 10, 10 * t % 240 + 10], -1)
+    flow = np.stack([4 * x + 20 + 2 * label, 4 * y + 4 * t % 96], -1)
+    return {
+        "video": video.encode(rgb.astype(np.uint8), crf=5),
+        "flow": video.encode(flow.astype(np.uint8)),
+        "label": label,
+        "frames": np.int32(count),  # As TFDS reads them.
+        "id": f"clip{label}",
+    }
+
+
+def where(clip):
+    """(top, left, frames, whether it is mirrored) of a clip of such a record."""
+    clip = clip.astype(float)
+    mirrored = clip[..., 0, 0].mean() > clip[..., -1, 0].mean()
+    size = clip.shape[1]
+    left, top = (clip[..., channel].mean() / SLOPE - 2 - (size - 1) / 2 for channel in (0, 1))
+    times = (clip[..., 2].mean((1, 2)) - 10) / 10
+    found = np.array([top, left, *times])
+    assert abs(found - np.rint(found)).max() < 0.3, found
+    top, left, *times = np.rint(found).astype(int).tolist()
+    return top, left, times, mirrored
+
+
+@functools.cache
+def whole(data, stream):
+    return video.decode(data, stream=stream)
+
+
+def cut(record, stream, times, top, left, size, mirrored=False):
+    """What a clip should be, cut out of the whole video."""
+    frames = whole(record["video" if stream == "rgb" else "flow"], stream)
+    frames = frames[times][:, top : top + size, left : left + size]
+    if mirrored:
+        frames = frames[:, :, ::-1].copy()
+        if stream == "flow":
+            assert frames[..., 0].min() > 0
+            frames[..., 0] = 256 - frames[..., 0].astype(int)
+    return frames
 
 
 @pytest.fixture(scope="module")
 def source():
-    """Eleven records of numbered videos; every third is shorter than a clip."""
-    records = []
-    for label in range(11):
-        count = 6 if label % 3 == 0 else 24
-        frames = np.zeros((count, 40, 48, 3), np.uint8)
-        frames[...] = (np.arange(count) * 8 + 20)[:, None, None, None]
-        frames[:, :, :24] += 10  # The left half is brighter.
-        records.append({"video": video.encode(frames), "label": label, "frames": count, "id": str(label)})
-    return records
+    """Eleven records; every third is shorter than a clip."""
+    return [record(label, 6 if label % 3 == 0 else 24) for label in range(11)]
 
 
 def take(source, count, **options):
-    options = {"batch_size": 4, "seed": 0, "frames": 8, "crop": 32, **options}
+    options = {"batch_size": 4, "seed": 0, "rgb": (8, 1), "crop": 32, **options}
     return list(itertools.islice(data.train_batches(source, **options), count))
 
 
@@ -31,25 +75,31 @@ def assert_equal(found, wanted):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_clips_have_their_shapes_and_types(source):
-    (batch,) = take(source, 1)
-    assert batch["video"].shape == (4, 8, 32, 32, 3) and batch["video"].dtype == np.uint8
+def test_clips_have_the_streams_that_are_wanted_with_their_shapes_and_types(source):
+    (batch,) = take(source, 1, flow=(16, 1))
+    assert batch["rgb"].shape == (4, 8, 32, 32, 3) and batch["rgb"].dtype == np.uint8
+    assert batch["flow"].shape == (4, 16, 32, 32, 2) and batch["flow"].dtype == np.uint8
     assert batch["label"].shape == (4,) and batch["label"].dtype == np.int32
+    assert take(source, 1)[0].keys() == {"rgb", "label"}
+    assert take(source, 1, rgb=None, flow=(8, 1))[0].keys() == {"flow", "label"}
+
+
+BOTH = {"rgb": (3, 4), "flow": (12, 1)}
 
 
 def test_a_resumed_run_gets_the_batches_it_would_have_got(source):
-    assert_equal(take(source, 3, start=5), take(source, 8)[5:])
+    assert_equal(take(source, 3, start=5, **BOTH), take(source, 8, **BOTH)[5:])
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_number_of_threads_changes_nothing(source, threads):
-    assert_equal(take(source, 6, threads=threads), take(source, 6, threads=2))
+    assert_equal(take(source, 6, threads=threads, **BOTH), take(source, 6, threads=2, **BOTH))
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_clips_that_one_process_gets(source, processes):
-    one = take(source, 6)
-    parts = [take(source, 6, process=p, processes=processes) for p in range(processes)]
+    one = take(source, 6, **BOTH)
+    parts = [take(source, 6, process=p, processes=processes, **BOTH) for p in range(processes)]
     for step in range(6):
         together = {name: np.concatenate([part[step][name] for part in parts]) for name in one[step]}
         assert_equal([together], [one[step]])
@@ -63,31 +113,333 @@ def test_every_clip_comes_once_an_epoch_in_an_order_of_its_own(source):
 
 
 def test_start_crop_and_flip_are_random_and_the_same_over_a_clip(source):
-    clips = [clip for batch in take(source[1:2], 16) for clip in batch["video"]]
-    levels = {int(clip[0].mean()) for clip in clips}
-    assert len(levels) > 8  # Starts differ, among 17.
-    brighter_left = [bool(clip[0, :, :4].mean() > clip[0, :, -4:].mean()) for clip in clips]
-    assert 16 < sum(brighter_left) < 48
-    for clip, left in zip(clips, brighter_left, strict=True):
-        assert all((frame[:, :4].mean() > frame[:, -4:].mean()) == left for frame in clip)
-    unflipped = [clip for batch in take(source[1:2], 4, flip=False) for clip in batch["video"]]
-    assert all(clip[0, :, :4].mean() > clip[0, :, -4:].mean() for clip in unflipped)
+    clips = [clip for batch in take(source[1:2], 64, batch_size=4) for clip in batch["rgb"]]
+    tops, lefts, times, mirrored = zip(*map(where, clips), strict=True)
+    assert set(tops) == set(range(9)) and set(lefts) == set(range(17))  # 40 x 48 less 32.
+    assert {t[0] for t in times} == set(range(17))  # 24 less 8, and the last frame is in a clip.
+    assert all(t == list(range(t[0], t[0] + 8)) for t in times)
+    assert 100 < sum(mirrored) < 156
+    for clip, *place in zip(clips, times, tops, lefts, mirrored, strict=True):
+        times, top, left, flipped = place
+        np.testing.assert_array_equal(clip, cut(source[1], "rgb", times, top, left, 32, flipped))
+    unflipped = [clip for batch in take(source[1:2], 8, flip=False) for clip in batch["rgb"]]
+    assert not any(where(clip)[3] for clip in unflipped)
 
 
-def test_short_videos_are_looped(source):
-    (batch,) = take(source[:1], 1, batch_size=1)
-    means = batch["video"][0].mean((1, 2, 3))
-    np.testing.assert_allclose(means[6:8], means[:2], atol=1)
-    assert means[5] - means[0] == pytest.approx(40, abs=3)
+@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
+    span = max((frames - 1) * stride + 1 for frames, stride in (rgb, flow))
+    starts, flips = set(), 0
+    for batch in take(source[1:2], 20, rgb=rgb, flow=flow):
+        for clip, its_flow in zip(batch["rgb"], batch["flow"], strict=True):
+            top, left, times, mirrored = where(clip)
+            assert times == list(range(times[0], 24, rgb[1]))[: rgb[0]]
+            flow_times = list(range(times[0], 24, flow[1]))[: flow[0]]
+            wanted = cut(source[1], "flow", flow_times, top, left, 32, mirrored)
+            np.testing.assert_array_equal(its_flow, wanted)
+            starts.add(times[0])
+            flips += mirrored
+    assert (min(starts), max(starts)) == (0, 24 - span) and 20 < flips < 60
 
 
-def test_test_batches_hold_every_record_once_and_padding_of_weight_zero(source):
-    batches = list(data.test_batches(source, batch_size=4, frames=8, crop=32))
-    assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
-    assert np.concatenate([batch["label"] for batch in batches])[:11].tolist() == list(range(11))
-    assert np.concatenate([batch["weight"] for batch in batches]).tolist() == [1] * 11 + [0]
-    frames = video.decode(source[1]["video"], frames=8)
-    np.testing.assert_array_equal(batches[0]["video"][1], frames[:, 4:36, 8:40])
+@pytest.mark.parametrize(
+    "rgb,flow,rgb_times,flow_times",
+    [
+        ((8, 1), (14, 1), [0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1]),
+        ((4, 2), (8, 1), [0, 2, 4, 0], [0, 1, 2, 3, 4, 5, 0, 1]),
+        ((1, 10), (10, 1), [0], [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]),
+        ((6, 1), (2, 5), [0, 1, 2, 3, 4, 5], [0, 5]),
+    ],
+)
+def test_videos_shorter_than_a_clip_are_looped_in_both_streams(source, rgb, flow, rgb_times, flow_times):
+    for batch in take(source[:1], 3, batch_size=1, rgb=rgb, flow=flow):
+        top, left, times, mirrored = where(batch["rgb"][0])
+        assert times == rgb_times
+        np.testing.assert_array_equal(batch["flow"][0], cut(source[0], "flow", flow_times, top, left, 32, mirrored))
+
+
+def test_frames_are_looped_from_their_start(source):
+    def frames_of(**options):
+        return where(data.frames_of(source[0], "rgb", **options)[:, :32, :32])[2]
+
+    assert frames_of(count=7, stride=2, start=1) == [1, 3, 5, 1, 3, 5, 1]
+    assert frames_of(count=4, stride=2, start=5) == [5, 1, 3, 5]
+    assert frames_of(count=3, stride=4, start=3) == [3, 1, 5]  # In step with a stream that has all frames.
+    assert frames_of(count=3, stride=1, start=100) == [4, 5, 0]
+
+
+def test_short_side_resizes_the_frames_before_they_are_cut(source):
+    batches = take(source[1:2], 16, rgb=(2, 3), crop=20, short_side=20, flip=False)
+    small = video.decode(source[1]["video"], short_side=20)
+    assert small.shape == (24, 20, 24, 3)
+    lefts = set()
+    for clip in (clip for batch in batches for clip in batch["rgb"]):
+        places = itertools.product(range(24 - 3), range(24 - 20 + 1))
+        found = [(s, x) for s, x in places if (clip == small[s : s + 4 : 3, :, x : x + 20]).all()]
+        assert len(found) == 1
+        lefts.add(found[0][1])
+    assert lefts == set(range(5))
+    with pytest.raises(ValueError, match="flow cannot be resized"):
+        take(source, 1, flow=(2, 1), short_side=20, crop=20)
+
+
+def test_frames_too_small_for_the_crop_are_named(source):
+    with pytest.raises(ValueError, match="cannot cut 41x41 out of frames of 40x48"):
+        take(source, 1, crop=41)
+
+
+def pieces(source, **options):
+    options = {"timing": Timing(), "batch_size": 4, "crop": 32, "rgb": (250, 1), **options}
+    return list(data.test_pieces(source, **options))
+
+
+def ids(found):
+    return [[each["id"] for each in piece.records] for piece in found]
+
+
+def assert_same_pieces(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert a[:3] == b[:3]
+    assert_equal([piece.streams for piece in found], [piece.streams for piece in wanted])
+
+
+def test_test_videos_come_once_in_batches_of_one_length_and_whole(source):
+    found = pieces(source, flow=(250, 1))
+    # Records 0, 3, 6, 9 have 6 frames, the others 24; those come first of which a batch is full first.
+    assert ids(found) == [["clip1", "clip2", "clip4", "clip5"], ["clip0", "clip3", "clip6", "clip9"]] + [
+        ["clip7", "clip8", "clip10"]
+    ]
+    assert [piece.ticks for piece in found] == [24, 6, 24]
+    for piece in found:
+        assert piece.window == (0, piece.ticks, 0, piece.ticks)
+        for row, about in enumerate(piece.records):
+            assert about == {"id": f"clip{about['label']}", "label": about["label"], "frames": piece.ticks}
+            for stream in "rgb", "flow":
+                wanted = cut(source[about["label"]], stream, range(piece.ticks), 4, 8, 32)  # The centre of 40x48.
+                np.testing.assert_array_equal(piece.streams[stream][row], wanted)
+
+
+def test_the_last_batch_is_filled_up_with_its_first_video(source):
+    last = pieces(source, flow=(250, 1))[-1]
+    assert len(last.records) == 3
+    for frames in last.streams.values():
+        assert len(frames) == 4
+        np.testing.assert_array_equal(frames[3], frames[0])
+    flow = last.streams["flow"]
+    assert (flow[1] != flow[0]).any() and (flow[2] != flow[0]).any()
+    (alone,) = pieces(source[:1])
+    np.testing.assert_array_equal(alone.streams["rgb"], np.repeat(alone.streams["rgb"][:1], 4, 0))
+
+
+def test_only_so_many_frames_of_test_videos_are_used_and_at_their_step(source):
+    (piece,) = pieces(source[1:2], rgb=(5, 3), flow=(4, 2))
+    assert piece.ticks == 4
+    assert where(piece.streams["rgb"][0])[2] == [0, 3, 6, 9]
+    np.testing.assert_array_equal(piece.streams["flow"][0], cut(source[1], "flow", [0, 2, 4, 6], 4, 8, 32))
+    (piece,) = pieces(source[1:2], rgb=(50, 5))
+    assert piece.ticks == 5 and where(piece.streams["rgb"][0])[2] == [0, 5, 10, 15, 20]
+
+
+def test_test_videos_are_looped_up_to_the_lengths_of_the_network(source):
+    (piece,) = pieces(source[:1], timing=I3D)
+    assert piece.ticks == 16 and where(piece.streams["rgb"][0])[2] == [0, 1, 2, 3, 4, 5] * 2 + [0, 1, 2, 3]
+    (piece,) = pieces(source[1:2], timing=I3D)
+    assert piece.ticks == 32 and where(piece.streams["rgb"][0])[2] == [*range(24), *range(8)]
+
+
+def test_short_side_resizes_test_videos(source):
+    (piece,) = pieces(source[:1], short_side=20, crop=16, batch_size=1)
+    wanted = video.decode(source[0]["video"], short_side=20)[None, :, 2:18, 4:20]
+    np.testing.assert_array_equal(piece.streams["rgb"], wanted)
+
+
+@pytest.fixture(scope="module")
+def long_source():
+    """Videos of which I3D takes 240, 240, 240 (looped), 128 and 250 frames."""
+    return [record(label, count, 16, 20) for label, count in enumerate((240, 240, 229, 115, 300))]
+
+
+def assert_chunks_make_the_whole(source, chunk, **options):
+    """Checks every window of every batch against the same frames of the whole; returns the numbers of windows."""
+    options = {"batch_size": 2, "crop": 16, **options}
+    timing = options["timing"]
+    chunked = iter(pieces(source, chunk=chunk, **options))
+    counts = []
+    for whole in pieces(source, **options):
+        kept, stop = 0, 0
+        windows = timing.windows(whole.ticks, chunk)
+        for window in windows:
+            piece = next(chunked)
+            assert (piece.records, piece.ticks, piece.window) == (whole.records, whole.ticks, window)
+            for stream, frames in piece.streams.items():
+                size = timing.frames(stream)
+                wanted = whole.streams[stream][:, window.start * size : window.stop * size]
+                np.testing.assert_array_equal(frames, wanted)
+            assert window.stop - window.start <= chunk and window.start <= stop
+            kept, stop = kept + window.last - window.first, window.stop
+        assert kept == timing.steps(whole.ticks) and stop == whole.ticks
+        counts.append(len(windows))
+    assert not list(chunked)
+    return counts
+
+
+def test_windows_for_i3d_are_the_whole_videos_frames(long_source):
+    assert assert_chunks_make_the_whole(long_source, 128, timing=I3D, rgb=(250, 1)) == [6, 6, 1, 9]
+
+
+def test_windows_for_i3d_of_two_streams_are_the_whole_videos_frames(long_source):
+    both = {"rgb": (250, 1), "flow": (250, 1)}
+    assert assert_chunks_make_the_whole(long_source[2:3], 150, timing=I3D, **both) == [4]
+
+
+def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(long_source):
+    both = {"rgb": (25, 10), "flow": (250, 1)}
+    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [4, 4, 2, 4]
+    fused = Timing(flow=10, before=2, after=3)
+    assert assert_chunks_make_the_whole(long_source[3:], 6, timing=fused, **both) == [4, 11]
+    for piece in pieces(long_source[3:4], timing=fused, batch_size=1, crop=16, chunk=6, **both):
+        times = where(piece.streams["rgb"][0])[2]  # They tell the frame modulo 24.
+        assert times == [10 * tick % 24 for tick in range(piece.window.start, piece.window.stop)]
+        start, stop = 10 * piece.window.start, 10 * piece.window.stop
+        wanted = cut(long_source[3], "flow", range(start, stop), 0, 2, 16)
+        np.testing.assert_array_equal(piece.streams["flow"][0], wanted)
+
+
+def test_windows_of_a_network_that_carries_its_past_are_the_whole_videos_frames(long_source):
+    assert assert_chunks_make_the_whole(long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)) == [3, 7]
+
+
+def test_windows_that_are_too_short_are_an_error(long_source):
+    with pytest.raises(ValueError, match="too short for exact predictions"):
+        pieces(long_source, timing=I3D, crop=16, chunk=100)
+
+
+def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are(source):
+    every = pieces(source, batch_size=3)
+    assert sorted(map(len, ids(every))) == [1, 1, 3, 3, 3]
+    for left_out in range(len(every)):
+        kept = [piece for number, piece in enumerate(every) if number != left_out]
+        done = {each["id"] for each in every[left_out].records}
+        assert_same_pieces(pieces(source, batch_size=3, done=done), kept)
+        # A batch with one video that is not done comes whole.
+        assert_same_pieces(pieces(source, batch_size=3, done=done - {min(done)}), every)
+    assert pieces(source, batch_size=3, done={record["id"] for record in source}) == []
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_the_number_of_threads_does_not_change_the_test_pieces(source, threads):
+    options = dict(flow=(250, 1), chunk=7, batch_size=3)
+    assert_same_pieces(pieces(source, threads=threads, **options), pieces(source, threads=2, **options))
+
+
+@pytest.mark.parametrize("lengths", [1, 3, 9, 40, 400])
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
+    length_of = np.random.default_rng(0).integers(1, lengths + 1, 300).tolist()
+    taken, most, given, sizes = 0, 0, [], []
+
+    def records():
+        nonlocal taken, most
+        for number in range(300):
+            taken += 1
+            yield {"number": number}
+            most = max(most, taken - len(given))  # Those that wait when the next is asked for.
+
+    for length, batch in data.batches_of_one_length(records(), lambda each: length_of[each["number"]], size):
+        numbers = [each["number"] for each in batch]
+        assert {length_of[number] for number in numbers} == {length} and 1 <= len(numbers) <= size
+        given += numbers
+        sizes.append(len(numbers))
+    assert sorted(given) == list(range(300)) and most <= 4 * size
+    if lengths <= 4:
+        assert sum(number < size for number in sizes) <= lengths  # The last of each.
+    for length in set(length_of):  # Within a length, the order is the records'.
+        own = [number for number in given if length_of[number] == length]
+        assert own == sorted(own)
+
+
+def test_if_too_many_records_wait_the_length_that_has_most_goes():
+    records = [10, 20, 20, 30, 20, *range(40, 60)]
+    found = list(data.batches_of_one_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
+    assert [(length, len(batch)) for length, batch in found[:2]] == [(20, 3), (10, 1)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(threads):
+    taken, found, running, most = 0, [], 0, 0
+    lock, together = threading.Lock(), threading.Barrier(threads)
+
+    def items():
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            assert taken - len(found) <= threads + 1
+            yield number
+
+    def square(number):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if number < threads:
+            together.wait(60)  # Fails if they do not run at once.
+        time.sleep(0.002 * (number % 3))
+        with lock:
+            running -= 1
+        if number == 17:
+            raise KeyError(number)
+        return number * number
+
+    results = data.ahead(square, items(), threads)
+    for _ in range(17):
+        found.append(next(results))
+    with pytest.raises(KeyError, match="17"):
+        next(results)
+    assert found == [number * number for number in range(17)] and most == threads
+
+
+@pytest.mark.parametrize("claimed", [40, 25])
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, claimed):
+    wrong = [source[1], source[2] | {"frames": np.int32(claimed)}, source[4]]
+    streams = {"rgb": None, stream: (250, 1)}
+    message = f"record clip2: {stream}: 24 frames where there should be {claimed}"
+    with pytest.raises(video.VideoError, match=message):
+        pieces(wrong, **streams)
+    # Also where the window, or the clip, starts after the last frame.
+    with pytest.raises(
+        video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24 at 25 frames per"
+    ):
+        pieces(wrong, chunk=24, timing=Timing(carries=True), **streams)
+    with pytest.raises(video.VideoError, match=f"record clip2: {stream}: "):
+        take(wrong[1:2], 40, batch_size=1, **{"rgb": None, stream: (1, 1)})
+
+
+def test_a_record_that_cannot_be_decoded_is_named(source):
+    for stream, name in (("rgb", "video"), ("flow", "flow")):
+        broken = [source[1], source[2] | {name: source[2][name][:300]}]
+        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+            pieces(broken, flow=(9, 1))
+        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+            take(broken, 2, flow=(9, 1))
+
+
+def test_streams_are_two_positive_whole_numbers_each():
+    assert data.streams((8, 2), (16, 1)) == {"rgb": (8, 2), "flow": (16, 1)}
+    assert data.streams(flow=(16, 1)) == {"flow": (16, 1)}
+    with pytest.raises(ValueError, match="neither rgb nor flow"):
+        data.streams()
+    wrong: list = [(8,), (8, 1, 1), (0, 1), (8, 0), (8, -1), (8.0, 1), ("8", 1), (), 8, "88"]
+    for pair in wrong:
+        with pytest.raises(ValueError, match="^flow: .*wanted .frames, step between them., two positive whole numbers"):
+            data.streams((8, 1), pair)
+
+
+def test_clips_want_a_stream(source):
+    with pytest.raises(ValueError, match="neither rgb nor flow"):
+        take(source, 1, rgb=None)
+    with pytest.raises(ValueError, match="neither rgb nor flow"):
+        pieces(source, rgb=None)
 
 
 def test_unequal_shares_and_unknown_data_sets_are_named(source):

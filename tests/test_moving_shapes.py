@@ -6,29 +6,112 @@ import pytest
 from i3d_jax import data, video
 from i3d_jax.datasets import clips, moving_shapes
 
+MOVEMENTS = moving_shapes.MOVEMENTS
+MOVING = [movement for movement, (_, _, turn) in MOVEMENTS.items() if not turn]
+
+
+def render(shape, movement, seed=0, **options):
+    return moving_shapes.render(shape, movement, np.random.default_rng(seed), **options)
+
 
 @pytest.mark.parametrize("shape", moving_shapes.SHAPES)
 def test_the_first_frame_does_not_depend_on_the_movement(shape):
-    frames = [moving_shapes.render(shape, m, np.random.default_rng(3), frames=2) for m in moving_shapes.MOVEMENTS]
+    frames = [render(shape, movement, seed=3, frames=2)[0] for movement in MOVEMENTS]
     for other in frames[1:]:
         np.testing.assert_array_equal(other[0], frames[0][0])
         assert (other[1] != frames[0][1]).any()
 
 
 def centre(image, reference):
-    """Centroid of the pixels that differ from a frame without the shape, as well as the median can tell it."""
+    """Centroid of the pixels that differ from a frame without the shape."""
     y, x = np.nonzero(np.abs(image.astype(int) - reference).sum(-1) > 60)
     return np.array([x.mean(), y.mean()])
 
 
-@pytest.mark.parametrize("movement,direction", [(m, d[:2]) for m, d in moving_shapes.MOVEMENTS.items() if not d[2]])
-def test_shapes_move_as_their_class_says_and_back_when_reversed(movement, direction):
-    clip = moving_shapes.render("disc", movement, np.random.default_rng(1))
-    reference = np.median(clip, 0)
+@pytest.mark.parametrize("movement", MOVING)
+def test_shapes_move_as_their_class_says_and_their_flow_as_they_do(movement):
+    direction = np.array(MOVEMENTS[movement][:2])
+    clip, flow = render("disc", movement, seed=1)
+    reference = render("disc", movement, seed=1, frames=200)[0].min(0)  # The shape is brighter.
     steps = np.diff([centre(frame, reference) for frame in clip], axis=0)
     steps = steps[np.abs(steps).max(1) < 4]  # Without the jumps from one side to the other.
     assert len(steps) > 20
     np.testing.assert_allclose(np.sign(np.rint(np.median(steps, 0))), direction)
+    # From 0.014 to 0.028 of 56 pixels a frame, the same all over the shape and all the time, and nothing across.
+    found = np.unique(flow[(flow != 0).any(-1)], axis=0)
+    assert len(found) == 1 and 0.78 < found[0] @ direction < 1.57 and found[0] @ direction[::-1] == 0
+    np.testing.assert_allclose(steps.mean(0), found[0], atol=0.05)
+
+
+def brought_back(frames, flow):
+    """What the next frame shows where the flow says that each pixel has gone, f64 [T - 1, H, W, 3]; bilinear."""
+    time, y, x = np.indices(flow[:-1].shape[:3])
+    height, width = frames.shape[1:3]
+    x = np.clip(x + flow[:-1, ..., 0], 0, width - 1.001)
+    y = np.clip(y + flow[:-1, ..., 1], 0, height - 1.001)
+    left, top = x.astype(int), y.astype(int)
+    right, down = (x - left)[..., None], (y - top)[..., None]
+
+    def at(row, column):
+        return frames[time + 1, row, column].astype(float)
+
+    above = (1 - right) * at(top, left) + right * at(top, left + 1)
+    below = (1 - right) * at(top + 1, left) + right * at(top + 1, left + 1)
+    return (1 - down) * above + down * below
+
+
+def errors(frames, flow, assumed):
+    """How far off the pixels inside the shape are when brought back by the assumed flow, in brightness, per frame."""
+    inside = (flow[:-1] != 0).any(-1)
+    off = np.abs(brought_back(frames, assumed) - frames[:-1]).mean(-1)
+    return np.where(inside, off, 0).sum((1, 2)) / inside.sum((1, 2))
+
+
+@pytest.mark.parametrize("movement", MOVEMENTS)
+@pytest.mark.parametrize("shape", moving_shapes.SHAPES)
+def test_flow_says_where_every_pixel_of_the_shape_goes(shape, movement):
+    for seed in range(2):
+        frames, flow = render(shape, movement, seed)
+        assert flow.shape == (*frames.shape[:3], 2)
+        right, opposite, still = (errors(frames, flow, sign * flow) for sign in (1, -1, 0))
+        jumps = right > 50  # From one side to the other, which the flow does not show.
+        assert jumps.sum() <= (2 if movement in MOVING else 0)
+        assert right[~jumps].max() < 5
+        assert (opposite > 3 * right)[~jumps].all() and (still > 1.5 * right)[~jumps].all()
+
+
+@pytest.mark.parametrize("movement", MOVEMENTS)
+@pytest.mark.parametrize("shape", moving_shapes.SHAPES)
+def test_nothing_moves_where_flow_is_zero(shape, movement):
+    frames, flow = render(shape, movement)
+    inside = (flow != 0).any(-1)
+    assert 0.05 < inside.mean() < 0.25
+    # The outline covers a part of the pixels next to the shape, and of the two next to a triangle's corners.
+    around = np.pad(inside, ((0, 0), (2, 2), (2, 2)))
+    around = np.lib.stride_tricks.sliding_window_view(around, (5, 5), (1, 2)).any((3, 4))
+    free = ~around[..., None]
+    highest = np.where(free, frames, 0).max(0)
+    lowest = np.where(free, frames, 255).min(0)
+    seen = free.any(0)[..., 0]
+    assert seen.mean() > 0.7
+    np.testing.assert_array_equal(highest[seen], lowest[seen])
+
+
+@pytest.mark.parametrize("shape", moving_shapes.SHAPES)
+def test_flow_of_a_movement_is_minus_that_of_its_reverse(shape):
+    left, right, up, down, clockwise, back = (render(shape, movement, frames=1)[1] for movement in MOVEMENTS)
+    np.testing.assert_array_equal(left, -right)
+    np.testing.assert_array_equal(up, -down)
+    assert left[..., 0].min() < -0.7 and up[..., 1].min() < -0.7
+    # Turned one way and the other, a point comes nearer to the centre by 1 - cos of the angle both times.
+    assert abs(clockwise + back).max() < 0.2 and abs(clockwise).max() > 0.7
+    # In an image, whose y is downwards, a clockwise turn moves what is on the right down.
+    y, x = np.indices(clockwise.shape[1:3])
+    inside = (clockwise[0] != 0).any(-1)
+    slope = np.polyfit(x[inside], clockwise[0][inside][:, 1], 1)[0]
+    assert 0.06 < slope < 0.15
+    slope = np.polyfit(y[inside], clockwise[0][inside][:, 0], 1)[0]
+    assert -0.15 < slope < -0.06
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +132,19 @@ def test_videos_are_prepared_as_records_of_h264(builders):
     assert sorted(record["label"] for record in test) == list(range(24))
     frames = video.decode(test[0]["video"])
     assert frames.shape == (test[0]["frames"], 56, 56, 3) == (32, 56, 56, 3)
-    assert not {record["video"] for record in train} & {record["video"] for record in test}
+    for stream in "video", "flow":
+        assert not {record[stream] for record in train} & {record[stream] for record in test}
+
+
+def test_the_flow_of_a_record_is_that_of_its_video(builders):
+    assert builders["videos"].streams == ("rgb", "flow")
+    for record in builders["videos"].records("validation"):
+        frames, flow = video.decode(record["video"]), video.decode(record["flow"], stream="flow")
+        assert flow.shape == (record["frames"], 56, 56, 2) == (*frames.shape[:3], 2)
+        frames, flow = frames[:12], video.MAX_FLOW * video.to_unit(flow[:12])
+        flow[abs(flow).max(-1) < 0.4] = 0  # What the compression puts outside the shape.
+        right, opposite, still = (np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0))
+        assert right < 8 and opposite > 2 * right and still > 1.2 * right
 
 
 def test_images_are_videos_of_one_frame_whose_class_is_the_shape(builders):
@@ -58,12 +153,19 @@ def test_images_are_videos_of_one_frame_whose_class_is_the_shape(builders):
     assert video.decode(builder.records("train")[0]["video"]).shape == (1, 56, 56, 3)
 
 
-def test_raw_videos_lie_in_kinetics_layout_with_its_csv(builders):
+def test_images_have_no_flow(builders):
+    assert builders["images"].streams == ("rgb",)
+    assert "flow" not in builders["images"].records("train")[0]
+
+
+def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_them(builders):
     data_dir = pathlib.Path(builders["videos"].data_path).parents[2]
-    folder = data_dir / "downloads" / "moving_shapes" / "videos" / "1.0.0"
-    found = clips.read_annotations(folder / "train.csv", folder)
-    assert len(found) == 48 and all(clip.path.exists() for clip in found)
+    folder = data_dir / "downloads" / "moving_shapes" / "videos" / str(builders["videos"].version)
+    found = clips.read_annotations(folder / "train.csv", folder, folder / "flow")
+    assert len(found) == 48 and all(clip.path.exists() and clip.flow.exists() for clip in found)
     assert found[0].path.relative_to(folder).as_posix() == "train/disc moving left/shapes00000_000000_000002.mp4"
+    assert found[0].flow.relative_to(folder / "flow") == found[0].path.relative_to(folder)
+    assert clips.read_annotations(folder / "train.csv", folder)[0].flow is None
 
 
 def test_an_annotation_file_without_a_column_is_named(tmp_path):

@@ -1,7 +1,7 @@
 """What the data sets share: folders of clips in Kinetics' layout, and the records they are prepared into.
 
 A record holds one clip: H.264 at 25 frames per second with a given short side (see `video.encode`), its label, its id
-and its number of frames. Reading them needs no TensorFlow.
+and its number of frames; in some data sets also its flow, as many frames of the same size. Reading them needs no TensorFlow.
 """
 
 import concurrent.futures
@@ -28,6 +28,7 @@ class Clip:
     label: str
     split: str
     path: pathlib.Path
+    flow: pathlib.Path | None = None
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -39,16 +40,23 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.info.features["label"].names)  # pyright: ignore - a FeaturesDict with a ClassLabel
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What the records have of "rgb" and "flow"."""
+        return ("rgb", "flow") if "flow" in self.info.features else ("rgb",)  # pyright: ignore - a FeaturesDict
+
     def records(self, split: str) -> Sequence[dict]:
-        """The examples of a split, by index; their "video" is the bytes of an H.264 file."""
+        """The examples of a split, by index; their "video" and "flow" are the bytes of H.264 files."""
         return self.as_data_source(split)  # pyright: ignore - hidden by a decorator
 
 
-def features(classes: list[str]) -> tfds.features.FeaturesDict:
+def features(classes: list[str], flow: bool = False) -> tfds.features.FeaturesDict:
+    # Not `features.Video`, which imports TensorFlow.
+    file = tfds.features.Tensor(shape=(), dtype=np.object_)
     return tfds.features.FeaturesDict(
         {
-            # Not `features.Video`, which imports TensorFlow.
-            "video": tfds.features.Tensor(shape=(), dtype=np.object_),
+            "video": file,
+            **({"flow": file} if flow else {}),
             "label": tfds.features.ClassLabel(names=classes),
             "id": tfds.features.Text(),
             "frames": np.int32,
@@ -68,8 +76,8 @@ def write_annotations(path: pathlib.Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_annotations(path: pathlib.Path, videos: pathlib.Path) -> list[Clip]:
-    """Reads Kinetics' CSV; the clips lie in `videos`/<split>/<label>/<id>_<start>_<end>.mp4.
+def read_annotations(path: pathlib.Path, videos: pathlib.Path, flow: pathlib.Path | None = None) -> list[Clip]:
+    """Reads Kinetics' CSV; the clips lie in `videos`/<split>/<label>/<id>_<start>_<end>.mp4, and in `flow` their flow.
 
     Raises:
       ValueError: a column is missing.
@@ -82,19 +90,24 @@ def read_annotations(path: pathlib.Path, videos: pathlib.Path) -> list[Clip]:
         clips = []
         for row in reader:
             name = file_name(row["youtube_id"], int(row["time_start"]), int(row["time_end"]))
-            where = videos / row["split"] / row["label"] / name
-            clips.append(Clip(name.removesuffix(".mp4"), row["label"], row["split"], where))
+            place = pathlib.Path(row["split"], row["label"], name)
+            its_flow = None if flow is None else flow / place
+            clips.append(Clip(name.removesuffix(".mp4"), row["label"], row["split"], videos / place, its_flow))
         return clips
 
 
 def transcoded(clips: list[Clip], short_side: int) -> Iterator[tuple[str, dict]]:
-    """Yields (key, example) per clip in their order, transcoded to what records hold; uses every core."""
+    """Yields (key, example) per clip in their order, transcoded to what records hold; uses every core.
+
+    Flow is copied: its files are what `video.encode` makes of it.
+    """
 
     def record(clip: Clip) -> tuple[str, dict]:
         frames = video.decode(clip.path, short_side=short_side, threads=1)
         height, width = (size - size % 2 for size in frames.shape[1:3])
         data = video.encode(frames[:, :height, :width])
-        return clip.id, {"video": data, "label": clip.label, "id": clip.id, "frames": len(frames)}
+        example = {"video": data, "label": clip.label, "id": clip.id, "frames": len(frames)}
+        return clip.id, example if clip.flow is None else example | {"flow": clip.flow.read_bytes()}
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(clips), 64):  # Not all at once: a data set's records outgrow memory.

@@ -6,7 +6,8 @@ and angle are uniform (a shape that leaves on one side comes back on the other),
 under all movements: a network that sees one frame can tell the shape and no more (right in 1 of 6), and a bag of frames
 cannot tell a movement from its reversal (right in 1 of 2).
 
-The videos are written as H.264 files with a CSV of annotations, in Kinetics' layout, and prepared as Kinetics is. The
+The videos are written as H.264 files with a CSV of annotations, in Kinetics' layout, and prepared as Kinetics is. Their
+flow is the renderer's own: exact, and nothing but the shape's motion. The
 config `images` is the miniature's ImageNet: still images (videos of one frame) whose class is the shape.
 """
 
@@ -45,7 +46,8 @@ class MovingShapes(clips.ClipBuilder):
 
     NAME = "moving_shapes"
     SHORT_SIDE = SIZE
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "Flow.", "1.0.0": "Videos and images."}
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="videos", description=f"{FRAMES} frames; the class is shape and movement."),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
@@ -58,7 +60,7 @@ class MovingShapes(clips.ClipBuilder):
 
     def _info(self):
         return self.dataset_info_from_configs(
-            features=clips.features(CLASSES[self.config_name]),
+            features=clips.features(CLASSES[self.config_name], flow=self.config_name == "videos"),
             supervised_keys=("video", "label"),
             disable_shuffling=True,
         )
@@ -68,7 +70,8 @@ class MovingShapes(clips.ClipBuilder):
         generators = {}
         for split, count in CLIPS_PER_CLASS[self.config_name].items():
             annotations = write_videos(folder, self.config_name, split, count)
-            generators[split] = self._generate_examples(clips.read_annotations(annotations, folder))
+            flow = folder / "flow" if self.config_name == "videos" else None
+            generators[split] = self._generate_examples(clips.read_annotations(annotations, folder, flow))
         return generators
 
     def _generate_examples(self, annotated):
@@ -76,19 +79,27 @@ class MovingShapes(clips.ClipBuilder):
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
-    """Writes `count` videos per class under folder/split/, classes taking turns, and returns their CSV's path."""
+    """Writes `count` videos per class under folder/split/, classes taking turns, and returns their CSV's path.
+
+    The flow of those that move goes to folder/flow/split/.
+    """
     names, moving = CLASSES[config], config == "videos"
     for label in names:
         (folder / split / label).mkdir(parents=True, exist_ok=True)
+        if moving:
+            (folder / "flow" / split / label).mkdir(parents=True, exist_ok=True)
 
     def write(number: int) -> dict:
         label = names[number % len(names)]
         shape, _, movement = label.partition(" ")
         # The seed tells splits and configs apart, so that no video is in two of them.
         rng = np.random.default_rng([number, split == "train", moving])
-        frames = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
+        frames, flow = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
         identity, end = f"shapes{number:05d}", -(-len(frames) // 25)
-        (folder / split / label / clips.file_name(identity, 0, end)).write_bytes(video.encode(frames))
+        place = pathlib.Path(split, label, clips.file_name(identity, 0, end))
+        (folder / place).write_bytes(video.encode(frames))
+        if moving:
+            (folder / "flow" / place).write_bytes(video.encode(video.flow_bytes(flow)))
         return dict(zip(clips.COLUMNS, (label, identity, 0, end, split), strict=True))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -98,12 +109,18 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
     return path
 
 
-def render(shape: str, movement: str, rng: np.random.Generator, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
-    """Draws one video, uint8 [frames, size, size, 3]."""
+def render(
+    shape: str, movement: str, rng: np.random.Generator, frames: int = FRAMES, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one video, uint8 [frames, size, size, 3], and its flow in pixels, [frames, size, size, 2].
+
+    A shape that leaves on one side moves on there, by its flow, and does not jump to the other.
+    """
     right, down, turn = MOVEMENTS[movement]
     time = np.arange(frames, dtype=np.float32)[:, None, None]
     speed, radius = rng.uniform(0.014, 0.028) * size, rng.uniform(0.19, 0.25) * size
-    angle = rng.uniform(0, 2 * np.pi) + turn * rng.uniform(0.07, 0.14) * time
+    first_angle, turn = rng.uniform(0, 2 * np.pi), turn * rng.uniform(0.07, 0.14)
+    angle = first_angle + turn * time
     # The centre leaves the inner square where the whole shape is visible on one side and comes back on the other.
     inner = size - 2 * radius
     x0, y0 = rng.uniform(0, inner, 2)
@@ -116,7 +133,12 @@ def render(shape: str, movement: str, rng: np.random.Generator, frames: int = FR
     wave, tilt = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
     stripes = np.sin(wave * (u * np.cos(tilt) + v * np.sin(tilt)) + rng.uniform(0, 2 * np.pi))[..., None]
     image = background(rng, size) * (1 - inside) + rng.uniform(140, 255, 3) * (0.8 + 0.2 * stripes) * inside
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    moved = (
+        right * speed + (np.cos(turn) - 1) * x - np.sin(turn) * y,
+        down * speed + np.sin(turn) * x + (np.cos(turn) - 1) * y,
+    )
+    flow = np.stack(moved, -1) * (inside > 0.5)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), flow
 
 
 def distance(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
