@@ -1,13 +1,18 @@
-r"""I3D on moving_shapes, inflated from Inception-v1 that the same command trains on still shapes first.
+r"""The zoo on moving_shapes, each network inflated or copied from Inception-v1 trained on still shapes first.
 
     python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/i3d
 
-The paper's recipe in miniature (section 2.4): images first, inflation, videos. Two more runs by argument: the same 2-D
-network on single frames of the videos, for comparison, and the images alone.
+The paper's recipe in miniature (section 2): images first, then videos. Without an argument: I3D, which trains the images'
+network in its folder first. The other runs by argument, all from those weights:
 
-    python -m i3d_jax.main --config=configs/moving_shapes.py:frames --workdir=runs/frames \
+    python -m i3d_jax.main --config=configs/moving_shapes.py:RUN --workdir=runs/RUN \
         --config.init=runs/i3d/pretrain/weights.safetensors
-    python -m i3d_jax.main --config=configs/moving_shapes.py:images --workdir=runs/images
+
+RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d (which starts from nothing: leave --config.init out),
+frames (the 2-D network on single frames, for comparison), images (those alone; no --config.init either). Two-Stream I3D is
+i3d and i3d_flow fused:
+
+    python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
 
 The README has the results.
 """
@@ -18,27 +23,60 @@ NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95)
 
 
 def get_config(run="i3d"):
-    return ConfigDict({"i3d": i3d, "frames": frames, "images": images}[run]())
+    return ConfigDict(RUNS[run]())
 
 
-def i3d():
-    return dict(
-        seed=0,
-        steps=400,
-        batch_size=32,
-        checkpoint_every=100,
-        model=dict(name="i3d", **NETWORK),
-        dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
-        clips=dict(frames=16, crop=48, flip=False),  # A mirrored "moving left" is no longer moving left.
-        test_clips=dict(frames=32, crop=48, batch_size=32),
-        optimizer=dict(lr=0.02, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((350, 0.1),)),
-        pretrain=images(),
+def videos(model, streams, test_streams, steps=400, **changes):
+    """A run on the videos; `streams` are of a training clip, `test_streams` the most of a video that has 32 frames."""
+    return (
+        dict(
+            seed=0,
+            steps=steps,
+            batch_size=32,
+            checkpoint_every=100,
+            model=dict(name=model, **NETWORK),
+            dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
+            clips=dict(crop=48, flip=False, **streams),  # A mirrored "moving left" is no longer moving left.
+            test_clips=dict(crop=48, batch_size=32, **test_streams),
+            optimizer=optimizer(steps),
+            init=config_dict.placeholder(str),
+        )
+        | changes
     )
 
 
+def optimizer(steps, lr=0.02):
+    return dict(lr=lr, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((steps * 7 // 8, 0.1),))
+
+
+def i3d():
+    return videos("i3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)), pretrain=images())
+
+
+def i3d_flow():
+    return videos("i3d", dict(flow=(16, 1)), dict(flow=(32, 1)))
+
+
+def two_stream():
+    return videos("two_stream", dict(rgb=(1, 10), flow=(10, 1)), dict(rgb=(3, 10), flow=(30, 1)))
+
+
+def fused_two_stream():
+    return videos("fused_two_stream", dict(rgb=(3, 10), flow=(30, 1)), dict(rgb=(3, 10), flow=(30, 1)))
+
+
+def convnet_lstm():
+    # Where a shape is hardly shows in averaged features, and moves little from frame to frame: it takes far frames and time.
+    run = videos("convnet_lstm", dict(rgb=(8, 4)), dict(rgb=(8, 4)), steps=2000)
+    return run | dict(model=run["model"] | dict(norm_steps=8, norm_scale=1.0), optimizer=optimizer(2000, lr=0.05))
+
+
+def c3d():
+    return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)), init=None)
+
+
 def frames():
-    single = dict(model=dict(name="inception", **NETWORK), clips=dict(frames=1, crop=48, flip=False))
-    return i3d() | single | dict(pretrain=None, init=config_dict.placeholder(str))
+    return videos("inception", dict(rgb=(1, 1)), dict(rgb=(32, 1)))
 
 
 def images():
@@ -49,7 +87,10 @@ def images():
         checkpoint_every=100,
         model=dict(name="inception", **NETWORK),
         dataset=dict(name="moving_shapes/images", data_dir=config_dict.placeholder(str)),
-        clips=dict(frames=1, crop=48, flip=True),
-        test_clips=dict(frames=1, crop=48, batch_size=32),
-        optimizer=dict(lr=0.02, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((320, 0.1),)),
+        clips=dict(rgb=(1, 1), crop=48, flip=True),
+        test_clips=dict(rgb=(1, 1), crop=48, batch_size=32),
+        optimizer=optimizer(400) | dict(milestones=((320, 0.1),)),
     )
+
+
+RUNS = {run.__name__: run for run in (i3d, i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d, frames, images)}

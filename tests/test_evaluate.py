@@ -1,45 +1,169 @@
-import flax.linen as nn
-import jax.numpy as jnp
+import json
+
+import jax
 import numpy as np
 import pytest
 
-from i3d_jax.evaluate import evaluate
+from i3d_jax import data, evaluate, metrics, models, video, weights
+from i3d_jax.datasets import moving_shapes
+
+CLASSES = moving_shapes.CLASSES["videos"]
+FILES = {"predictions.jsonl", "scores.json", "settings.json", "confusion.csv", "confusion.png"}
 
 
-class Given(nn.Module):
-    """Gives the logits that are written into the first pixels of its input, in units of 1 / 127.5 - 1."""
-
-    @nn.compact
-    def __call__(self, video):
-        return video[:, 0, 0, :, 0]
-
-
-class Constant(nn.Module):
-    value: float
-
-    @nn.compact
-    def __call__(self, video):
-        return jnp.full((video.shape[0], 10), self.value)
-
-
-def batch(logits, label, weight):
-    video = np.zeros((len(label), 1, 1, 10, 3), np.uint8)
-    video[:, 0, 0, :, 0] = logits
-    return {"video": video, "label": np.array(label, np.int32), "weight": np.array(weight, np.float32)}
-
-
-def test_accuracies_and_loss_are_over_the_clips_of_weight_one():
-    ranks = np.arange(10)[::-1] * 10  # Class 0 first.
-    batches = [batch([ranks] * 3, [0, 4, 5], [1, 1, 1]), batch([ranks] * 3, [9, 0, 0], [1, 0, 0])]
-    result = evaluate(Given(), {}, batches)
-    assert result["clips"] == 4
-    assert result["top1"] == pytest.approx(1 / 4) and result["top5"] == pytest.approx(2 / 4)
-    logits = ranks / 127.5 - 1
-    wanted = np.mean([np.log(np.exp(logits).sum()) - logits[i] for i in (0, 4, 5, 9)])
-    assert result["loss"] == pytest.approx(wanted, rel=1e-5)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data set of 24 test clips, and untrained weights of some networks."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 1, "validation": 1} for k in ("videos", "images")}
+        )
+        patch.setattr(metrics, "RESAMPLES", 20)
+        for name, options, footprint in (
+            ("inception", {}, {"rgb": (32, 1)}),
+            ("convnet_lstm", {"norm_steps": 4}, {"rgb": (6, 5)}),
+            ("two_stream", {}, {"rgb": (3, 10), "flow": (30, 1)}),
+        ):
+            network = models.build(name, num_classes=24, width=0.1, **options)
+            variables = jax.jit(network.init)(jax.random.key(1), video_of(models.example(footprint, 32)))
+            info = weights.Info(name, CLASSES, {"width": 0.1, **options}, footprint, short_side=56, crop=32)
+            weights.save(folder / f"{name}.safetensors", variables, info)
+        yield folder
 
 
-@pytest.mark.parametrize("value,top1", [(0.0, 0.1), (np.nan, 0.0)])
-def test_a_network_that_says_nothing_is_not_right(value, top1):
-    result = evaluate(Constant(value), {}, [batch(np.zeros((10, 10)), list(range(10)), [1] * 10)])
-    assert result["top1"] == pytest.approx(top1)
+def video_of(shapes):
+    return jax.tree.map(lambda shape: np.zeros(shape.shape, np.float32), shapes)
+
+
+def run(folder, name, out, *arguments):
+    source = ["--weights", str(folder / f"{name}.safetensors"), "--dataset", "moving_shapes/videos"]
+    return evaluate.main([*source, "--data-dir", str(folder / "tfds"), "--out", str(out), *arguments])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def images(prepared):
+    assert run(prepared, "inception", prepared / "images", "--batch-size", "5") == 0
+    return prepared / "images"
+
+
+def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepared, capsys):
+    assert {path.name for path in images.iterdir()} == FILES
+    found, scores = lines(images), json.loads((images / "scores.json").read_text())
+    assert [line["class"] for line in found] == CLASSES and len({line["id"] for line in found}) == 24
+    variables, info = weights.read(prepared / "inception.safetensors")
+    network = models.build("inception", num_classes=24, **info.options)
+    builder = data.prepared("moving_shapes/videos", str(prepared / "tfds"))
+    for line, record in zip(found, builder.records("validation"), strict=True):
+        clip = video.to_unit(video.crop(video.decode(record["video"]), 32))
+        np.testing.assert_allclose(line["logits"], network.apply(variables, clip[None])[0], atol=1e-5)
+        assert line["top"][0] == [CLASSES[np.argmax(line["logits"])], max(line["logits"])] and len(line["top"]) == 5
+        assert (line["frames"], line["ticks"]) == (32, 32)
+    right = [line["top"][0][0] == line["class"] for line in found]
+    assert (scores["top1"], scores["clips"]) == (pytest.approx(np.mean(right)), 24)
+    assert scores["top1_low"] <= scores["top1"] <= scores["top1_high"]
+    assert scores["about"]["dataset"] == "moving_shapes/videos/1.1.0"
+
+
+def test_an_evaluation_that_was_killed_goes_on_and_ends_with_the_same_bytes(images, prepared, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    text = before["predictions.jsonl"]
+    for kept in (0, text.index(b"\n") + 1, len(text) // 2, len(text) - 1, len(text)):
+        (images / "predictions.jsonl").write_bytes(text[:kept])
+        (images / "scores.json").unlink()
+        assert run(prepared, "inception", images, "--batch-size", "5") == 0
+        assert {path.name: path.read_bytes() for path in images.iterdir()} == before, kept
+    assert "top-1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name,stream_logits", [("convnet_lstm", set()), ("two_stream", {"rgb", "flow"})])
+def test_chunks_and_batches_change_nothing_but_rounding(name, stream_logits, prepared, tmp_path):
+    assert run(prepared, name, tmp_path / "whole") == 0
+    assert run(prepared, name, tmp_path / "pieces", "--chunk", "10", "--batch-size", "3", "--threads", "1") == 0
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "pieces"), strict=True):
+        assert one["id"] == other["id"] and set(one) & {"rgb", "flow"} == stream_logits
+        np.testing.assert_allclose(one["logits"], other["logits"], atol=1e-4)
+        if stream_logits:
+            np.testing.assert_allclose(one["logits"], np.add(one["rgb"], one["flow"]) / 2, atol=1e-5)
+
+
+def test_runs_are_fused_by_adding_their_logits(images, prepared, tmp_path, capsys):
+    assert run(prepared, "convnet_lstm", tmp_path / "lstm") == 0
+    fuse = ["--fuse", str(images), str(tmp_path / "lstm"), "--out", str(tmp_path / "both")]
+    assert evaluate.main(fuse) == 0
+    assert {path.name for path in (tmp_path / "both").iterdir()} == FILES
+    by_id = {line["id"]: line for line in lines(tmp_path / "lstm")}
+    for line, first in zip(lines(tmp_path / "both"), lines(images), strict=True):
+        wanted = np.float32(first["logits"]) + np.float32(by_id[line["id"]]["logits"])
+        np.testing.assert_array_equal(np.float32(line["logits"]), wanted)
+    assert evaluate.main(fuse) == 0  # Again, into the same folder.
+    assert len(lines(tmp_path / "both")) == 24
+    assert run(prepared, "inception", tmp_path / "few", "--limit", "7") == 0
+    assert len(lines(tmp_path / "few")) == 7
+    capsys.readouterr()
+    assert evaluate.main(["--fuse", str(images), str(tmp_path / "few"), "--out", str(tmp_path / "x")]) == 2
+    assert "17 clips are not those of" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_another_evaluation_in_the_folder_is_refused_and_left_alone(images, prepared, capsys):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    for name, arguments, what in (
+        ("convnet_lstm", (), "weights is"),
+        ("inception", ("--split", "train"), "split is 'validation' there and 'train' here"),
+        ("inception", ("--frames", "5"), "footprint is {'rgb': [32, 1]} there"),
+        ("inception", ("--limit", "5"), "limit is None there and 5 here"),
+    ):
+        assert run(prepared, name, images, *arguments) == 2
+        assert what in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_frames_that_are_used_can_be_fewer_or_all(prepared, tmp_path):
+    for frames, ticks in (("10", 10), ("0", 32)):
+        assert run(prepared, "inception", tmp_path / frames, "--frames", frames, "--limit", "2") == 0
+        assert [line["ticks"] for line in lines(tmp_path / frames)] == [ticks] * 2
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--dataset", "ucf", "--weights", "{w}"], "no data set is called 'ucf'; there are moving_shapes/videos"),
+        (["--dataset", "moving_shapes/images", "--weights", "{w}"], "has 4 classes (disc, ...), "),
+        (["--dataset", "moving_shapes/videos", "--weights", "{w}", "--split", "test"], "has no split 'test'"),
+        (["--dataset", "moving_shapes/videos", "--weights", "x.safetensors"], "x.safetensors: no such file"),
+        (["--dataset", "moving_shapes/videos", "--weights", "{w}", "--frames", "-1"], "--frames: -1 is not"),
+        (
+            ["--dataset", "moving_shapes/videos", "--weights", "{w}", "--batch-size", "0"],
+            "--batch-size: 0 is not a pos",
+        ),
+        (["--weights", "{w}"], "--dataset is missing"),
+        (["--dataset", "moving_shapes/videos"], "one of the arguments --weights --fuse is required"),
+        (["--fuse", "nowhere"], "nowhere: no finished evaluation (it has no scores.json)"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message, prepared, tmp_path, capsys):
+    arguments = [each.format(w=prepared / "inception.safetensors") for each in arguments]
+    try:
+        status = evaluate.main([*arguments, "--data-dir", str(prepared / "tfds"), "--out", str(tmp_path / "out")])
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2 and captured.out == ""
+    assert len([line for line in captured.err.splitlines() if message in line]) == 1 and "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_and_damaged_predictions_are_named(images, prepared, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(prepared, "inception", tmp_path / "file" / "out") == 2
+    assert f"{tmp_path / 'file' / 'out'}" in capsys.readouterr().err
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "settings.json").write_bytes((images / "settings.json").read_bytes())
+    (bad / "predictions.jsonl").write_text("what\n")
+    assert run(prepared, "inception", bad) == 2
+    assert "predictions.jsonl: damaged" in capsys.readouterr().err

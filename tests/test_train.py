@@ -1,4 +1,5 @@
 import functools
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, models, predict, train, video, weights
+from i3d_jax import checkpoints, data, models, predict, train, video, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -32,8 +33,8 @@ def config(tmp_path_factory):
             batch_size=8,
             model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
             dataset=dict(name="moving_shapes/videos", data_dir=folder),
-            clips=dict(frames=1, crop=32, flip=True),
-            test_clips=dict(frames=2, crop=32, batch_size=10),
+            clips=dict(rgb=(1, 1), crop=32, flip=True),
+            test_clips=dict(rgb=(2, 1), crop=32, batch_size=10),
             optimizer=dict(lr=0.05, milestones=((4, 0.1),)),
             norm_group=4,
             log_every=1,
@@ -65,7 +66,7 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
     assert list(folder.glob("events.out.tfevents.*"))
     variables, info = weights.read(folder / "weights.safetensors")
     assert info.classes == tuple(moving_shapes.CLASSES["videos"]) and (info.short_side, info.crop) == (56, 32)
-    frames = moving_shapes.render("disc", "moving left", np.random.default_rng(0))
+    frames, _ = moving_shapes.render("disc", "moving left", np.random.default_rng(0))
     (tmp_path / "x.mp4").write_bytes(video.encode(frames))
     assert predict.main(["--weights", str(folder / "weights.safetensors"), str(tmp_path / "x.mp4")]) == 0
     assert len(variables["params"]["Logits"]["bias"]) == 24
@@ -102,7 +103,7 @@ def test_weights_of_another_width_are_an_error_of_one_line(undisturbed):
     model = models.build("inception", num_classes=24, width=0.2)
     with pytest.raises(weights.WeightsError, match="weights.safetensors: cannot inflate .*Conv_1a/bn/mean") as error:
         train.initial_variables(
-            model, jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)), str(folder / "weights.safetensors")
+            "inception", model, jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)), str(folder / "weights.safetensors")
         )
     assert "\n" not in str(error.value)
 
@@ -140,14 +141,53 @@ def test_checkpoints_that_are_all_damaged_are_an_error_and_left_alone(tmp_path):
 
 def test_one_command_trains_on_images_inflates_and_trains_on_videos(config, tmp_path):
     images = config | dict(steps=1, dataset=config["dataset"] | {"name": "moving_shapes/images"})
-    images["test_clips"] = images["test_clips"] | {"frames": 1}
+    images["test_clips"] = images["test_clips"] | {"rgb": (1, 1)}
     videos = config | dict(steps=1, model=config["model"] | {"name": "i3d"}, pretrain=images)
-    videos |= dict(clips=dict(frames=16, crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
-    videos["test_clips"] = videos["test_clips"] | {"frames": 16}
+    videos |= dict(clips=dict(rgb=(16, 1), crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
+    videos["test_clips"] = videos["test_clips"] | {"rgb": (16, 1)}
     train.train(str(tmp_path), **videos)
     image, clip = weights_of(tmp_path / "pretrain")["params"], weights_of(tmp_path)["params"]
     np.testing.assert_allclose(clip["Conv_1a"]["conv"]["kernel"].sum(0), image["Conv_1a"]["conv"]["kernel"], atol=1e-6)
     assert clip["Logits"]["kernel"].shape[-1] == 24 and image["Logits"]["kernel"].shape[-1] == 4
+
+
+def test_two_streams_are_trained_from_one_image_networks_weights(undisturbed, config, tmp_path):
+    clips = dict(rgb=(1, 10), flow=(10, 1), crop=32)
+    two = config | dict(steps=1, batch_size=4, model=dict(name="two_stream", width=0.1, dropout=0.5))
+    two |= dict(clips=clips | dict(flip=False), test_clips=clips | dict(batch_size=4))
+    two |= dict(init=str(undisturbed[0] / "weights.safetensors"), optimizer=dict(lr=0.0, weight_decay=0.0))
+    result = train.train(str(tmp_path), **two)
+    image, both = weights_of(undisturbed[0])["params"], weights_of(tmp_path)["params"]
+    np.testing.assert_allclose(
+        both["flow"]["Conv_1a"]["conv"]["kernel"][:, :, 7], image["Conv_1a"]["conv"]["kernel"].mean(2), atol=1e-6
+    )
+    np.testing.assert_array_equal(both["rgb"]["Conv_2c"]["conv"]["kernel"], image["Conv_2c"]["conv"]["kernel"])
+    assert result["clips"] == 24
+    _, _, info = weights.network(tmp_path / "weights.safetensors")
+    assert info.footprint == {"rgb": (1, 10), "flow": (10, 1)} and info.stream == "rgb+flow"
+
+
+class Steps(nn.Module):
+    """Logits per step in time in training, as ConvNet+LSTM's."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        self.variable("batch_stats", "unused", jnp.zeros, ())
+        return nn.Dense(5)(x.mean((2, 3)))
+
+
+def test_every_step_in_time_is_taught():
+    model, (tx, _) = Steps(), train.sgd(lr=0.1)
+    rng = np.random.default_rng(0)
+    batch = {"rgb": rng.integers(0, 255, (4, 3, 2, 2, 3)).astype(np.uint8), "label": np.arange(4)}
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 2, 2, 3)))
+    params, stats = variables["params"], variables["batch_stats"]
+    state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+    _, scalars = train.train_step(state, batch, jax.random.key(1), model=model, tx=tx)
+    logits = model.apply(variables, video.to_unit(batch["rgb"]))
+    losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
+    np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
+    np.testing.assert_allclose(scalars["accuracy"], (logits.argmax(-1) == batch["label"][:, None]).mean())
 
 
 class Small(nn.Module):
@@ -166,7 +206,7 @@ def test_two_devices_match_one(float64):
     # Not in float32: rounding alone flips ReLUs, and gradients of deep layers then differ in the second digit.
     model, tx = Small(), train.sgd(lr=0.1)[0]
     rng = np.random.default_rng(0)
-    batch = {"video": rng.integers(0, 255, (8, 4, 16, 16, 3)).astype(np.uint8), "label": np.arange(8) % 5}
+    batch = {"rgb": rng.integers(0, 255, (8, 4, 16, 16, 3)).astype(np.uint8), "label": np.arange(8) % 5}
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
     state = train.State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
@@ -204,21 +244,34 @@ def test_the_releases_flow_schedule_with_its_restart():
     "change,message",
     [
         (dict(stpes=3), "config: got an unexpected keyword argument 'stpes'"),
-        (dict(clips=dict(frames=1, corp=32)), "config.clips: "),
+        (dict(clips=dict(rgb=(1, 1), corp=32)), "config.clips: "),
         (dict(dataset={}), "config.dataset: missing a required argument: 'name'"),
         (dict(optimizer=dict(lr=0.1, momentun=0.9)), "config.optimizer: got an unexpected keyword argument 'momentun'"),
         (dict(model=dict(name="i2d")), "no model is called 'i2d'"),
         (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group, 4"),
         (dict(batch_size=9, norm_group=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
         (dict(model=dict(name="i3d")), "config.clips: I3D: 1 frames give no prediction"),
-        (dict(model=dict(name="i3d"), clips=dict(frames=9, crop=32)), "config.test_clips: I3D: 2 frames"),
+        (dict(model=dict(name="i3d"), clips=dict(rgb=(9, 1), crop=32)), "config.test_clips: I3D: 2 frames"),
         (dict(model=dict(name="inception", dims=3)), "model 'inception'"),
         (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
-        (dict(clips=dict(frames=1, crop=57)), "config.clips.crop: 57 pixels of frames whose short side has 56"),
-        (dict(clips=dict(frames=1, crop=32, process=1)), "config.clips.process: is not for a config to set"),
-        (dict(test_clips=dict(frames=1, crop=32, batch_size=3)), "config.test_clips.batch_size: 3 cannot be divided"),
+        (dict(clips=dict(rgb=(1, 1), crop=57)), "config.clips.crop: 57 pixels of frames whose short side has 56"),
+        (dict(clips=dict(rgb=(1, 1), crop=32, process=1)), "config.clips.process: is not for a config to set"),
+        (dict(test_clips=dict(rgb=(1, 1), crop=32, batch_size=3)), "config.test_clips.batch_size: 3 cannot be divided"),
+        (dict(clips=dict(crop=32)), "config.clips: clips have neither rgb nor flow"),
+        (dict(clips=dict(crop=32, rgb=(1, 0))), "config.clips: rgb: (1, 0), wanted (frames, step between them)"),
+        (dict(clips=dict(crop=32, flow=(1, 1))), "config.test_clips: have ['rgb'], but config.clips have ['flow']"),
+        (
+            dict(clips=dict(crop=32, flow=(1, 1)), dataset=dict(name="moving_shapes/images")),
+            "config.clips: the data set has no flow",
+        ),
+        (dict(clips=dict(crop=32, flow=(1, 1), short_side=40)), "config.clips: short_side: flow cannot be resized"),
+        (
+            dict(model=dict(name="two_stream")),
+            "config.clips: TwoStream: got an array of shape (1, 1, 32, 32, 3), wanted {",
+        ),
+        (dict(model=dict(name="two_stream_i3d")), "config.model.name: two_stream_i3d's streams are trained separately"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
     ],
@@ -227,6 +280,35 @@ def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, 
     with pytest.raises(train.ConfigError) as error:
         train.validate(config | change)
     assert message in str(error.value)
+
+
+def configs(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {run: module.get_config(run).to_dict() for run in module.RUNS}
+
+
+@pytest.mark.parametrize("run,config", configs("moving_shapes").items())
+def test_every_config_of_moving_shapes_is_valid(run, config):
+    train.validate(config)
+
+
+@pytest.mark.parametrize("run,config", configs("kinetics").items())
+def test_every_config_of_kinetics_is_valid_but_for_the_data_set_that_is_to_come(run, config, monkeypatch):
+    with pytest.raises(train.ConfigError, match="config: no data set is called 'kinetics/400'"):
+        train.validate(config)
+
+    class Kinetics:
+        SHORT_SIDE, streams = 256, ("rgb", "flow")
+
+    monkeypatch.setattr(data, "builder", lambda name, data_dir=None: Kinetics)
+    train.validate(config)
+    entry = models.MODELS[config["model"]["name"]]
+    for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):
+        found = {stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")}
+        assert found == (wanted if run != "i3d_flow" else {"flow": wanted["rgb"]})
+        assert config[section]["crop"] == entry.crop
 
 
 @pytest.mark.parametrize(

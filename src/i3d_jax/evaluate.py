@@ -1,41 +1,340 @@
-"""Evaluation on whole test clips: top-1 and top-5 accuracy of averaged logits."""
+"""The paper's test: networks on whole videos, and the fusion of streams.
 
-from collections.abc import Iterable
+    python -m i3d_jax.evaluate --weights runs/i3d/weights.safetensors --dataset moving_shapes/videos --out results/i3d
+    python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
+
+A network is convolutional over a video's first 10 seconds (table 1's test footprints: 250 frames, 240, 50, or 25 RGB frames
+with 250 of flow), centre-cropped; its predictions are averaged as logits, of ConvNet+LSTM the last is taken. Shorter
+videos are taken whole, up to whole windows or snippets; I3D's are looped up to a multiple of 16 frames, so that few lengths
+are compiled. --fuse adds the logits of runs, as Two-Stream I3D does its streams'.
+
+OUT gets `predictions.jsonl` (a line per clip: id, label, frames, the five likeliest classes, logits, those of the streams if
+there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % bootstrap intervals, the number of clips
+really used), `confusion.csv` and `confusion.png`. The same command goes on where it was stopped.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+import tqdm
 
-from i3d_jax.models import layers
-from i3d_jax.video import to_unit
+from i3d_jax import data, metrics, models, video, weights
+from i3d_jax.models import Network, layers
+
+STREAMS = "rgb", "flow"
+ALL = 10**9  # Frames; more than a video has.
 
 
-def evaluate(model: nn.Module, variables: Any, batches: Iterable[dict[str, np.ndarray]], sharding: Any = None) -> dict:
-    """Classifies the clips of `batches` (see `data.test_batches`).
+class EvaluationError(ValueError):
+    """An evaluation that cannot be made; the message says why."""
+
+
+def logits_of_steps(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
+    """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries."""
+    given = {name: video.to_unit(frames) for name, frames in streams.items()}
+    past = {} if carry is None else {"carry": carry}
+    _, ends = network.apply(variables, models.the_input(given), endpoints=True, **past)
+    steps = {stream: ends[f"{stream}/Logits"] for stream in STREAMS if f"{stream}/Logits" in ends}
+    return {"": ends["Logits"], **steps}, ends.get("carry")
+
+
+def predictions(
+    network: Network, variables: Any, source: Iterable[dict], sharding: Any = None, **pieces: Any
+) -> Iterator[list[dict]]:
+    """Classifies whole videos, a batch at a time.
 
     Args:
-      sharding: of the batches over devices; None: one device.
+      source: records (`ClipBuilder.records`).
+      sharding: of a batch over devices; None: one device.
+      pieces: other arguments of `data.test_pieces`.
+
+    Yields:
+      per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
+      ticks of it were used as "ticks".
+    """
+    apply = jax.jit(logits_of_steps, static_argnames="network", compiler_options=layers.compiler_options())
+    timing = network.timing
+    total, steps, carry = {}, 0, None
+    for piece in data.test_pieces(source, timing=timing, **pieces):
+        window = piece.window
+        found, carry = apply(variables, jax.device_put(piece.streams, sharding), carry, network=network)
+        kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
+        if timing.carries:
+            total, steps = {name: each[:, -1] for name, each in kept.items()}, 1
+        else:
+            total = {name: total.get(name, 0.0) + each.sum(1, dtype=np.float64) for name, each in kept.items()}
+            steps += window.last - window.first
+        if window.stop == piece.ticks:
+            logits = {name: (each / steps).astype(np.float32) for name, each in total.items()}
+            yield [
+                record | {"ticks": piece.ticks, "logits": {name: each[row] for name, each in logits.items()}}
+                for row, record in enumerate(piece.records)
+            ]
+            total, steps, carry = {}, 0, None
+
+
+def evaluate(network: Network, variables: Any, source: Iterable[dict], sharding: Any = None, **pieces: Any) -> dict:
+    """The scores of a network on whole videos; arguments as `predictions`', result as `metrics.scores`'."""
+    found = [each for batch in predictions(network, variables, source, sharding, **pieces) for each in batch]
+    logits = np.stack([each["logits"][""] for each in found])
+    return metrics.scores(logits, np.array([each["label"] for each in found]))
+
+
+def run(
+    folder: pathlib.Path,
+    name: str,
+    *,
+    dataset: str,
+    data_dir: str | None = None,
+    split: str = "validation",
+    batch_size: int = 8,
+    frames: int | None = None,
+    chunk: int | None = None,
+    limit: int | None = None,
+    threads: int = 2,
+) -> dict:
+    """Evaluates weights on a split of a data set, or goes on with it, and writes the results to `folder`.
+
+    Args:
+      name: of published weights, or a file (`weights.load`).
+      dataset, data_dir: arguments of `data.builder`.
+      batch_size: videos at a time.
+      frames: of a video that are used, at 25 per second; None: what the weights' description says, 0: all.
+      chunk: frames at a time, at 25 per second; None: all that are used. The results are the same.
+      limit: how many clips of the split to take; None: all.
+      threads: that decode.
 
     Returns:
-      "top1", "top5" and "loss" over the clips of weight 1, and how many those are, "clips".
+      what is in scores.json.
+
+    Raises:
+      EvaluationError: it does not fit together, or `folder` has the results of something else.
+      weights.WeightsError, video.VideoError: as those modules say.
     """
-    step = jax.jit(eval_step, static_argnames="model", compiler_options=layers.compiler_options())
-    totals = np.zeros(4)
-    for batch in batches:
-        totals += np.asarray(step(variables, jax.device_put(batch, sharding), model=model))
-    top1, top5, loss, clips = totals
-    return {"top1": top1 / clips, "top5": top5 / clips, "loss": loss / clips, "clips": int(clips)}
+    network, variables, info = weights.network(name)
+    try:
+        builder = data.prepared(dataset, data_dir)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+    if builder.class_names != info.classes:
+        found, wanted = len(builder.class_names), len(info.classes)
+        raise EvaluationError(
+            f"{dataset} has {found} classes ({builder.class_names[0]}, ...), {name} was trained on {wanted} "
+            f"({info.classes[0]}, ...): they must be the same, in the same order"
+        )
+    lacking = [stream for stream in info.footprint if stream not in builder.streams]
+    if lacking:
+        raise EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
+    if split not in builder.info.splits:
+        raise EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
+    streams = footprint(info.footprint, frames)
+    stream, (_, stride) = next(iter(streams.items()))
+    ticks = None if chunk is None else max(1, chunk // (stride * network.timing.frames(stream)))
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"--limit: {limit} is not a positive number")
+    settings = {
+        "weights": weights.fingerprint(variables),
+        "dataset": f"{dataset}/{builder.version}",
+        "split": split,
+        "footprint": {stream: list(pair) for stream, pair in streams.items()},
+        "limit": limit,
+    }
+    note_settings(folder, settings)
+    records = builder.records(split)
+    number = min(len(records), limit or len(records))
+    done = read_predictions(folder)
+    devices = jax.device_count()
+    batch_size = -(-batch_size // devices) * devices
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    replicated, sharded = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
+    batches = predictions(
+        network,
+        jax.device_put(variables, replicated),
+        (records[index] for index in range(number)),
+        sharded,
+        **streams,
+        crop=info.crop,
+        short_side=info.short_side if info.short_side != builder.SHORT_SIDE else None,
+        batch_size=batch_size,
+        chunk=ticks,
+        done=done,
+        threads=threads,
+    )
+    path = folder / "predictions.jsonl"
+    with path.open("a") as file, tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar:
+        try:
+            for batch in batches:
+                new = [each for each in batch if each["id"] not in done]
+                file.write("".join(json.dumps(line(each, info.classes)) + "\n" for each in new))
+                file.flush()
+                bar.update(len(new))
+        except ValueError as error:
+            raise EvaluationError(f"{path}: {error}") from None
+    about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
+    return write_results(folder, info.classes, about)
 
 
-def eval_step(variables: Any, batch: dict[str, jax.Array], *, model: nn.Module) -> jax.Array:
-    """Sums over a batch: clips right at first, within five, cross-entropy, clips; padding counts for nothing."""
-    logits: Any = model.apply(variables, to_unit(batch["video"]))
-    label, weight = batch["label"], batch["weight"]
-    right = jnp.take_along_axis(logits, label[:, None], 1)
-    # How many classes are before the right one; of equal logits the first class is, and of NaN all are.
-    tied_before = (logits == right) & (jnp.arange(logits.shape[1])[None] < label[:, None])
-    rank = (~(logits <= right) | tied_before).sum(1)
-    loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
-    return jnp.stack([(weight * each).sum() for each in (rank < 1, rank < 5, loss, jnp.ones_like(weight))])
+def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
+    """The frames and steps of `streams` or, if `frames` is given, as many as there are in so many (0: all)."""
+    if frames is None:
+        return {stream: (number, stride) for stream, (number, stride) in streams.items()}
+    if frames < 0:
+        raise EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
+    return {stream: (max(1, (frames or ALL) // stride), stride) for stream, (_, stride) in streams.items()}
+
+
+def line(prediction: dict, classes: Sequence[str]) -> dict:
+    """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
+    logits = {name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()}
+    own = prediction["logits"][""]
+    best = np.argsort(-own, kind="stable")[:5]
+    return {
+        "id": prediction["id"],
+        "label": int(prediction["label"]),
+        "class": classes[prediction["label"]],
+        "frames": int(prediction["frames"]),
+        "ticks": prediction["ticks"],
+        "top": [[classes[i], logits[""][i]] for i in best],
+        "logits": logits.pop(""),
+        **logits,
+    }
+
+
+def note_settings(folder: pathlib.Path, settings: dict) -> None:
+    """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
+    path = folder / "settings.json"
+    try:
+        if path.exists():
+            earlier = json.loads(path.read_text())
+            other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
+            if other:
+                raise EvaluationError(
+                    f"{folder} has the results of another evaluation: {other[0]} is {earlier.get(other[0])!r} there and "
+                    f"{settings.get(other[0])!r} here; use another folder"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        written = path.with_suffix(".tmp")
+        written.write_text(json.dumps(settings, indent=2) + "\n")
+        os.replace(written, path)
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror}") from None
+
+
+def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
+    """The predictions in a folder by the clips' ids; a last line that was cut off by a kill is removed from the file."""
+    path = folder / "predictions.jsonl"
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        lines = [json.loads(each) for each in whole.splitlines()]
+        return {each["id"]: each for each in lines}
+    except (ValueError, KeyError, TypeError):
+        raise EvaluationError(f"{path}: damaged") from None
+
+
+def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> dict:
+    """Writes scores.json and the confusion matrix from the predictions in the folder."""
+    found = list(read_predictions(folder).values())
+    if not found:
+        raise EvaluationError(f"{folder}: no clips to evaluate")
+    labels = np.array([each["label"] for each in found])
+    logits = np.array([each["logits"] for each in found], np.float32)
+    result = metrics.scores(logits, labels)
+    for stream in STREAMS:
+        if stream in found[0]:
+            own = metrics.scores(np.array([each[stream] for each in found], np.float32), labels)
+            result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
+    result |= {"about": about, "classes": list(classes)}
+    (folder / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+    metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
+    return result
+
+
+def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
+    """Adds the logits of several evaluations of the same clips and writes the results to `out`, as `run` does."""
+    runs = []
+    for folder in folders:
+        if not (folder / "scores.json").exists():
+            raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
+        about = json.loads((folder / "scores.json").read_text())
+        runs.append((folder, about, read_predictions(folder)))
+    first, about, clips = runs[0]
+    for folder, other, its_clips in runs[1:]:
+        if other["classes"] != about["classes"]:
+            raise EvaluationError(f"{folder}: other classes than in {first}")
+        apart = {
+            name
+            for name in {**clips, **its_clips}
+            if clips.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
+        }
+        if apart:
+            raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
+    settings = {"fused": [other["about"] for _, other, _ in runs]}
+    note_settings(out, settings)
+    fused = []
+    for name, clip in clips.items():
+        total = np.sum([np.float32(its_clips[name]["logits"]) for *_, its_clips in runs], 0)
+        fused.append(line(clip | {"logits": {"": total}}, about["classes"]))
+    written = out / "predictions.tmp"
+    written.write_text("".join(json.dumps(each) + "\n" for each in fused))
+    os.replace(written, out / "predictions.jsonl")
+    return write_results(out, about["classes"], settings)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m i3d_jax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", help="name or file, see `python -m i3d_jax.weights list`")
+    what.add_argument("--fuse", nargs="+", type=pathlib.Path, metavar="DIR", help="results whose logits to add")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
+    parser.add_argument("--dataset", help="data set and config, moving_shapes/videos for one")
+    parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
+    parser.add_argument("--split", default="validation", help="default: validation")
+    parser.add_argument("--batch-size", type=int, default=8, help="videos at a time (default: 8)")
+    parser.add_argument("--frames", type=int, help="of a video to use, at 25 per second; 0: all (default: 10 s)")
+    parser.add_argument("--chunk", type=int, help="frames in memory at a time, for long videos; changes no result")
+    parser.add_argument("--limit", type=int, help="how many clips of the split to take (default: all)")
+    parser.add_argument("--threads", type=int, default=2, help="that decode (default: 2)")
+    flags = vars(parser.parse_args(arguments))
+    name, folders, out = flags.pop("weights"), flags.pop("fuse"), flags.pop("out")
+    if name and not flags["dataset"]:
+        parser.error("--dataset is missing")
+    for flag in ("batch_size", "chunk", "limit", "threads"):
+        if flags[flag] is not None and flags[flag] < 1:
+            parser.error(f"--{flag.replace('_', '-')}: {flags[flag]} is not a positive number")
+    try:
+        result = fuse(folders, out) if folders else run(out, name, **flags)
+    except (EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
+        print(f"python -m i3d_jax.evaluate: {error}", file=sys.stderr)
+        return 2
+    print(report(out, result))
+    return 0
+
+
+def report(out: pathlib.Path, result: dict) -> str:
+    def interval(name: str) -> str:
+        return f"{result[name]:.1%} ({result[f'{name}_low']:.1%} to {result[f'{name}_high']:.1%})"
+
+    own = [f"{stream} alone {result[f'{stream}_top1']:.1%}" for stream in STREAMS if f"{stream}_top1" in result]
+    return (
+        f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
+        f"on {result['clips']} clips" + "".join(f"; {each}" for each in own)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,9 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import checkpoints, data, models, weights
 from i3d_jax.evaluate import evaluate
-from i3d_jax.inflate import inflate_params
 from i3d_jax.logs import Log
 from i3d_jax.models import layers
+from i3d_jax.models.initial import initial
 from i3d_jax.video import to_unit
 
 # What may be another in a run that is resumed: the rest makes its result.
@@ -47,19 +47,23 @@ class State(NamedTuple):
 def train_step(state: State, batch: dict, key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation):
     """One update on the global batch; returns the new state and scalars.
 
-    `batch` has "video" uint8 [B, T, H, W, 3] and "label" int32 [B]; `key` is the run's, not the step's.
+    `batch` has "rgb" uint8 [B, T, H, W, 3] or "flow" uint8 [B, T, H, W, 2] or both, and "label" int32 [B]; `key` is the
+    run's, not the step's. A network that gives logits per step in time in training is taught every one of them.
     """
+    video = models.the_input({name: to_unit(value) for name, value in batch.items() if name != "label"})
 
     def loss_and_updates(params):
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            to_unit(batch["video"]),
+            video,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(key, state.step)},
         )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, (updates["batch_stats"], (logits.argmax(-1) == batch["label"]).mean())
+        label = batch["label"].reshape(-1, *(1,) * (logits.ndim - 2))
+        label = jnp.broadcast_to(label, logits.shape[:-1])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        return loss, (updates["batch_stats"], (logits.argmax(-1) == label).mean())
 
     (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -91,15 +95,14 @@ def sgd(
     return optax.chain(optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum)), rate
 
 
-def initial_variables(model: nn.Module, key: jax.Array, video: Any, init: str | None) -> dict:
-    """Fresh variables or, with a new last layer, those of weights `init` (see `weights.load`), inflated where 2-D."""
+def initial_variables(name: str, network: models.Network, key: jax.Array, video: Any, init: str | None) -> dict:
+    """Fresh variables of the model called `name`, or those that weights `init` make (`weights.load`, `initial`)."""
     source = None if init is None else weights.load(init)
-    variables = jax.jit(model.init)(key, video)
+    variables = jax.jit(network.init)(key, video)
     if source is None:
         return variables
-    source["params"]["Logits"] = variables["params"]["Logits"]
     try:
-        return inflate_params(source, like=variables)
+        return initial(source, variables, models.MODELS[name].trunks)
     except ValueError as error:
         raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]} ...") from None
 
@@ -131,7 +134,7 @@ def train(
       batch_size: clips per update, over all devices.
       model: arguments of `models.build` but `num_classes`, which is the data set's.
       dataset: arguments of `data.builder`.
-      clips, test_clips: arguments of `data.train_batches` and `data.test_batches`.
+      clips, test_clips: arguments of `data.train_batches` and `data.test_pieces`.
       optimizer: arguments of `sgd`.
       seed: of everything random.
       norm_group: clips that share batch norm statistics (the release: 6). None: the whole batch.
@@ -165,7 +168,8 @@ def train(
 
     mesh = Mesh(np.array(jax.devices()), ("data",))
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    example = jnp.zeros((1, clips["frames"], clips["crop"], clips["crop"], 3))
+    streams = data.streams(clips.get("rgb"), clips.get("flow"))
+    example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
 
     def fresh(variables: Any) -> State:
         params, batch_stats = variables["params"], variables["batch_stats"]
@@ -178,7 +182,7 @@ def train(
         if start > steps:
             raise ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
         if state is None:
-            state = jax.device_put(fresh(initial_variables(network, key, example, init)), replicated)
+            state = jax.device_put(fresh(initial_variables(model["name"], network, key, example, init)), replicated)
         batches = data.train_batches(
             builder.records(train_split),
             batch_size=batch_size,
@@ -207,16 +211,16 @@ def train(
                 if step % checkpoint_every == 0 or step == steps:
                     checkpoints.save(saved, step, state)
             variables = {"params": state.params, "batch_stats": state.batch_stats}
-            tests = data.test_batches(builder.records(test_split), **test_clips)
-            result = evaluate(network, variables, tests, sharded)
+            result = evaluate(network, variables, builder.records(test_split), sharded, **test_clips)
             log(steps, {f"{test_split}_{name}": value for name, value in result.items()})
     options = {name: value for name, value in model.items() if name != "name"}
     info = weights.Info(
         model["name"],
         classes,
         options,
-        short_side=builder.SHORT_SIDE,
-        crop=clips["crop"],
+        footprint=data.streams(test_clips.get("rgb"), test_clips.get("flow")),
+        short_side=test_clips.get("short_side") or builder.SHORT_SIDE,
+        crop=test_clips["crop"],
         source=f"trained in {folder}",
     )
     weights.save(folder / "weights.safetensors", variables, info)
@@ -263,23 +267,23 @@ def validate(config: dict) -> None:
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     bind("config.dataset", data.builder, config["dataset"])
     bind("config.clips", data.train_batches, config["clips"], **given)
-    bind("config.test_clips", data.test_batches, config["test_clips"], source=None)
+    bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=())
     bind("config.optimizer", sgd, config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
     try:
-        side = data.builder(**config["dataset"]).SHORT_SIDE
+        builder = data.builder(**config["dataset"])
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
     except ValueError as error:
         raise ConfigError(f"config: {error}") from None
+    if config["model"]["name"] == "two_stream_i3d":
+        raise ConfigError(
+            "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
+        )
     for section in "clips", "test_clips":
-        frames, crop = config[section]["frames"], config[section]["crop"]
-        if crop > side:
-            raise ConfigError(f"config.{section}.crop: {crop} pixels of frames whose short side has {side}")
-        video = jax.ShapeDtypeStruct((1, frames, crop, crop, 3), jnp.float32)
-        try:
-            jax.eval_shape(network.init, jax.random.key(0), video)
-        except ValueError as error:
-            raise ConfigError(f"config.{section}: {error}") from None
+        validate_clips(f"config.{section}", config[section], builder, network)
+    same = [set(config[section]) & {"rgb", "flow"} for section in ("clips", "test_clips")]
+    if same[0] != same[1]:
+        raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
     batch_size, test_batch_size = config["batch_size"], config["test_clips"]["batch_size"]
     for name, size, what, part in (
         ("batch_size", batch_size, "norm_group", config.get("norm_group") or batch_size),
@@ -295,6 +299,23 @@ def validate(config: dict) -> None:
             validate(config["pretrain"])
         except ValueError as error:
             raise ConfigError(f"config.pretrain: {error}") from None
+
+
+def validate_clips(where: str, clips: dict, builder: Any, network: models.Network) -> None:
+    """Checks that a data set has such clips and a network takes them."""
+    side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
+    if crop > side:
+        raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
+    try:
+        streams = data.streams(clips.get("rgb"), clips.get("flow"))
+        lacking = [stream for stream in streams if stream not in builder.streams]
+        if lacking:
+            raise ValueError(f"the data set has no {lacking[0]}")
+        if clips.get("short_side") and "flow" in streams:
+            raise ValueError("short_side: flow cannot be resized")
+        jax.eval_shape(network.init, jax.random.key(0), models.example(streams, crop))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def bind(where: str, function: Callable, section: dict, **given: Any) -> None:
