@@ -8,7 +8,10 @@ BIN := $(VENV)/bin
 MAIN := $(BIN)/python -m i3d_jax.main
 SHAPES := --config=configs/moving_shapes.py
 
-.PHONY: demo test lint clean
+EVALUATE := $(BIN)/python -m i3d_jax.evaluate
+OTHERS := i3d_flow two_stream fused_two_stream convnet_lstm c3d
+
+.PHONY: demo zoo test lint clean
 .DELETE_ON_ERROR:
 
 # Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
@@ -17,6 +20,18 @@ demo: $(VENV)/installed
 	  --config.dataset.data_dir=$(DATA) --config.pretrain.dataset.data_dir=$(DATA)
 	$(MAIN) $(SHAPES):frames --workdir=$(RUNS)/frames \
 	  --config.dataset.data_dir=$(DATA) --config.init=$(RUNS)/i3d/pretrain/weights.safetensors
+
+# The other networks, from the same weights of images, and the test of all; 45 minutes on two cores.
+zoo: demo $(OTHERS:%=$(RUNS)/%/weights.safetensors)
+	for run in i3d frames $(OTHERS); do \
+	  $(EVALUATE) --weights $(RUNS)/$$run/weights.safetensors --dataset moving_shapes/videos --data-dir $(DATA) \
+	    --out $(RUNS)/results/$$run || exit; \
+	done
+	$(EVALUATE) --fuse $(RUNS)/results/i3d $(RUNS)/results/i3d_flow --out $(RUNS)/results/two_stream_i3d
+
+$(RUNS)/%/weights.safetensors: demo
+	$(MAIN) $(SHAPES):$* --workdir=$(RUNS)/$* --config.dataset.data_dir=$(DATA) \
+	  $(if $(filter c3d,$*),,--config.init=$(RUNS)/i3d/pretrain/weights.safetensors)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
