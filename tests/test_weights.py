@@ -161,7 +161,7 @@ def release(tmp_path, monkeypatch):
         "rgb", 7, "none", len(blob),
         hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(),
         hashlib.sha256(index.read_bytes()).hexdigest(),
-        published.fingerprint(weights._crcs(named_leaves(variables))),
+        weights.fingerprint(variables),
     )  # fmt: skip
     monkeypatch.setitem(weights.PUBLISHED, "rgb_imagenet", entry)
     monkeypatch.setenv("I3D_JAX_CACHE", str(cache))

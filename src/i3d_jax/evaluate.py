@@ -26,6 +26,7 @@ import numpy as np
 import tqdm
 
 from i3d_jax import data, metrics, models, video, weights
+from i3d_jax.datasets import clips
 from i3d_jax.models import Network, layers
 
 STREAMS = "rgb", "flow"
@@ -123,22 +124,10 @@ def run(
         builder = data.prepared(dataset, data_dir)
     except ValueError as error:
         raise EvaluationError(str(error)) from None
-    if builder.class_names != info.classes:
-        found, wanted = len(builder.class_names), len(info.classes)
-        raise EvaluationError(
-            f"{dataset} has {found} classes ({builder.class_names[0]}, ...), {name} was trained on {wanted} "
-            f"({info.classes[0]}, ...): they must be the same, in the same order"
-        )
-    lacking = [stream for stream in info.footprint if stream not in builder.streams]
-    if lacking:
-        raise EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
-    if split not in builder.info.splits:
-        raise EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
+    check(info, name, builder, dataset, split)
     streams = footprint(info.footprint, frames)
     stream, (_, stride) = next(iter(streams.items()))
     ticks = None if chunk is None else max(1, chunk // (stride * network.timing.frames(stream)))
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"--limit: {limit} is not a positive number")
     settings = {
         "weights": weights.fingerprint(variables),
         "dataset": f"{dataset}/{builder.version}",
@@ -176,9 +165,24 @@ def run(
                 file.flush()
                 bar.update(len(new))
         except ValueError as error:
-            raise EvaluationError(f"{path}: {error}") from None
+            raise EvaluationError(str(error)) from None
     about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
     return write_results(folder, info.classes, about)
+
+
+def check(info: weights.Info, name: str, builder: clips.ClipBuilder, dataset: str, split: str) -> None:
+    """Makes sure that weights called `name` can be evaluated on a split of a data set."""
+    if builder.class_names != info.classes:
+        found, wanted = len(builder.class_names), len(info.classes)
+        raise EvaluationError(
+            f"{dataset} has {found} classes ({builder.class_names[0]}, ...), {name} was trained on {wanted} "
+            f"({info.classes[0]}, ...): they must be the same, in the same order"
+        )
+    lacking = [stream for stream in info.footprint if stream not in builder.streams]
+    if lacking:
+        raise EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
+    if split not in builder.info.splits:
+        raise EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
 
 
 def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
@@ -238,8 +242,11 @@ def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     try:
-        lines = [json.loads(each) for each in whole.splitlines()]
-        return {each["id"]: each for each in lines}
+        found = {}
+        for each in map(json.loads, whole.splitlines()):
+            arrays = {name: np.array(each[name], np.float32) for name in ("logits", *STREAMS) if name in each}
+            found[each["id"]] = each | arrays
+        return found
     except (ValueError, KeyError, TypeError):
         raise EvaluationError(f"{path}: damaged") from None
 
@@ -250,11 +257,11 @@ def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> 
     if not found:
         raise EvaluationError(f"{folder}: no clips to evaluate")
     labels = np.array([each["label"] for each in found])
-    logits = np.array([each["logits"] for each in found], np.float32)
+    logits = np.stack([each["logits"] for each in found])
     result = metrics.scores(logits, labels)
     for stream in STREAMS:
         if stream in found[0]:
-            own = metrics.scores(np.array([each[stream] for each in found], np.float32), labels)
+            own = metrics.scores(np.stack([each[stream] for each in found]), labels)
             result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
     result |= {"about": about, "classes": list(classes)}
     (folder / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -270,22 +277,22 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
             raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
         about = json.loads((folder / "scores.json").read_text())
         runs.append((folder, about, read_predictions(folder)))
-    first, about, clips = runs[0]
+    first, about, its_first = runs[0]
     for folder, other, its_clips in runs[1:]:
         if other["classes"] != about["classes"]:
             raise EvaluationError(f"{folder}: other classes than in {first}")
         apart = {
             name
-            for name in {**clips, **its_clips}
-            if clips.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
+            for name in {**its_first, **its_clips}
+            if its_first.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
         }
         if apart:
             raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
     settings = {"fused": [other["about"] for _, other, _ in runs]}
     note_settings(out, settings)
     fused = []
-    for name, clip in clips.items():
-        total = np.sum([np.float32(its_clips[name]["logits"]) for *_, its_clips in runs], 0)
+    for name, clip in its_first.items():
+        total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
         fused.append(line(clip | {"logits": {"": total}}, about["classes"]))
     written = out / "predictions.tmp"
     written.write_text("".join(json.dumps(each) + "\n" for each in fused))

