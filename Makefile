@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(MAIN) $(SHAPES):frames --workdir=$(RUNS)/frames \
 	  --config.dataset.data_dir=$(DATA) --config.init=$(RUNS)/i3d/pretrain/weights.safetensors
 
-# The other networks, from the same weights of images, and the test of all; 45 minutes on two cores.
+# The other networks, from the same weights of images, and the test of all: about an hour on two cores.
 zoo: demo $(OTHERS:%=$(RUNS)/%/weights.safetensors)
 	for run in i3d frames $(OTHERS); do \
 	  $(EVALUATE) --weights $(RUNS)/$$run/weights.safetensors --dataset moving_shapes/videos --data-dir $(DATA) \

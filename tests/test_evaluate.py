@@ -102,6 +102,15 @@ def test_runs_are_fused_by_adding_their_logits(images, prepared, tmp_path, capsy
         np.testing.assert_array_equal(np.float32(line["logits"]), wanted)
     assert evaluate.main(fuse) == 0  # Again, into the same folder.
     assert len(lines(tmp_path / "both")) == 24
+    assert run(prepared, "convnet_lstm", tmp_path / "lstm", "--batch-size", "2") == 0
+    assert evaluate.main(fuse) == 0  # The same evaluation still.
+    capsys.readouterr()
+    assert run(prepared, "inception", tmp_path / "train", "--split", "train") == 0
+    assert evaluate.main(["--fuse", str(images), str(tmp_path / "train"), "--out", str(tmp_path / "x")]) == 2
+    assert "another split than in" in capsys.readouterr().err
+    (tmp_path / "train" / "scores.json").write_text('{"top1"')
+    assert evaluate.main(["--fuse", str(images), str(tmp_path / "train"), "--out", str(tmp_path / "x")]) == 2
+    assert "scores.json: damaged" in capsys.readouterr().err
     assert run(prepared, "inception", tmp_path / "few", "--limit", "7") == 0
     assert len(lines(tmp_path / "few")) == 7
     capsys.readouterr()
@@ -122,7 +131,13 @@ def test_another_evaluation_in_the_folder_is_refused_and_left_alone(images, prep
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 
 
-def test_frames_that_are_used_can_be_fewer_or_all(prepared, tmp_path):
+def test_frames_that_are_used_can_be_fewer_or_all_but_not_too_few(prepared, tmp_path, capsys):
+    for flag, few, message in (
+        ("--frames", "9", "--frames: 9 are too few for two_stream, which takes 10 at least"),
+        ("--chunk", "9", "--chunk: 9 frames are too few for exact predictions, at least 10 are needed"),
+    ):
+        assert run(prepared, "two_stream", tmp_path / "x", flag, few) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
     for frames, ticks in (("10", 10), ("0", 32)):
         assert run(prepared, "inception", tmp_path / frames, "--frames", frames, "--limit", "2") == 0
         assert [line["ticks"] for line in lines(tmp_path / frames)] == [ticks] * 2

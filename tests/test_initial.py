@@ -102,7 +102,7 @@ def test_an_inflated_stream_starts_from_a_video_networks_weights_too():
 def test_what_a_network_cannot_start_from_is_named(images):
     with pytest.raises(ValueError, match="nothing in them that this network could start from"):
         initial(images, random(shapes("c3d")), ())
-    with pytest.raises(ValueError, match="cannot inflate .*Conv_1a/bn/mean"):
+    with pytest.raises(ValueError, match=r"(?s)cannot inflate .*Conv_1a/bn/mean"):
         wide = jax.eval_shape(models.build("inception", num_classes=5, width=0.2).init, KEY, jnp.zeros((1, 32, 32, 3)))
         initial(random(wide), random(shapes("i3d")), ("",))
     before = images["params"]["Conv_1a"]["conv"]["kernel"].copy()
@@ -126,3 +126,17 @@ def test_the_plan_is_printed(capsys, tmp_path):
     assert "x.ckpt: no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         weights.main(["plan", "x3d"])
+    with pytest.raises(SystemExit, match="2"):
+        weights.main(["plan", "i3d", "--classes", "0"])
+
+
+def test_a_plan_that_cannot_be_carried_out_is_an_error(capsys, tmp_path, images):
+    info = weights.Info("inception", tuple(map(str, range(1001))), {"width": 0.1})
+    weights.save(tmp_path / "w.safetensors", images, info)
+    for model, message in (
+        ("two_stream", "Conv_1a/bn/mean: cannot inflate (6,) to (64,)"),
+        ("c3d", "there is nothing"),
+    ):
+        assert weights.main(["plan", model, "--source", str(tmp_path / "w.safetensors")]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and len(err.splitlines()) == 1

@@ -92,6 +92,8 @@ def test_batch_norm_names_a_batch_that_cannot_be_cut():
     variables = norm.init(jax.random.key(0), jnp.zeros((4, 2)), False)
     with pytest.raises(ValueError, match="batch of 6 cannot be cut into 4"):
         norm.apply(variables, jnp.zeros((6, 2)), True, mutable=["batch_stats"])
+    with pytest.raises(ValueError, match="a group with one value per channel has no variance"):
+        norm.apply(variables, jnp.zeros((4, 2)), True, mutable=["batch_stats"])
 
 
 def test_kernels_start_with_variance_one_over_fan_in():

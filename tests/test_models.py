@@ -164,7 +164,7 @@ def test_only_a_bag_of_frames_is_blind_to_reversal_in_time(name):
             both = (each[f"{stream}/Logits"].mean(1) for each in (ends, reversed_ends))
             assert (np.abs(np.subtract(*both)).max() < 1e-5 * size) == blind
     change = np.abs(logits - reversed_logits).max()
-    assert change < 1e-5 * size if name == "inception" else change > 1e-3 * size, change / size
+    assert change < 1e-5 * size if name == "inception" else change > 1e-4 * size, change / size
 
 
 def test_a_repeated_snippet_is_one_snippet_to_two_stream():
@@ -229,6 +229,7 @@ def test_snippets_of_flow_are_stacked_u_and_v_in_turn():
     [
         ("convnet_lstm", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
         ("c3d", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
+        ("c3d", {"rgb": (2, 16, 32, 32, 3)}, "3D-ConvNet: got the streams ['rgb'], wanted [B, T, H, W, C]"),
         ("c3d", (2, 17, 32, 32, 3), "got 17 frames, wanted a multiple of 16"),
         ("two_stream", (2, 1, 32, 32, 3), 'wanted {"rgb": [B, T, H, W, 3], "flow"'),
         ("two_stream", {"rgb": (2, 3, 32, 32, 3)}, "got ['rgb'], wanted"),

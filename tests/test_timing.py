@@ -2,17 +2,13 @@ import itertools
 
 import pytest
 
+from i3d_jax import models
 from i3d_jax.models.timing import Timing, Window
 
-# Those of the zoo, 3D-Fused Two-Stream in 3-D, and three that no network has.
-TIMINGS = {
-    "inception": Timing(),
-    "convnet_lstm": Timing(carries=True),
-    "c3d": Timing(step=16, after=16, least=16, quantum=16),
-    "two_stream": Timing(flow=10),
-    "fused_two_stream": Timing(flow=10, before=2, after=3),
-    "i3d": Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16),
-    "fused_i3d": Timing(step=8, before=63, after=79, least=9, quantum=16),
+# Those of the zoo, 3D-Fused Two-Stream in 3-D, and four that no network has.
+TIMINGS = {name: models.build(name, num_classes=2).timing for name in models.MODELS} | {
+    "fused_i3d": models.build("fused_two_stream", num_classes=2, dims=3).timing,
+    "whole": Timing(step=16, after=16, least=16, quantum=16),
     "past only": Timing(step=2, before=7, after=2),
     "future only": Timing(step=4, after=9, lost=1),
     "odd": Timing(step=3, before=4, after=5),
@@ -137,10 +133,10 @@ def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_vi
     assert all(refused[size] == len(lengths) for size in range(least - timing.step + 1))
 
 
-def test_i3d_needs_pieces_of_117_frames():
-    with pytest.raises(ValueError, match="too short for exact predictions: at least 117 are needed"):
+def test_i3d_needs_pieces_of_118_frames():
+    with pytest.raises(ValueError, match="too short for exact predictions: at least 118 are needed"):
         TIMINGS["i3d"].windows(250, 64)
-    assert TIMINGS["i3d"].windows(250, 117)[0] == Window(0, 114, 0, 7)
+    assert TIMINGS["i3d"].windows(250, 118)[0] == Window(0, 114, 0, 7)
 
 
 @pytest.mark.parametrize(
@@ -176,4 +172,5 @@ def test_a_tick_is_one_frame_or_a_snippet_of_flow_and_gives_a_prediction_per_ste
     assert [TIMINGS["two_stream"].frames(stream) for stream in ("rgb", "flow")] == [1, 10]
     assert [TIMINGS["i3d"].frames(stream) for stream in ("rgb", "flow")] == [1, 1]
     assert [TIMINGS["i3d"].steps(ticks) for ticks in (9, 16, 17, 64, 250)] == [1, 1, 2, 7, 31]
-    assert [TIMINGS["c3d"].steps(ticks) for ticks in (16, 240)] == [1, 15]
+    assert [TIMINGS["c3d"].frames("rgb"), TIMINGS["c3d"].steps(15)] == [16, 15]
+    assert TIMINGS["c3d"].ticks({"rgb": 250}, {"rgb": 250}) == 15

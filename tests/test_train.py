@@ -271,6 +271,20 @@ def test_the_releases_flow_schedule_with_its_restart():
             dict(model=dict(name="two_stream")),
             "config.clips: TwoStream: got an array of shape (1, 1, 32, 32, 3), wanted {",
         ),
+        (
+            dict(clips=dict(crop=32, rgb=(1, 1), flow=(1, 1))),
+            "config.clips: 2-D Inception: got the streams ['flow', 'rgb'], wanted [B, H, W, C] or [B, T, H, W, C]",
+        ),
+        (dict(clips=dict(crop=32, rgb=(1, 1), threads=0)), "config.clips.threads: 0 is not a positive whole number"),
+        (dict(test_clips=dict(crop=32, rgb=(1, 1), batch_size=0)), "config.test_clips.batch_size: 0 is not a positive"),
+        (
+            dict(test_clips=dict(crop=32, rgb=(1, 1), batch_size=2, chunk=8)),
+            "config.test_clips.chunk: is not for a config to set",
+        ),
+        (
+            dict(model=dict(name="convnet_lstm", width=0.1), norm_group=1),
+            "config.clips: batch norm: a group with one value per channel has no variance",
+        ),
         (dict(model=dict(name="two_stream_i3d")), "config.model.name: two_stream_i3d's streams are trained separately"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
@@ -292,6 +306,14 @@ def configs(name):
 @pytest.mark.parametrize("run,config", configs("moving_shapes").items())
 def test_every_config_of_moving_shapes_is_valid(run, config):
     train.validate(config)
+
+
+def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
+    clips = dict(crop=32, rgb=(16, 1))
+    c3d = config | dict(model=dict(name="c3d", width=0.1), clips=clips)
+    train.validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)))
+    with pytest.raises(train.ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
+        train.validate(c3d | dict(clips=clips | dict(rgb=(30, 1)), test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)))
 
 
 @pytest.mark.parametrize("run,config", configs("kinetics").items())

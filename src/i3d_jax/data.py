@@ -47,9 +47,8 @@ def prepared(name: str, data_dir: str | None = None) -> clips.ClipBuilder:
     return found
 
 
-Streams = dict[
-    str, tuple[int, int]
-]  # Of "rgb" and "flow": how many frames, and the step between them at 25 per second.
+# Of "rgb" and "flow": how many frames, and the step between them at 25 per second.
+Streams = dict[str, tuple[int, int]]
 
 
 def streams(rgb: tuple[int, int] | None = None, flow: tuple[int, int] | None = None) -> Streams:
@@ -267,11 +266,14 @@ def batches_of_one_length(
 
 def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
     """Yields `function` of the items in their order, working ahead in threads by one item each."""
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        running: collections.deque = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    running: collections.deque = collections.deque()
+    try:
         for item in items:
             running.append(pool.submit(function, item))
             if len(running) > threads:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.

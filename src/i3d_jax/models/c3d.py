@@ -7,7 +7,7 @@ Eight 3x3x3 convolutions, five max-pools, two dense layers of 4096; batch norm a
 import flax.linen as nn
 import jax
 
-from i3d_jax.models.body import Network
+from i3d_jax.models.body import VIDEO, Network, check_stream
 from i3d_jax.models.timing import Timing
 
 THREE, TWO, ONE = (3, 3, 3), (2, 2, 2), (1, 1, 1)
@@ -49,8 +49,7 @@ class C3D(Network):
         Raises:
           ValueError: wrong rank, or frames that are no whole windows.
         """
-        if video.ndim != 5:
-            raise ValueError(f"3D-ConvNet: got an array of shape {video.shape}, wanted [B, T, H, W, C]")
+        check_stream(video, "3D-ConvNet", VIDEO)
         batch, frames = video.shape[:2]
         if frames % FRAMES or not frames:
             raise ValueError(f"3D-ConvNet: got {frames} frames, wanted a multiple of {FRAMES}")

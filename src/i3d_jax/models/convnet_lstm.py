@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import layers
-from i3d_jax.models.body import Network
+from i3d_jax.models.body import VIDEO, Network, check_stream
 from i3d_jax.models.inception import Inception
 from i3d_jax.models.timing import Timing
 
@@ -44,8 +44,7 @@ class ConvNetLSTM(Network):
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None):
         """See `Network`; also takes and, as the endpoint "carry", returns the state that the past has left."""
-        if video.ndim != 5:
-            raise ValueError(f"ConvNet+LSTM: got an array of shape {video.shape}, wanted [B, T, H, W, C]")
+        check_stream(video, "ConvNet+LSTM", VIDEO)
         inception = Inception(None, dims=2, **self.shared(), name="inception")
         features, ends = inception(video, train, endpoints=True)
         lstm = NormLSTM(
@@ -126,8 +125,8 @@ class NormLSTM(nn.Module):
             state = nn.sigmoid(give) * jnp.tanh(norm("cell", cell, cell_scale) + cell_bias[None])
             return (cell, state, now + 1), (state, found)
 
-        if train and batch % self.groups:
-            raise ValueError(f"batch norm: a batch of {batch} cannot be cut into {self.groups} equal groups")
+        if train:
+            layers.check_groups(batch, batch, self.groups)
         if carry is None:
             zeros = jnp.zeros((batch, self.hidden))
             carry = zeros, zeros, jnp.zeros((), jnp.int32)

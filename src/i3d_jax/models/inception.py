@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import layers
-from i3d_jax.models.body import Network
+from i3d_jax.models.body import IMAGE, VIDEO, Network, check_stream
 from i3d_jax.models.timing import Timing
 
 # Windows and strides are (time, height, width).
@@ -58,7 +58,7 @@ class Inception(Network):
         if self.dims == 2:
             return Timing()
         before, after = reach(LAYERS)
-        return Timing(1, 1, STEP, before, STEP + after, lost=1, least=MIN_FRAMES, quantum=2 * STEP)
+        return Timing(1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP)
 
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
@@ -69,10 +69,15 @@ class Inception(Network):
         """
         if self.time_padding not in ("zeros", "edge"):
             raise ValueError(f"time_padding is {self.time_padding!r}, wanted 'zeros' or 'edge'")
+        check_stream(video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO)
+        if self.dims == 3 and video.shape[1] < MIN_FRAMES:
+            raise ValueError(
+                f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "
+                f"at least {MIN_FRAMES} are needed"
+            )
         frames = video.shape[1] if self.dims == 2 and video.ndim == 5 else None
         if frames is not None:
             video = video.reshape(-1, *video.shape[2:])
-        check_video(video, self.dims)
         unit = self.unit(time_padding=self.time_padding)
         ends = self.walk(LAYERS, video.astype(self.dtype), train, unit, self.dims)
         # Windows of 2 frames by 7x7 pixels at 224x224; any other size is averaged over all of its space, too.
@@ -109,13 +114,3 @@ def reach(table: tuple[tuple, ...]) -> tuple[int, int]:
         after += jump * (window - 1 - min(pads))
         jump *= stride
     return before, after
-
-
-def check_video(video: jax.Array, dims: int) -> None:
-    axes = "[B, T, H, W, C]" if dims == 3 else "[B, H, W, C] or [B, T, H, W, C]"
-    if video.ndim != dims + 2:
-        raise ValueError(f"{dims}-D Inception: got an array of shape {video.shape}, wanted {axes}")
-    if dims == 3 and video.shape[1] < MIN_FRAMES:
-        raise ValueError(
-            f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); at least {MIN_FRAMES} are needed"
-        )

@@ -204,8 +204,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train:
             return self.normalise(x, running_mean.value, running_var.value, bias)
-        if x.shape[0] % self.groups:
-            raise ValueError(f"batch norm: a batch of {x.shape[0]} cannot be cut into {self.groups} equal groups")
+        check_groups(x.shape[0], x.size // channels, self.groups)
         grouped = x.reshape(self.groups, -1, channels)
         wide = at_least_float32(grouped)
         mean = wide.mean(1)
@@ -221,6 +220,16 @@ class BatchNorm(nn.Module):
         rank = (1,) * (x.ndim - scale.ndim)
         y = at_least_float32(x) * scale.reshape(rank + scale.shape) + shift.reshape(rank + shift.shape)
         return y.astype(x.dtype)
+
+
+def check_groups(batch: int, values: int, groups: int) -> None:
+    """Raises a ValueError unless a batch can be cut into groups with more than one of so many values per channel each."""
+    if batch % groups:
+        raise ValueError(f"batch norm: a batch of {batch} cannot be cut into {groups} equal groups")
+    if values == groups:
+        raise ValueError(
+            "batch norm: a group with one value per channel has no variance; it takes groups of more clips"
+        )
 
 
 class ConvBN(nn.Module):

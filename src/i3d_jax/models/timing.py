@@ -1,7 +1,7 @@
 """How a network's predictions lie in time, and how to take a long video in pieces without changing them.
 
-Networks are told of time in ticks: the fewest frames that they take, one of each stream, or 16, or one of RGB and ten of
-flow. A network gives one prediction per step of so many ticks; prediction number s depends on
+Networks are told of time in ticks: a frame of each stream, or as many as can only be taken together, 16 or one of RGB with
+ten of flow. A network gives one prediction per step of so many ticks; prediction number s depends on
 the ticks from s * step - before up to, not including, s * step + after, and on nothing else but where the video ends.
 """
 
@@ -59,6 +59,11 @@ class Timing(NamedTuple):
         found = min(min(available[stream], frames) // self.frames(stream) for stream, frames in most.items())
         return max(self.least, min(-(-found // self.quantum) * self.quantum, limit))
 
+    @property
+    def least_window(self) -> int:
+        """Ticks of pieces that are long enough for exact predictions of any video (see `windows`)."""
+        return 1 if self.carries else -(-self.before // self.step) * self.step + self.after + self.step - 1
+
     def windows(self, ticks: int, size: int | None = None) -> list[Window]:
         """Cuts an input into pieces of at most `size` ticks whose predictions, together, are the whole input's.
 
@@ -76,9 +81,8 @@ class Timing(NamedTuple):
         size -= (size - ticks) % self.step
         before = -(-self.before // self.step) * self.step
         if size < before + self.after:
-            wanted = before + self.after + self.step - 1
             raise ValueError(
-                f"pieces of {size} ticks are too short for exact predictions: at least {wanted} are needed"
+                f"pieces of {size} ticks are too short for exact predictions: at least {self.least_window} are needed"
             )
         pieces, done = [], 0
         while done < self.steps(ticks):
