@@ -251,7 +251,10 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group, 4"),
         (dict(batch_size=9, norm_group=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
         (dict(model=dict(name="i3d")), "config.clips: I3D: 1 frames give no prediction"),
-        (dict(model=dict(name="i3d"), clips=dict(rgb=(9, 1), crop=32)), "config.test_clips: I3D: 2 frames"),
+        (
+            dict(model=dict(name="i3d"), clips=dict(rgb=(9, 1), crop=32)),
+            "config.test_clips: rgb: 2 frames, and the network takes 9 at least",
+        ),
         (dict(model=dict(name="inception", dims=3)), "model 'inception'"),
         (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
@@ -269,7 +272,7 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(clips=dict(crop=32, flow=(1, 1), short_side=40)), "config.clips: short_side: flow cannot be resized"),
         (
             dict(model=dict(name="two_stream")),
-            "config.clips: TwoStream: got an array of shape (1, 1, 32, 32, 3), wanted {",
+            "config.clips: TwoStream: got an array of shape (4, 1, 32, 32, 3), wanted {",
         ),
         (
             dict(clips=dict(crop=32, rgb=(1, 1), flow=(1, 1))),

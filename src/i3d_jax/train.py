@@ -322,7 +322,11 @@ def validate_clips(
             raise ValueError("short_side: flow cannot be resized")
         if norm_group is None:  # Of a test video the whole ticks are used.
             timing = network.timing
-            ticks = timing.ticks(*({stream: frames for stream, (frames, _) in streams.items()},) * 2)
+            most = {stream: frames for stream, (frames, _) in streams.items()}
+            for stream, frames in most.items():
+                if frames < (least := timing.least * timing.frames(stream)):
+                    raise ValueError(f"{stream}: {frames} frames, and the network takes {least} at least")
+            ticks = timing.ticks(most, most)
             streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
         key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
         variables = jax.eval_shape(network.init, key, batch)

@@ -47,9 +47,9 @@ class Info:
     source: str = ""
 
     def __post_init__(self):
-        # JSON has lists.
+        # JSON has lists, and our file sorted keys: RGB first.
         object.__setattr__(self, "classes", tuple(self.classes))
-        footprint = {stream: (frames, stride) for stream, (frames, stride) in self.footprint.items()}
+        footprint = {stream: (frames, stride) for stream, (frames, stride) in sorted(self.footprint.items())[::-1]}
         object.__setattr__(self, "footprint", footprint)
 
     @property
