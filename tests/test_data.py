@@ -390,7 +390,7 @@ def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(thr
             raise KeyError(number)
         return number * number
 
-    results = data.ahead(square, items(), threads)
+    results = video.ahead(square, items(), threads)
     for _ in range(17):
         found.append(next(results))
     with pytest.raises(KeyError, match="17"):

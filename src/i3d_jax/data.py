@@ -5,7 +5,6 @@ processes, threads or restarts: to resume a run takes nothing but its step.
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import sys
@@ -245,7 +244,7 @@ def test_pieces(
         available = {stream: -(-record["frames"] // stride) for stream, (_, stride) in wanted.items()}
         return timing.ticks(available, most)
 
-    yield from ahead(lambda job: load(*job), jobs(), threads)
+    yield from video.ahead(lambda job: load(*job), jobs(), threads)
 
 
 def batches_of_one_length(
@@ -262,18 +261,3 @@ def batches_of_one_length(
             longest = max(waiting, key=lambda ticks: len(waiting[ticks]))
             yield longest, waiting.pop(longest)
     yield from waiting.items()
-
-
-def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Yields `function` of the items in their order, working ahead in threads by one item each."""
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    running: collections.deque = collections.deque()
-    try:
-        for item in items:
-            running.append(pool.submit(function, item))
-            if len(running) > threads:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.

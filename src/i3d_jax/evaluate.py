@@ -3,10 +3,11 @@
     python -m i3d_jax.evaluate --weights runs/i3d/weights.safetensors --dataset moving_shapes/videos --out results/i3d
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
 
-A network is convolutional over a video's first 10 seconds, or what its weights' description says (table 1's test footprints: 250
-frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped; its predictions are averaged as logits, of ConvNet+LSTM the last is taken. Shorter
-videos are taken whole, up to whole windows or snippets; I3D's are looped up to a multiple of 16 frames, so that few lengths
-are compiled. --fuse adds the logits of runs, as Two-Stream I3D does its streams'.
+A network is convolutional over a video's first 10 seconds, or what its weights' description says (table 1's test
+footprints: 250 frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped; its predictions are averaged as
+logits, of ConvNet+LSTM the last is taken. Shorter videos are taken whole, up to whole windows or snippets; I3D's are
+looped up to a multiple of 16 frames, so that few lengths are compiled. --fuse adds the logits of runs, as Two-Stream I3D
+does its streams'.
 
 OUT gets `predictions.jsonl` (a line per clip: id, label, frames, the five likeliest classes, logits, those of the streams if
 there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % bootstrap intervals, the number of clips
@@ -15,28 +16,21 @@ really used), `confusion.csv` and `confusion.png`. The same command goes on wher
 
 import argparse
 import json
-import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import data, metrics, models, video, weights
+from i3d_jax import data, metrics, models, results, video, weights
 from i3d_jax.datasets import clips
 from i3d_jax.models import Network, layers
-from i3d_jax.models.body import CHANNELS
 
-STREAMS = tuple(CHANNELS)
-ABOUT = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
 ALL = 10**9  # Frames; more than a video has.
-
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be made; the message says why."""
 
 
 def logits_of_steps(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
@@ -44,7 +38,7 @@ def logits_of_steps(variables: Any, streams: dict, carry: Any = None, *, network
     given = {name: video.to_unit(frames) for name, frames in streams.items()}
     past = {} if carry is None else {"carry": carry}
     _, ends = network.apply(variables, models.the_input(given), endpoints=True, **past)
-    steps = {stream: ends[f"{stream}/Logits"] for stream in STREAMS if f"{stream}/Logits" in ends}
+    steps = {stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends}
     return {"": ends["Logits"], **steps}, ends.get("carry")
 
 
@@ -83,6 +77,12 @@ def predictions(
             total, steps, carry = {}, 0, None
 
 
+def shardings() -> tuple[NamedSharding, NamedSharding]:
+    """How variables and batches lie on all devices: whole on each, and cut along the first axis."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
 def evaluate(network: Network, variables: Any, source: Iterable[dict], sharding: Any = None, **pieces: Any) -> dict:
     """The scores of a network on whole videos; arguments as `predictions`', result as `metrics.scores`'."""
     found = [each for batch in predictions(network, variables, source, sharding, **pieces) for each in batch]
@@ -118,25 +118,27 @@ def run(
       what is in scores.json.
 
     Raises:
-      EvaluationError: it does not fit together, or `folder` has the results of something else.
+      results.EvaluationError: it does not fit together, or `folder` has the results of something else.
       weights.WeightsError, video.VideoError: as those modules say.
     """
     network, variables, info = weights.network(name)
     try:
         builder = data.prepared(dataset, data_dir)
     except ValueError as error:
-        raise EvaluationError(str(error)) from None
+        raise results.EvaluationError(str(error)) from None
     check(info, name, builder, dataset, split)
     timing, streams = network.timing, footprint(info.footprint, frames)
     stream, (_, stride) = next(iter(streams.items()))
     per_tick = stride * timing.frames(stream)
     if chunk is not None and chunk < timing.least_window * per_tick:
         least = timing.least_window * per_tick
-        raise EvaluationError(f"--chunk: {chunk} frames are too few for exact predictions, at least {least} are needed")
+        raise results.EvaluationError(
+            f"--chunk: {chunk} frames are too few for exact predictions, at least {least} are needed"
+        )
     ticks = None if chunk is None else chunk // per_tick
     if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
         least = timing.least * per_tick
-        raise EvaluationError(f"--frames: {frames} are too few for {info.model}, which takes {least} at least")
+        raise results.EvaluationError(f"--frames: {frames} are too few for {info.model}, which takes {least} at least")
     settings = {
         "weights": weights.fingerprint(variables),
         "dataset": f"{dataset}/{builder.version}",
@@ -144,15 +146,14 @@ def run(
         "footprint": {stream: list(pair) for stream, pair in streams.items()},
         "limit": limit,
     }
-    assert set(settings) == set(ABOUT)
-    note_settings(folder, settings)
+    assert set(settings) == set(results.ABOUT)
+    results.note_settings(folder, settings)
     records = builder.records(split)
     number = min(len(records), limit or len(records))
-    done = read_predictions(folder)
+    done = results.read_predictions(folder)
     devices = jax.device_count()
     batch_size = -(-batch_size // devices) * devices
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    replicated, sharded = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
+    replicated, sharded = shardings()
     batches = predictions(
         network,
         jax.device_put(variables, replicated),
@@ -171,15 +172,15 @@ def run(
         try:
             for batch in batches:
                 new = [each for each in batch if each["id"] not in done]
-                file.write("".join(json.dumps(line(each, info.classes)) + "\n" for each in new))
+                file.write("".join(json.dumps(results.line(each, info.classes)) + "\n" for each in new))
                 file.flush()
                 bar.update(len(new))
         except ValueError as error:
-            raise EvaluationError(str(error)) from None
+            raise results.EvaluationError(str(error)) from None
     about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
-    result = write_results(folder, info.classes, about)
+    result = results.write_results(folder, info.classes, about)
     if result["clips"] != number:
-        raise EvaluationError(
+        raise results.EvaluationError(
             f"{path}: {result['clips']} clips, wanted {number}: are there two of one id in {dataset}?"
         )
     return result
@@ -189,15 +190,15 @@ def check(info: weights.Info, name: str, builder: clips.ClipBuilder, dataset: st
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
-        raise EvaluationError(
+        raise results.EvaluationError(
             f"{dataset} has {found} classes ({builder.class_names[0]}, ...), {name} was trained on {wanted} "
             f"({info.classes[0]}, ...): they must be the same, in the same order"
         )
     lacking = [stream for stream in info.footprint if stream not in builder.streams]
     if lacking:
-        raise EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
+        raise results.EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
     if split not in builder.info.splits:
-        raise EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
+        raise results.EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
 
 
 def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
@@ -205,133 +206,8 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
     if frames is None:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
-        raise EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
+        raise results.EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
     return {stream: (-(-(frames or ALL) // stride), stride) for stream, (_, stride) in streams.items()}
-
-
-def line(prediction: dict, classes: Sequence[str]) -> dict:
-    """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
-    logits = {name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()}
-    own = prediction["logits"][""]
-    best = np.argsort(-own, kind="stable")[:5]
-    return {
-        "id": prediction["id"],
-        "label": int(prediction["label"]),
-        "class": classes[prediction["label"]],
-        "frames": int(prediction["frames"]),
-        "ticks": prediction["ticks"],
-        "top": [[classes[i], logits[""][i]] for i in best],
-        "logits": logits.pop(""),
-        **logits,
-    }
-
-
-def note_settings(folder: pathlib.Path, settings: dict) -> None:
-    """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
-    path = folder / "settings.json"
-    try:
-        if path.exists():
-            earlier = read_json(path)
-            other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
-            if other:
-                raise EvaluationError(
-                    f"{folder} has the results of another evaluation: {other[0]} is {earlier.get(other[0])!r} there and "
-                    f"{settings.get(other[0])!r} here; use another folder"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
-    except OSError as error:
-        raise EvaluationError(f"{path}: {error.strerror}") from None
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    written = path.with_suffix(".tmp")
-    written.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(written, path)
-
-
-def read_json(path: pathlib.Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise EvaluationError(f"{path}: damaged") from None
-
-
-def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
-    """The predictions in a folder by the clips' ids; a last line that was cut off by a kill is removed from the file."""
-    path = folder / "predictions.jsonl"
-    if not path.exists():
-        return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    try:
-        found = {}
-        for each in map(json.loads, whole.splitlines()):
-            arrays = {name: np.array(each[name], np.float32) for name in ("logits", *STREAMS) if name in each}
-            found[each["id"]] = each | arrays
-        return found
-    except (ValueError, KeyError, TypeError):
-        raise EvaluationError(f"{path}: damaged") from None
-
-
-def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> dict:
-    """Writes scores.json and the confusion matrix from the predictions in the folder."""
-    found = list(read_predictions(folder).values())
-    if not found:
-        raise EvaluationError(f"{folder}: no clips to evaluate")
-    labels = np.array([each["label"] for each in found])
-    logits = np.stack([each["logits"] for each in found])
-    result = metrics.scores(logits, labels)
-    for stream in STREAMS:
-        if stream in found[0]:
-            own = metrics.scores(np.stack([each[stream] for each in found]), labels)
-            result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
-    result |= {"about": about, "classes": list(classes)}
-    write_json(folder / "scores.json", result)
-    metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
-    return result
-
-
-def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
-    """Adds the logits of several evaluations of the same clips and writes the results to `out`, as `run` does."""
-    runs = []
-    for folder in folders:
-        if not (folder / "scores.json").exists():
-            raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
-        scores = read_json(folder / "scores.json")
-        if not {"about", "classes"} <= set(scores):
-            raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
-        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT}}
-        runs.append((folder, {"classes": scores["classes"]} | about, read_predictions(folder)))
-    first, about, its_first = runs[0]
-    for folder, other, its_clips in runs[1:]:
-        for what in "classes", "dataset", "split":
-            if other.get(what) != about.get(what):
-                raise EvaluationError(
-                    f"{folder}: another {what.removesuffix('es')} than in {first}: "
-                    f"{other.get(what)!r}, wanted {about.get(what)!r}"[:500]
-                )
-        apart = {
-            name
-            for name in {**its_first, **its_clips}
-            if its_first.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
-        }
-        if apart:
-            raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
-    fused = [{name: value for name, value in other.items() if name != "classes"} for _, other, _ in runs]
-    settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
-    note_settings(out, settings)
-    lines = []
-    for name, clip in its_first.items():
-        total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
-        lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
-    written = out / "predictions.tmp"
-    written.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    os.replace(written, out / "predictions.jsonl")
-    return write_results(out, about["classes"], settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -360,8 +236,8 @@ def main(arguments: list[str] | None = None) -> int:
         if flags[flag] is not None and flags[flag] < 1:
             parser.error(f"--{flag.replace('_', '-')}: {flags[flag]} is not a positive number")
     try:
-        result = fuse(folders, out) if folders else run(out, name, **flags)
-    except (EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
+        result = results.fuse(folders, out) if folders else run(out, name, **flags)
+    except (results.EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
         print(f"python -m i3d_jax.evaluate: {error}", file=sys.stderr)
         return 2
     print(report(out, result))
@@ -372,7 +248,7 @@ def report(out: pathlib.Path, result: dict) -> str:
     def interval(name: str) -> str:
         return f"{result[name]:.1%} ({result[f'{name}_low']:.1%} to {result[f'{name}_high']:.1%})"
 
-    own = [f"{stream} alone {result[f'{stream}_top1']:.1%}" for stream in STREAMS if f"{stream}_top1" in result]
+    own = [f"{stream} alone {result[f'{stream}_top1']:.1%}" for stream in results.STREAMS if f"{stream}_top1" in result]
     return (
         f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
         f"on {result['clips']} clips" + "".join(f"; {each}" for each in own)

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 import pathlib
 
 import tensorboardX
+
+from i3d_jax.files import replacing
 
 
 class Log:
@@ -19,9 +20,8 @@ class Log:
         path = folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        rewritten = path.with_suffix(".tmp")
-        rewritten.write_text("".join(line + "\n" for line in kept))
-        os.replace(rewritten, path)
+        with replacing(path) as rewritten:
+            rewritten.write_text("".join(line + "\n" for line in kept))
         self.file = path.open("a")
         self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
         self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}

@@ -10,7 +10,6 @@ stderr, the others go on, and the exit status is then 1.
 """
 
 import argparse
-import concurrent.futures
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -58,16 +57,14 @@ def read_all(
     paths: list[str], network: Network, info: weights.Info
 ) -> Iterator[tuple[str, np.ndarray | video.VideoError]]:
     """Yields (path, what `read` returns or raises) in order, reading one video ahead."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(read, path, network, info) for path in paths[:1]]
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
-            clip = ahead.pop()
-            if following is not None:
-                ahead.append(pool.submit(read, following, network, info))
-            try:
-                yield path, clip.result()
-            except video.VideoError as error:
-                yield path, error
+
+    def attempt(path: str) -> tuple[str, np.ndarray | video.VideoError]:
+        try:
+            return path, read(path, network, info)
+        except video.VideoError as error:
+            return path, error
+
+    return video.ahead(attempt, paths, 1)
 
 
 def read(path: str, network: Network, info: weights.Info) -> np.ndarray:

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import checkpoints, data, models, weights
-from i3d_jax.evaluate import evaluate
+from i3d_jax.evaluate import evaluate, shardings
 from i3d_jax.logs import Log
 from i3d_jax.models import layers
 from i3d_jax.models.initial import initial
@@ -166,8 +165,7 @@ def train(
     tx, rate = sgd(**optimizer)
     key = jax.random.key(seed)
 
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    replicated, sharded = shardings()
     streams = data.streams(clips.get("rgb"), clips.get("flow"))
     example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
 

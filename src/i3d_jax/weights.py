@@ -319,7 +319,7 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
             given = jax.eval_shape(images.init, key, models.example({"rgb": (1, 1)}, 224))
         else:
             given = load(source)
-        if source is not None:  # That it can be done, not only what would be.
+            # That it can be done, not only what would be.
             jax.eval_shape(lambda given, like: initial.initial(given, like, entry.trunks), given, like)
         rows = initial.plan(given, like, entry.trunks)
     except ValueError as error:

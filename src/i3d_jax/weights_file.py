@@ -5,12 +5,11 @@ weights 2": a JSON object of `info` (the fields of `Info`, as JSON in a string) 
 path, and of `info` under "").
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import google_crc32c
@@ -18,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from i3d_jax.files import replacing
 from i3d_jax.inflate import named_leaves
 from i3d_jax.published import WeightsError
 
@@ -66,7 +66,7 @@ def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
     # One entry: safetensors writes several in an order of its own.
     metadata = {FORMAT: json.dumps({"info": text, "crc32c": crcs})}
     path = pathlib.Path(path)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
@@ -110,14 +110,3 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
 def tensor_crcs(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The CRC-32C of each tensor's bytes."""
     return {name: google_crc32c.value(value.tobytes()) for name, value in tensors.items()}
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

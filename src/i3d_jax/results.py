@@ -1,0 +1,142 @@
+"""The folder that an evaluation leaves: its settings, every clip's prediction, scores; and the fusion of several."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from i3d_jax import metrics
+from i3d_jax.files import replacing
+from i3d_jax.models.body import CHANNELS
+
+STREAMS = tuple(CHANNELS)
+ABOUT = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot be made; the message says why."""
+
+
+def line(prediction: dict, classes: Sequence[str]) -> dict:
+    """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
+    logits = {name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()}
+    own = prediction["logits"][""]
+    best = np.argsort(-own, kind="stable")[:5]
+    return {
+        "id": prediction["id"],
+        "label": int(prediction["label"]),
+        "class": classes[prediction["label"]],
+        "frames": int(prediction["frames"]),
+        "ticks": prediction["ticks"],
+        "top": [[classes[i], logits[""][i]] for i in best],
+        "logits": logits.pop(""),
+        **logits,
+    }
+
+
+def note_settings(folder: pathlib.Path, settings: dict) -> None:
+    """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
+    path = folder / "settings.json"
+    try:
+        if path.exists():
+            earlier = read_json(path)
+            other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
+            if other:
+                raise EvaluationError(
+                    f"{folder} has the results of another evaluation: {other[0]} is {earlier.get(other[0])!r} there and "
+                    f"{settings.get(other[0])!r} here; use another folder"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror}") from None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    with replacing(path) as written:
+        written.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise EvaluationError(f"{path}: damaged") from None
+
+
+def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
+    """The predictions in a folder by the clips' ids; a last line that was cut off by a kill is removed from the file."""
+    path = folder / "predictions.jsonl"
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        found = {}
+        for each in map(json.loads, whole.splitlines()):
+            arrays = {name: np.array(each[name], np.float32) for name in ("logits", *STREAMS) if name in each}
+            found[each["id"]] = each | arrays
+        return found
+    except (ValueError, KeyError, TypeError):
+        raise EvaluationError(f"{path}: damaged") from None
+
+
+def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> dict:
+    """Writes scores.json and the confusion matrix from the predictions in the folder."""
+    found = list(read_predictions(folder).values())
+    if not found:
+        raise EvaluationError(f"{folder}: no clips to evaluate")
+    labels = np.array([each["label"] for each in found])
+    logits = np.stack([each["logits"] for each in found])
+    result = metrics.scores(logits, labels)
+    for stream in STREAMS:
+        if stream in found[0]:
+            own = metrics.scores(np.stack([each[stream] for each in found]), labels)
+            result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
+    result |= {"about": about, "classes": list(classes)}
+    write_json(folder / "scores.json", result)
+    metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
+    return result
+
+
+def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
+    """Adds the logits of several evaluations of the same clips and writes the results to `out`, as `run` does."""
+    runs = []
+    for folder in folders:
+        if not (folder / "scores.json").exists():
+            raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
+        scores = read_json(folder / "scores.json")
+        if not {"about", "classes"} <= set(scores):
+            raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
+        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT}}
+        runs.append((folder, {"classes": scores["classes"]} | about, read_predictions(folder)))
+    first, about, its_first = runs[0]
+    for folder, other, its_clips in runs[1:]:
+        for what in "classes", "dataset", "split":
+            if other.get(what) != about.get(what):
+                raise EvaluationError(
+                    f"{folder}: another {what.removesuffix('es')} than in {first}: "
+                    f"{other.get(what)!r}, wanted {about.get(what)!r}"[:500]
+                )
+        apart = {
+            name
+            for name in {**its_first, **its_clips}
+            if its_first.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
+        }
+        if apart:
+            raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
+    fused = [{name: value for name, value in other.items() if name != "classes"} for _, other, _ in runs]
+    settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
+    note_settings(out, settings)
+    lines = []
+    for name, clip in its_first.items():
+        total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
+        lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
+    with replacing(out / "predictions.jsonl") as written:
+        written.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return write_results(out, about["classes"], settings)
