@@ -1,10 +1,10 @@
-import pathlib
+import os
 
 import numpy as np
 import pytest
 
-from i3d_jax import data, video
-from i3d_jax.datasets import clips, moving_shapes
+from i3d_jax import datasets, video
+from i3d_jax.datasets import annotations, moving_shapes
 
 MOVEMENTS = moving_shapes.MOVEMENTS
 MOVING = [movement for movement, (_, _, turn) in MOVEMENTS.items() if not turn]
@@ -121,7 +121,7 @@ def builders(tmp_path_factory):
         patch.setattr(
             moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 2, "validation": 1} for k in ("videos", "images")}
         )
-        return {name: data.prepared(f"moving_shapes/{name}", str(folder)) for name in ("videos", "images")}
+        return {name: datasets.prepared(f"moving_shapes/{name}", str(folder)) for name in ("videos", "images")}
 
 
 def test_videos_are_prepared_as_records_of_h264(builders):
@@ -159,16 +159,21 @@ def test_images_have_no_flow(builders):
 
 
 def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_them(builders):
-    data_dir = pathlib.Path(builders["videos"].data_path).parents[2]
-    folder = data_dir / "downloads" / "moving_shapes" / "videos" / str(builders["videos"].version)
-    found = clips.read_annotations(folder / "train.csv", folder, folder / "flow")
-    assert len(found) == 48 and all(clip.path.exists() and clip.flow.exists() for clip in found)
-    assert found[0].path.relative_to(folder).as_posix() == "train/disc moving left/shapes00000_000000_000002.mp4"
-    assert found[0].flow.relative_to(folder / "flow") == found[0].path.relative_to(folder)
-    assert clips.read_annotations(folder / "train.csv", folder)[0].flow is None
+    builder = builders["videos"]
+    folder = builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
+    rows = annotations.kinetics([folder / "train.csv"], builder.class_names)
+    found = annotations.clips(rows, folder / "videos", folder / "flow")
+    assert len(found) == 48 and all(os.path.exists(clip.path) and os.path.exists(clip.flow) for clip in found)
+    place = "train/disc moving left/train00000_000000_000002.mp4"
+    assert found[0][4:] == (str(folder / "videos" / place), str(folder / "flow" / place))
 
 
-def test_an_annotation_file_without_a_column_is_named(tmp_path):
-    (tmp_path / "x.csv").write_text("label,youtube_id\nrun,abc\n")
-    with pytest.raises(ValueError, match="x.csv: no column time_start, time_end, split"):
-        clips.read_annotations(tmp_path / "x.csv", tmp_path)
+def test_all_that_was_annotated_is_there(builders):
+    for name, per_class in ("videos", 24), ("images", 4):
+        found = builders[name].statistics
+        assert {split: (each["annotated"], each["used"], each["rejected"]) for split, each in found.items()} == {
+            "train": (2 * per_class, 2 * per_class, {}),
+            "validation": (per_class, per_class, {}),
+        }
+        assert set(found["train"]["classes"]) == set(moving_shapes.CLASSES[name])
+        assert not (builders[name].final.parent / f"{builders[name].version}.parts").exists()

@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, data, models, predict, train, video, weights
+from i3d_jax import checkpoints, datasets, models, planes, predict, train, video, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -63,6 +63,8 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6, 6]
     assert [line["lr"] for line in log[:6]] == pytest.approx([0.05] * 4 + [0.005] * 2)
     assert result["clips"] == log[-1]["validation_clips"] == 24 and 0 <= result["top1"] <= result["top5"] <= 1
+    shares = {"train_used": 48, "train_annotated": 48, "validation_used": 24, "validation_annotated": 24}
+    assert shares.items() <= result.items() and shares.items() <= log[-1].items()
     assert list(folder.glob("events.out.tfevents.*"))
     variables, info = weights.read(folder / "weights.safetensors")
     assert info.classes == tuple(moving_shapes.CLASSES["videos"]) and (info.short_side, info.crop) == (56, 32)
@@ -176,15 +178,22 @@ class Steps(nn.Module):
         return nn.Dense(5)(x.mean((2, 3)))
 
 
+def packed(rng, batch, frames, size):
+    """Clips of noise, as `data.train_batches` gives them."""
+    rgb = rng.integers(0, 255, (batch, frames, (size + 2) * 3 // 2, size + 2)).astype(np.uint8)
+    corner, mirrored = rng.integers(0, 2, (batch, 2)).astype(np.int32), rng.random(batch) < 0.5
+    return {"rgb": rgb, "corner": corner, "mirrored": mirrored}
+
+
 def test_every_step_in_time_is_taught():
     model, (tx, _) = Steps(), train.sgd(lr=0.1)
     rng = np.random.default_rng(0)
-    batch = {"rgb": rng.integers(0, 255, (4, 3, 2, 2, 3)).astype(np.uint8), "label": np.arange(4)}
+    batch = packed(rng, 4, 3, 2) | {"label": np.arange(4)}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 2, 2, 3)))
     params, stats = variables["params"], variables["batch_stats"]
     state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
     _, scalars = train.train_step(state, batch, jax.random.key(1), model=model, tx=tx)
-    logits = model.apply(variables, video.to_unit(batch["rgb"]))
+    logits = model.apply(variables, planes.unpacked(batch)["rgb"])
     losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
     np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
     np.testing.assert_allclose(scalars["accuracy"], (logits.argmax(-1) == batch["label"][:, None]).mean())
@@ -206,7 +215,7 @@ def test_two_devices_match_one(float64):
     # Not in float32: rounding alone flips ReLUs, and gradients of deep layers then differ in the second digit.
     model, tx = Small(), train.sgd(lr=0.1)[0]
     rng = np.random.default_rng(0)
-    batch = {"rgb": rng.integers(0, 255, (8, 4, 16, 16, 3)).astype(np.uint8), "label": np.arange(8) % 5}
+    batch = packed(rng, 8, 4, 16) | {"label": np.arange(8) % 5}
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
     state = train.State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
@@ -259,7 +268,7 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
-        (dict(clips=dict(rgb=(1, 1), crop=57)), "config.clips.crop: 57 pixels of frames whose short side has 56"),
+        (dict(clips=dict(rgb=(1, 1), crop=58)), "config.clips.crop: 58 pixels of frames whose short side has 56"),
         (dict(clips=dict(rgb=(1, 1), crop=32, process=1)), "config.clips.process: is not for a config to set"),
         (dict(test_clips=dict(rgb=(1, 1), crop=32, batch_size=3)), "config.test_clips.batch_size: 3 cannot be divided"),
         (dict(clips=dict(crop=32)), "config.clips: clips have neither rgb nor flow"),
@@ -320,14 +329,16 @@ def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
 
 
 @pytest.mark.parametrize("run,config", configs("kinetics").items())
-def test_every_config_of_kinetics_is_valid_but_for_the_data_set_that_is_to_come(run, config, monkeypatch):
-    with pytest.raises(train.ConfigError, match="config: no data set is called 'kinetics/400'"):
+def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
+    config["dataset"]["data_dir"] = str(tmp_path)
+    message = f"config: kinetics/400 is not prepared in {tmp_path}: python -m i3d_jax.datasets prepare kinetics/400 "
+    with pytest.raises(train.ConfigError, match=message):
         train.validate(config)
 
     class Kinetics:
         SHORT_SIDE, streams = 256, ("rgb", "flow")
 
-    monkeypatch.setattr(data, "builder", lambda name, data_dir=None: Kinetics)
+    monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Kinetics)
     train.validate(config)
     entry = models.MODELS[config["model"]["name"]]
     for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):

@@ -1,50 +1,21 @@
 """Input pipelines: prepared records -> clips -> batches, with Grain and without TensorFlow.
 
 The order and the augmentation of the training clips are a pure function of (seed, step), whatever the number of
-processes, threads or restarts: to resume a run takes nothing but its step.
+processes, threads or restarts: to resume a run takes nothing but its step. Clips are packed planes (see `planes`), which
+the compiled step unpacks.
 """
 
 import collections
-import contextlib
 import functools
-import sys
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
-from i3d_jax import video
-from i3d_jax.datasets import clips, moving_shapes
+from i3d_jax import planes, video
 from i3d_jax.models.timing import Timing, Window
-
-BUILDERS = {"moving_shapes": moving_shapes.MovingShapes}
-
-
-def builder(name: str, data_dir: str | None = None) -> clips.ClipBuilder:
-    """Returns the data set called `name`, "moving_shapes/videos".
-
-    Args:
-      name: data set and config, as TFDS writes them.
-      data_dir: where TFDS keeps prepared data sets; None: its own default, `~/tensorflow_datasets`.
-
-    Raises:
-      ValueError: no such data set or config.
-    """
-    names = [f"{family}/{config.name}" for family, made in BUILDERS.items() for config in made.BUILDER_CONFIGS]
-    if name not in names:
-        raise ValueError(f"no data set is called {name!r}; there are {', '.join(names)}")
-    family, config = name.split("/")
-    return BUILDERS[family](config=config, data_dir=data_dir, file_format="array_record")
-
-
-def prepared(name: str, data_dir: str | None = None) -> clips.ClipBuilder:
-    """Returns what `builder` does, its records written if they are not there yet and that needs no download."""
-    found = builder(name, data_dir)
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
-        found.download_and_prepare()
-    return found
-
 
 # Of "rgb" and "flow": how many frames, and the step between them at 25 per second.
 Streams = dict[str, tuple[int, int]]
@@ -66,36 +37,39 @@ def streams(rgb: tuple[int, int] | None = None, flow: tuple[int, int] | None = N
 
 
 def frames_of(
-    record: dict, stream: str, *, start: int, count: int, stride: int, short_side: int | None = None
+    record: dict,
+    stream: str,
+    window: planes.Window,
+    *,
+    start: int,
+    count: int,
+    stride: int,
+    short_side: int | None = None,
 ) -> np.ndarray:
-    """Decodes `count` frames at `start`, `start` + `stride`, ...; after a video's end it begins anew.
+    """Decodes a window of `count` frames at `start`, `start` + `stride`, ...; after a video's end it begins anew.
+
+    Args:
+      short_side: pixels; RGB frames are resized to it before.
 
     Returns:
-      uint8 [count, H, W, 3], of flow [count, H, W, 2].
+      what `planes.read` does.
 
     Raises:
       video.VideoError: names the record, if it cannot be decoded or does not have the frames it says.
     """
-    parts = []
+    size = None if short_side is None else video.resized(record["height"], record["width"], short_side)
+    length, parts = int(record["frames"]), []
     while count > 0:
-        start %= record["frames"]
-        number = min(count, -(-(record["frames"] - start) // stride))
+        start = int(start) % length
+        number = min(count, -(-(length - start) // stride))
+        data = record["video" if stream == "rgb" else stream]
         try:
-            part = video.decode(
-                record["video" if stream == "rgb" else stream],
-                stream=stream,
-                short_side=short_side,
-                start=start,
-                frames=number,
-                stride=stride,
-                threads=1,
-            )
+            part = planes.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
         except video.VideoError as error:
-            raise video.VideoError(f"record {record['id']}: {stream}: {error}") from None
+            raise video.VideoError(f"record {record['id']}", f"{stream}: {error}") from None
         if len(part) != number:
-            raise video.VideoError(
-                f"record {record['id']}: {stream}: {len(part)} frames where there should be {number}"
-            )
+            reason = f"{stream}: {len(part)} frames where there should be {number}"
+            raise video.VideoError(f"record {record['id']}", reason)
         parts.append(part)
         start, count = start + number * stride, count - number
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -110,17 +84,45 @@ def random_clip(
     """
     span = max((frames - 1) * stride + 1 for frames, stride in streams.values())
     start = int(rng.integers(max(1, record["frames"] - span + 1)))
-    clip = {
-        stream: frames_of(record, stream, count=frames, stride=stride, start=start, short_side=short_side)
+    room = [max(1, side - crop + 1) for side in sides(record, short_side)]
+    top, left = (int(rng.integers(n)) for n in room)
+    mirrored = flip and rng.random() < 0.5
+    clip = packed_clip(record, planes.Window(top, left, crop), streams, start, short_side, mirrored)
+    return clip | {"label": np.int32(record["label"])}
+
+
+def sides(record: dict, short_side: int | None) -> tuple[int, int]:
+    """Height and width of a record's frames, as they are or resized."""
+    size = int(record["height"]), int(record["width"])
+    return size if short_side is None else video.resized(*size, short_side)
+
+
+def packed_clip(
+    record: dict,
+    window: planes.Window,
+    streams: Streams,
+    start: int,
+    short_side: int | None = None,
+    mirrored: bool = False,
+) -> dict:
+    """One clip of what `planes.unpacked` takes; `streams` and `start` as of `random_clip`."""
+    clip: dict = {
+        stream: frames_of(record, stream, window, start=start, count=frames, stride=stride, short_side=short_side)
         for stream, (frames, stride) in streams.items()
     }
-    height, width = next(iter(clip.values())).shape[1:3]
-    corner = int(rng.integers(max(1, height - crop + 1))), int(rng.integers(max(1, width - crop + 1)))
-    clip = {stream: video.crop(frames, crop, corner) for stream, frames in clip.items()}
-    if flip and rng.random() < 0.5:
-        clip = {stream: video.mirrored(frames) for stream, frames in clip.items()}
-    clip = {stream: np.ascontiguousarray(frames) for stream, frames in clip.items()}
-    return clip | {"label": np.int32(record["label"])}
+    corner = np.array([window.top % 2, window.left % 2], np.int32)
+    return clip | {"corner": corner, "mirrored": np.bool_(mirrored)}
+
+
+def even(crop: int) -> int:
+    """A crop's size, if it is even.
+
+    Raises:
+      ValueError: it is odd: two pixels share a colour.
+    """
+    if crop % 2:
+        raise ValueError(f"crop: {crop} pixels, wanted an even number")
+    return crop
 
 
 def train_batches(
@@ -137,14 +139,16 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
     threads: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+    workers: int = 0,
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Yields this process's share of the training batches, for ever.
 
     Args:
-      source: records with "video" and "flow" (bytes), "frames" and "label", by index (`ClipBuilder.records`).
+      source: records with "video" and "flow" (bytes), "frames", "height", "width" and "label", by index
+        (`ClipBuilder.records`).
       batch_size: clips of the whole batch, over all processes.
       seed: of order and augmentation.
-      crop: pixels, of the square that is cut out at random.
+      crop: pixels, of the square that is cut out at random; even.
       rgb, flow: frames of a clip, and the step between them at 25 per second; None: not wanted. Shorter videos are
         looped.
       flip: whether half the clips are mirrored. Wrong where left and right make a class.
@@ -152,21 +156,34 @@ def train_batches(
       start: the first batch to yield: the step of a run that is resumed.
       process, processes: which process this is, of how many.
       threads: that decode.
+      workers: processes that decode, with so many threads each; 0: this one. A process cannot feed more than about 8
+        cores' worth of threads. They are spawned, so scripts need `if __name__ == "__main__"`.
 
     Yields:
-      "rgb" uint8 [batch_size / processes, T, crop, crop, 3], "flow" uint8 [batch_size / processes, T, crop, crop, 2]
-      (see `video`), what is wanted of them, and "label" int32 [batch_size / processes].
+      "rgb", "flow", what is wanted of them, "corner" and "mirrored", packed for `planes.unpacked`, and "label" int32;
+      batch_size / processes clips of each.
 
     Raises:
-      ValueError: the batch cannot be cut into equal shares, or no stream is wanted.
+      ValueError: the batch cannot be cut into equal shares, no stream is wanted, or the crop is odd.
     """
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    clip = functools.partial(random_clip, streams=streams(rgb, flow), crop=crop, flip=flip, short_side=short_side)
+    options = {"crop": even(crop), "flip": flip, "short_side": short_side}
+    clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     # Batched before the slicing and before the threads: batch number b is then the same clips for all of them.
     batches = dataset.batch(batch_size // processes, drop_remainder=True)[start * processes + process :: processes]
-    yield from batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, also in programs that have none.
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        if workers:
+            iterator.close()  # Ends the processes and frees what they share with this one.
 
 
 class Piece(NamedTuple):
@@ -176,7 +193,7 @@ class Piece(NamedTuple):
       records: of the videos, without their bytes; the batch's last rows, if there are fewer, repeat the first video.
       ticks: of the whole videos (see `Timing`).
       window: which part of them this is.
-      streams: uint8 [batch_size, T, crop, crop, C] by stream.
+      streams: batch_size clips, packed for `planes.unpacked`.
     """
 
     records: list[dict]
@@ -211,31 +228,28 @@ def test_pieces(
       done: ids of records; batches of these are left out.
 
     Raises:
-      ValueError: the windows are too short for the network.
+      ValueError: the windows are too short for the network, or the crop is odd.
     """
-    wanted = streams(rgb, flow)
+    wanted, crop = streams(rgb, flow), even(crop)
     most = {stream: frames for stream, (frames, _) in wanted.items()}
 
     def load(records: list[dict], ticks: int, window: Window) -> Piece:
         rows = []
         for record in records:
-            row = {}
+            height, width = sides(record, short_side)
+            centre = planes.Window((height - crop) // 2, (width - crop) // 2, crop)
+            clip: dict = {}
             for stream, (_, stride) in wanted.items():
                 per_tick = timing.frames(stream)
-                part = {"start": window.start * per_tick * stride, "count": (window.stop - window.start) * per_tick}
-                frames = frames_of(record, stream, stride=stride, short_side=short_side, **part)
-                row[stream] = video.crop(frames, crop)
-            rows.append(row)
+                part = {stream: ((window.stop - window.start) * per_tick, stride)}
+                clip |= packed_clip(record, centre, part, window.start * per_tick * stride, short_side)
+            rows.append(clip)
         rows += rows[:1] * (batch_size - len(rows))
         about = [{name: value for name, value in record.items() if name not in ("video", "flow")} for record in records]
-        return Piece(about, ticks, window, {stream: np.stack([row[stream] for row in rows]) for stream in wanted})
+        return Piece(about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
     def jobs() -> Iterator[tuple]:
-        # TFDS gives text as bytes.
-        named = (
-            record | {"id": record["id"].decode()} if isinstance(record["id"], bytes) else record for record in source
-        )
-        for ticks, records in batches_of_one_length(named, length, batch_size):
+        for ticks, records in batches_of_one_length(source, length, batch_size):
             if not all(record["id"] in done for record in records):
                 for window in timing.windows(ticks, chunk):
                     yield records, ticks, window

@@ -26,18 +26,19 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import data, metrics, models, results, video, weights
-from i3d_jax.datasets import clips
+from i3d_jax import data, datasets, metrics, models, planes, results, video, weights
 from i3d_jax.models import Network, layers
 
 ALL = 10**9  # Frames; more than a video has.
 
 
 def logits_of_steps(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
-    """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries."""
-    given = {name: video.to_unit(frames) for name, frames in streams.items()}
+    """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries.
+
+    `streams` are packed clips (see `planes.unpacked`).
+    """
     past = {} if carry is None else {"carry": carry}
-    _, ends = network.apply(variables, models.the_input(given), endpoints=True, **past)
+    _, ends = network.apply(variables, models.the_input(planes.unpacked(streams)), endpoints=True, **past)
     steps = {stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends}
     return {"": ends["Logits"], **steps}, ends.get("carry")
 
@@ -107,7 +108,7 @@ def run(
 
     Args:
       name: of published weights, or a file (`weights.load`).
-      dataset, data_dir: arguments of `data.builder`.
+      dataset, data_dir: arguments of `datasets.builder`.
       batch_size: videos at a time.
       frames: of a video that are used, at 25 per second; None: what the weights' description says, 0: all.
       chunk: frames at a time, at 25 per second; None: all that are used. The results are the same.
@@ -123,7 +124,7 @@ def run(
     """
     network, variables, info = weights.network(name)
     try:
-        builder = data.prepared(dataset, data_dir)
+        builder = datasets.prepared(dataset, data_dir)
     except ValueError as error:
         raise results.EvaluationError(str(error)) from None
     check(info, name, builder, dataset, split)
@@ -178,6 +179,7 @@ def run(
         except ValueError as error:
             raise results.EvaluationError(str(error)) from None
     about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
+    about |= {name: builder.statistics[split][name] for name in results.SHARE}
     result = results.write_results(folder, info.classes, about)
     if result["clips"] != number:
         raise results.EvaluationError(
@@ -186,7 +188,7 @@ def run(
     return result
 
 
-def check(info: weights.Info, name: str, builder: clips.ClipBuilder, dataset: str, split: str) -> None:
+def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str) -> None:
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
@@ -251,7 +253,9 @@ def report(out: pathlib.Path, result: dict) -> str:
     own = [f"{stream} alone {result[f'{stream}_top1']:.1%}" for stream in results.STREAMS if f"{stream}_top1" in result]
     return (
         f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
-        f"on {result['clips']} clips" + "".join(f"; {each}" for each in own)
+        f"on {result['clips']} clips"
+        + "".join(f"; {each}" for each in own)
+        + f"; {result['about']['split']} has {datasets.share(result['about'])}"
     )
 
 

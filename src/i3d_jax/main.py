@@ -57,9 +57,11 @@ def main(_: list[str]) -> None:
         result = train.train(str(_WORKDIR.value), **config)
     except (train.ConfigError, weights.WeightsError, checkpoints.DamagedError, video.VideoError, OSError) as error:
         fail(error)
+    splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
+    shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "
-        f"after {result['steps']} steps ({result['seconds']:.0f} s)"
+        f"after {result['steps']} steps ({result['seconds']:.0f} s); annotated clips used: {', '.join(shares)}"
     )
 
 

@@ -78,7 +78,7 @@ def read(path: str, network: Network, info: weights.Info) -> np.ndarray:
     least = network.timing.least * network.timing.rgb
     if len(frames) < least:
         found = f"{len(frames)} frames at {info.fps / stride:g} per second"
-        raise video.VideoError(f"{path}: too short: {found}, and at least {least} are needed")
+        raise video.VideoError(path, f"too short: {found}, and at least {least} are needed")
     return video.crop(frames, info.crop)
 
 

@@ -12,6 +12,7 @@ from i3d_jax.files import replacing
 from i3d_jax.models.body import CHANNELS
 
 STREAMS = tuple(CHANNELS)
+SHARE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.
 ABOUT = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
 
 
@@ -113,7 +114,7 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
         scores = read_json(folder / "scores.json")
         if not {"about", "classes"} <= set(scores):
             raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
-        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT}}
+        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT, *SHARE}}
         runs.append((folder, {"classes": scores["classes"]} | about, read_predictions(folder)))
     first, about, its_first = runs[0]
     for folder, other, its_clips in runs[1:]:
@@ -130,7 +131,8 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
         }
         if apart:
             raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
-    fused = [{name: value for name, value in other.items() if name != "classes"} for _, other, _ in runs]
+    share = {name: about[name] for name in SHARE if name in about}
+    fused = [{k: value for k, value in other.items() if k not in ("classes", *SHARE)} for _, other, _ in runs]
     settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
     note_settings(out, settings)
     lines = []
@@ -139,4 +141,4 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
         lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
     with replacing(out / "predictions.jsonl") as written:
         written.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    return write_results(out, about["classes"], settings)
+    return write_results(out, about["classes"], settings | share)

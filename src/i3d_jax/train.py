@@ -4,6 +4,7 @@ A run is a folder: `checkpoints/`, `log.jsonl` (the durable record), TensorBoard
 `weights.safetensors`. Started again with the same arguments it goes on where it was stopped.
 """
 
+import contextlib
 import functools
 import inspect
 import json
@@ -19,15 +20,14 @@ import numpy as np
 import optax
 import tqdm
 
-from i3d_jax import checkpoints, data, models, weights
+from i3d_jax import checkpoints, data, datasets, models, planes, weights
 from i3d_jax.evaluate import evaluate, shardings
 from i3d_jax.logs import Log
 from i3d_jax.models import layers
 from i3d_jax.models.initial import initial
-from i3d_jax.video import to_unit
 
 # What may be another in a run that is resumed: the rest makes its result.
-CHANGEABLE = ("steps", "log_every", "checkpoint_every", "data_dir", "threads")
+CHANGEABLE = ("steps", "log_every", "checkpoint_every", "data_dir", "threads", "workers")
 
 
 class ConfigError(ValueError):
@@ -46,10 +46,9 @@ class State(NamedTuple):
 def train_step(state: State, batch: dict, key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation):
     """One update on the global batch; returns the new state and scalars.
 
-    `batch` has "rgb" uint8 [B, T, H, W, 3] or "flow" uint8 [B, T, H, W, 2] or both, and "label" int32 [B]; `key` is the
-    run's, not the step's. A network that gives logits per step in time in training is taught every one of them.
+    `batch` has packed clips (see `planes.unpacked`) and "label" int32 [B]; `key` is the run's, not the step's. A network that gives logits per step in time in training is taught every one of them.
     """
-    video = models.the_input({name: to_unit(value) for name, value in batch.items() if name != "label"})
+    video = models.the_input(planes.unpacked(batch))
 
     def loss_and_updates(params):
         logits, updates = model.apply(
@@ -132,7 +131,7 @@ def train(
       steps: updates in all.
       batch_size: clips per update, over all devices.
       model: arguments of `models.build` but `num_classes`, which is the data set's.
-      dataset: arguments of `data.builder`.
+      dataset: arguments of `datasets.builder`.
       clips, test_clips: arguments of `data.train_batches` and `data.test_pieces`.
       optimizer: arguments of `sgd`.
       seed: of everything random.
@@ -143,7 +142,8 @@ def train(
       log_every, checkpoint_every: in steps.
 
     Returns:
-      What `evaluate` returns on the test split, and "steps" and "seconds", the time this call took.
+      What `evaluate` returns on the test split; per split how many clips are annotated and used, "train_annotated" for
+      one; "steps" and "seconds", the time this call took.
 
     Raises:
       ConfigError: an argument that does not fit the others (see `validate`) or those the run was started with.
@@ -158,7 +158,7 @@ def train(
         init = str(folder / "pretrain" / "weights.safetensors")
         if not pathlib.Path(init).exists():
             train(str(folder / "pretrain"), **pretrain)
-    builder = data.prepared(**dataset)
+    builder = datasets.prepared(**dataset)
     classes = builder.class_names
     groups = 1 if norm_group is None else batch_size // norm_group
     network = models.build(num_classes=len(classes), norm_groups=groups, **model)
@@ -193,7 +193,8 @@ def train(
         update = jax.jit(
             train_step, static_argnames=("model", "tx"), donate_argnums=0, compiler_options=layers.compiler_options()
         )
-        with Log(folder, start) as log, tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step") as bar:
+        bar = tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step")
+        with Log(folder, start) as log, contextlib.closing(batches), bar:
             clock, clock_step = time.time(), start
             for step in range(start + 1, steps + 1):
                 batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()}
@@ -221,8 +222,10 @@ def train(
             )
             weights.save(folder / "weights.safetensors", variables, info)
             result = evaluate(network, variables, builder.records(test_split), sharded, **test_clips)
-            log(steps, {f"{test_split}_{name}": value for name, value in result.items()})
-    return result | {"steps": steps, "seconds": time.time() - began}
+            shares = {split: builder.statistics[split] for split in (train_split, test_split)}
+            shares = {f"{split}_{name}": of[name] for split, of in shares.items() for name in ("used", "annotated")}
+            log(steps, {f"{test_split}_{name}": value for name, value in result.items()} | shares)
+    return result | shares | {"steps": steps, "seconds": time.time() - began}
 
 
 def note_config(folder: pathlib.Path, config: dict) -> None:
@@ -263,13 +266,13 @@ def validate(config: dict) -> None:
     except TypeError as error:
         raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
-    bind("config.dataset", data.builder, config["dataset"])
+    bind("config.dataset", datasets.readable, config["dataset"])
     bind("config.clips", data.train_batches, config["clips"], **given)
     bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=(), chunk=None)
     bind("config.optimizer", sgd, config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
     try:
-        builder = data.builder(**config["dataset"])
+        builder = datasets.readable(**config["dataset"])
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
     except ValueError as error:
         raise ConfigError(f"config: {error}") from None
@@ -308,7 +311,12 @@ def validate_clips(
         value = clips.get(name, 1)
         if not (isinstance(value, int) and value > 0):
             raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
+    workers = clips.get("workers", 0)
+    if not (isinstance(workers, int) and workers >= 0):
+        raise ConfigError(f"{where}.workers: {workers!r} is not a whole number of processes")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
+    if crop % 2:
+        raise ConfigError(f"{where}.crop: {crop} pixels, wanted an even number")
     if crop > side:
         raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
     try:

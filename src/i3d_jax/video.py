@@ -8,9 +8,11 @@ bytes of a file. Flow is stored as one grey video, u above v.
 import collections
 import concurrent.futures
 import io
+import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import av
 import av.container
@@ -20,10 +22,17 @@ import numpy as np
 
 FPS = 25.0  # Of everything the paper trains and tests on.
 MAX_FLOW = 20.0  # Pixels; the paper's truncation.
+LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
+# Of the files that are written. A key frame every 16 keeps seeking cheap.
+GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
 
 
 class VideoError(ValueError):
-    """A file that is no video, or cannot be decoded; the message names it."""
+    """A file that is no video, or cannot be decoded; the message names it, `reason` is the rest."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
 
 
 def decode(
@@ -61,39 +70,82 @@ def decode(
     """
     if stream == "flow" and short_side is not None:
         raise ValueError(f"short_side is {short_side}, but flow cannot be resized")
-    name = f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
+    previous, image, size = None, np.empty(0), None
+    scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
     images: list[np.ndarray] = []
-    try:
-        with av.open(io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}") as container:
-            assert isinstance(container, av.container.InputContainer)
-            if not container.streams.video:
-                raise VideoError(f"{name}: has no video stream")
-            track = container.streams.video[0]
-            track.thread_type = "SLICE" if threads == 1 else "AUTO"
-            track.codec_context.thread_count = threads
-            if start:
-                _seek(container, track, start / fps)
-            previous, image, size = None, np.empty(0), None
-            scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
-            for index, frame in _resample(container.decode(track), track, fps):
-                if frames is not None and index > start + (frames - 1) * stride:
-                    break
-                if index < start or (index - start) % stride:
-                    continue
-                if size is None:  # A stream may change its size; all frames get the first one's.
-                    size = frame.height, frame.width
-                    size = size if short_side is None else resized(*size, short_side)
-                if frame is not previous:
-                    image, previous = _pixels(frame, size, scaler, stream), frame
-                images.append(image)
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{name}: cannot be decoded: {error.strerror}") from None
-    if not images:
-        raise VideoError(f"{name}: has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
+    for frame in shown(video, fps=fps, start=start, frames=frames, stride=stride, threads=threads):
+        if size is None:  # A stream may change its size; all frames get the first one's.
+            size = frame.height, frame.width
+            size = size if short_side is None else resized(*size, short_side)
+        if frame is not previous:
+            image, previous = _pixels(frame, size, scaler, stream), frame
+        images.append(image)
     return np.stack(images)
 
 
-def encode(frames: np.ndarray, *, fps: int = 25, crf: int | None = None, gop: int = 16) -> bytes:
+def shown(
+    video: str | os.PathLike | bytes,
+    *,
+    fps: float = FPS,
+    start: int = 0,
+    frames: int | None = None,
+    stride: int = 1,
+    threads: int = 0,
+    strict: bool = False,
+) -> Iterator[av.VideoFrame]:
+    """Yields what a video shows at a constant frame rate; see `decode`. A frame that is shown for long comes again.
+
+    A `strict` reading is for videos that are to be kept: damage that the decoder could hide, a file that ends more than
+    half a second before it says, and one frame for more than a minute are errors too.
+
+    Raises:
+      VideoError: as `decode`; in a strict reading also after frames have been yielded.
+    """
+    name = f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
+    file = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
+    end, found, before, since = 0.0, False, None, 0
+    try:
+        with av.open(file, metadata_errors="replace") as container:  # Tags need not be UTF-8.
+            assert isinstance(container, av.container.InputContainer)
+            if not container.streams.video:
+                raise VideoError(name, "has no video stream")
+            track = container.streams.video[0]
+            if cast(Any, track.codec_context) is None:
+                raise VideoError(name, "cannot be decoded: there is no decoder for it")
+            track.thread_type = "SLICE" if threads == 1 else "AUTO"
+            track.codec_context.thread_count = threads
+            decoded = _decoded(container, track, name, strict)
+            first = next(decoded, None)
+            # Not the stream's start: its first frames may not be there, or refer to some that are not.
+            origin = 0 if first is None else first.pts or 0
+            if start:
+                _seek(container, track, origin, start / fps)
+                decoded = _decoded(container, track, name, strict)
+            elif first is not None:
+                decoded = itertools.chain([first], decoded)
+            for index, frame in _resample(decoded, track, origin, fps, start):
+                end, before, since = (index + 1) / fps, frame, since if frame is before else index
+                if strict and index - since >= LONGEST * fps:
+                    raise VideoError(name, f"is damaged: shows one frame for more than {LONGEST} s")
+                if frames is not None and index > start + (frames - 1) * stride:
+                    return
+                if index < start or (index - start) % stride:
+                    continue
+                found = True
+                yield frame
+            lasts = _duration(container, track, origin)
+            if strict and lasts - end > 0.5:
+                raise VideoError(name, f"is truncated: ends after {end:.2f} s of {lasts:.2f} s")
+    except av.error.FFmpegError as error:
+        if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
+            where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
+            raise VideoError(name, f"{where}: {error.strerror}") from None
+        raise VideoError(name, "is empty") from None
+    if not found:
+        raise VideoError(name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
+
+
+def encode(frames: np.ndarray, *, fps: int = 25, crf: int | None = None, gop: int = GOP) -> bytes:
     """Encodes uint8 frames, RGB or flow, as an H.264 file (MP4), the same bytes every time; H and W must be even.
 
     A key frame every `gop` frames keeps seeking cheap, `fastdecode` the reading. `crf` is 18 for RGB
@@ -106,13 +158,82 @@ def encode(frames: np.ndarray, *, fps: int = 25, crf: int | None = None, gop: in
     if flow:
         frames = np.moveaxis(frames, -1, 1).reshape(len(frames), -1, frames.shape[2])  # u above v.
     if crf is None:
-        crf = 15 if flow else 18
+        crf = FLOW_CRF if flow else RGB_CRF
+    form = "gray" if flow else "rgb24"
+    images = (av.VideoFrame.from_ndarray(image, format=form) for image in frames)
+    return _encoded(images, frames.shape[1], frames.shape[2], "gray" if flow else "yuv420p", fps, crf, gop)
+
+
+class Transcoded(NamedTuple):
+    """A video as records hold it: an H.264 file, and what is in it."""
+
+    data: bytes
+    frames: int
+    height: int
+    width: int
+
+
+def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None = None) -> Transcoded:
+    """Makes a video file what records hold: H.264 at 25 frames per second, upright, of a given short side, without sound.
+
+    The same bytes every time. The long side's last odd pixel is cut off. Frames are scaled as they are stored, in YUV, the
+    colours converted to BT.601; there are never more than a few in memory.
+
+    Args:
+      seconds: of the video to take at most; None: all.
+
+    Raises:
+      VideoError: the file cannot be read to its end, or to `seconds`, without damage (see `shown`).
+    """
+    most = None if seconds is None else max(1, round(seconds * FPS))
+    images = shown(path, frames=most, threads=1, strict=True)
+    first = next(images)
+    size = resized(first.height, first.width, short_side)
+    scaler = av.video.reformatter.VideoReformatter()
+    count = 0
+
+    def planes(frame: av.VideoFrame) -> list[np.ndarray]:
+        """Y, U, V of the frame: upright, and of even sides."""
+        target = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG", "threads": 1}
+        scaled = scaler.reformat(frame, size[1], size[0], "yuv420p", interpolation="BILINEAR", **target)
+        turned = [np.rot90(plane(scaled, number), round(frame.rotation / 90)) for number in range(3)]
+        height, width = turned[0].shape
+        return [turned[0][: height - height % 2, : width - width % 2]] + [
+            x[: height // 2, : width // 2] for x in turned[1:]
+        ]
+
+    def converted() -> Iterator[av.VideoFrame]:
+        nonlocal count
+        previous, packed = None, np.empty((0, 0), np.uint8)
+        for frame in itertools.chain([first], images):
+            if frame is not previous:
+                parts, previous = planes(frame), frame
+                packed = np.concatenate([part.ravel() for part in parts]).reshape(-1, parts[0].shape[1])
+            count += 1
+            yield av.VideoFrame.from_ndarray(packed, format="yuv420p")
+
+    height, width = planes(first)[0].shape
+    data = _encoded(converted(), height, width, "yuv420p", round(FPS), RGB_CRF, GOP)
+    return Transcoded(data, count, height, width)
+
+
+def plane(frame: av.VideoFrame, number: int) -> np.ndarray:
+    """One of a frame's planes of 8 bits, uint8 [H, W], not copied: it is valid as long as the frame is."""
+    part = frame.planes[number]
+    return np.frombuffer(cast(Any, part), np.uint8).reshape(part.height, part.line_size)[
+        :, : part.width
+    ]  # Lines are padded.
+
+
+def _encoded(
+    images: Iterable[av.VideoFrame], height: int, width: int, pix_fmt: str, fps: int, crf: int, gop: int
+) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "gray" if flow else "yuv420p"
-        if flow:
+        stream.height, stream.width = height, width
+        stream.pix_fmt = pix_fmt
+        if pix_fmt == "gray":
             stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG  # 0 to 255, not 16 to 235.
         stream.gop_size = gop
         stream.codec_context.thread_count = 1
@@ -120,8 +241,8 @@ def encode(frames: np.ndarray, *, fps: int = 25, crf: int | None = None, gop: in
         # different files in 150 encodings of one video), and with runs of 16 frames it gains little.
         params = {"crf": crf, "preset": "fast", "tune": "fastdecode", "x264-params": "mbtree=0"}
         stream.options = {name: str(value) for name, value in params.items()}
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray" if flow else "rgb24")))
+        for image in images:
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
     return file.getvalue()
 
@@ -153,14 +274,6 @@ def flow_bytes(flow: np.ndarray) -> np.ndarray:
     return np.rint(128 + 127 / MAX_FLOW * np.clip(flow, -MAX_FLOW, MAX_FLOW)).astype(np.uint8)
 
 
-def mirrored(frames: np.ndarray) -> np.ndarray:
-    """uint8 frames, RGB or flow, with left and right exchanged; what moved right moves left then."""
-    frames = frames[:, :, ::-1]
-    if frames.shape[-1] == 2:
-        frames = np.stack([np.minimum(256 - frames[..., 0].astype(np.int16), 255).astype(np.uint8), frames[..., 1]], -1)
-    return frames
-
-
 def loop(video: np.ndarray, frames: int) -> np.ndarray:
     """Repeats a video from its start until it has `frames` frames, or cuts it there."""
     return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]
@@ -181,27 +294,58 @@ def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) ->
         pool.shutdown(cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.
 
 
-def _seek(container, stream, seconds: float) -> None:
+def _seek(container, stream, origin: int, seconds: float) -> None:
     # Half a frame early: the frame nearest to the time wanted may lie before it.
     seconds -= 0.5 / float(stream.average_rate or FPS)
-    offset = round(max(0.0, seconds) / stream.time_base) + (stream.start_time or 0)
-    container.seek(offset, stream=stream)
+    container.seek(round(max(0.0, seconds) / stream.time_base) + origin, stream=stream)
 
 
-def _resample(decoded, stream, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yields (i, the decoded frame shown nearest to time i / fps) for i in order, from the first decoded frame on."""
-    origin, step = stream.start_time, 1 / float(stream.average_rate or fps)
+def _duration(container, stream, origin: int) -> float:
+    """How long a video says that it lasts from `origin` on, in seconds; not above 0 if it does not say."""
+    start = float(origin * stream.time_base)
+    if stream.duration:
+        # Where an AVI file is cut off, FFmpeg lessens its duration, but not the number of frames it says.
+        ticks = max(stream.duration, stream.frames if container.format.name == "avi" else 0)
+        return float(((stream.start_time or 0) + ticks) * stream.time_base) - start
+    # Matroska's, as "00:00:10.333000000", counted from 0; the tag's name may have a language.
+    tag = next((text for name, text in stream.metadata.items() if name.startswith("DURATION")), "")
+    if parts := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", tag):
+        hours, minutes, seconds = map(float, parts.groups())
+        return 3600 * hours + 60 * minutes + seconds - start
+    if len(container.streams) == 1 and container.duration:  # Sound may go on after the video.
+        return container.duration / av.time_base - start
+    return 0.0
+
+
+def _decoded(container, stream, name: str, strict: bool) -> Iterator[av.VideoFrame]:
+    """Yields a stream's frames; in a strict reading none that is damaged."""
+    for packet in _packets(container, stream):
+        frames = packet.decode()
+        # err_detect=explode finds hardly more, and refuses what was cut out of a video of open groups of pictures.
+        if strict and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)):
+            raise VideoError(name, "is damaged" + (f": at {frames[0].time or 0:.2f} s" if frames else ""))
+        yield from frames
+
+
+def _packets(container, stream) -> Iterator[av.Packet]:
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # PyAV's, after the last packet, if there is a stream that was not there at the beginning.
+        return
+
+
+def _resample(decoded, stream, origin: int, fps: float, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yields (i, the decoded frame shown nearest to time i / fps) for i in order, from `start` or earlier on."""
+    step = 1 / float(stream.average_rate or fps)
     frame, time, index = None, 0.0, 0
     for following in decoded:
-        if origin is None:
-            origin = following.pts or 0
         if following.pts is None:
             now = time + step if frame else 0.0
         else:
             now = float((following.pts - origin) * following.time_base)
         if frame is None:
             # After a seek the first frame decoded is a key frame somewhere before the time wanted.
-            index = max(0, round(now * fps))
+            index = min(start, max(0, round(now * fps)))
         else:
             while index / fps < (time + now) / 2:
                 yield index, frame

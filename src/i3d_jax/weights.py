@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from i3d_jax import models, published, tf_checkpoint
+from i3d_jax.files import cache
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import initial
 from i3d_jax.models.body import CHANNELS
@@ -132,8 +133,7 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def cache_path(name: str) -> pathlib.Path:
-    cache = os.environ.get("I3D_JAX_CACHE") or pathlib.Path.home() / ".cache" / "i3d_jax"
-    return pathlib.Path(cache) / f"{name}.safetensors"
+    return cache() / f"{name}.safetensors"
 
 
 def _fetch(name: str, path: pathlib.Path) -> None:

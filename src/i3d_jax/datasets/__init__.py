@@ -1,0 +1,74 @@
+"""The data sets: `builder(name)` is a TFDS builder, prepared by `python -m i3d_jax.datasets` or, if it needs nothing, when used."""
+
+import contextlib
+import sys
+
+from i3d_jax.datasets import remote
+from i3d_jax.datasets.clips import ClipBuilder
+from i3d_jax.datasets.hmdb51 import HMDB51
+from i3d_jax.datasets.kinetics import Kinetics
+from i3d_jax.datasets.moving_shapes import MovingShapes
+from i3d_jax.datasets.ucf101 import UCF101
+
+BUILDERS = {"kinetics": Kinetics, "ucf101": UCF101, "hmdb51": HMDB51, "moving_shapes": MovingShapes}
+
+
+def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
+    """Returns the data set called `name`, "moving_shapes/videos".
+
+    Args:
+      name: data set and config, as TFDS writes them.
+      data_dir: where TFDS keeps prepared data sets; None: its own default, `~/tensorflow_datasets`. One that is remote,
+        gs://... for one, is read as `remote` says.
+      options: to prepare it with, see `ClipBuilder`.
+
+    Raises:
+      ValueError: no such data set or config.
+    """
+    names = [f"{family}/{config.name}" for family, made in BUILDERS.items() for config in made.BUILDER_CONFIGS]
+    if name not in names:
+        raise ValueError(f"no data set is called {name!r}; there are {', '.join(names)}")
+    family, config = name.split("/")
+    if is_remote(data_dir):
+        data_dir = remote.local(str(data_dir), _versioned(name), records=False)
+    return BUILDERS[family](config=config, data_dir=data_dir, **options)
+
+
+def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
+    """Returns what `builder` does, if it is prepared or can be prepared without anything.
+
+    Raises:
+      ValueError: no such data set, or it is not prepared.
+    """
+    found = builder(name, data_dir)
+    if not found.final.exists() and not found.SELF_MADE:
+        raise ValueError(
+            f"{name} is not prepared in {found.final.parents[2]}: python -m i3d_jax.datasets prepare {name} "
+            f"--videos DIR --annotations CSV --out {found.final.parents[2]}"
+        )
+    return found
+
+
+def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
+    """Returns what `readable` does, prepared."""
+    found = readable(name, data_dir)
+    if is_remote(data_dir):
+        remote.local(str(data_dir), _versioned(name))
+    if not found.final.exists():
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
+            found.prepare()
+    return found
+
+
+def is_remote(data_dir: str | None) -> bool:
+    return data_dir is not None and "://" in data_dir
+
+
+def _versioned(name: str) -> str:
+    return f"{name}/{BUILDERS[name.split('/')[0]].VERSION}"
+
+
+def share(statistics: dict) -> str:
+    """How much of a split there is, in words (see `ClipBuilder.statistics`)."""
+    used, annotated = statistics["used"], statistics["annotated"]
+    return f"{used} of {annotated} annotated clips ({1 - used / annotated:.1%} missing)"

@@ -1,40 +1,64 @@
-"""What the data sets share: folders of clips in Kinetics' layout, and the records they are prepared into.
+"""What the data sets share: TFDS builders of records of clips, prepared and read without TensorFlow.
 
-A record holds one clip: H.264 at 25 frames per second with a given short side (see `video.encode`), its label, its id
-and its number of frames; in some data sets also its flow, as many frames of the same size. Reading them needs no TensorFlow.
+A record holds one clip: H.264 at 25 frames per second with a given short side (see `video.transcode`), its label, its id,
+its number of frames and their size; in some data sets also its flow, as many frames of the same size.
 """
 
-import concurrent.futures
-import csv
-import dataclasses
-import os
+import importlib.resources
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
+from tensorflow_datasets.core import splits as splits_lib
+from tensorflow_datasets.proto import tf_example_pb2
 
-from i3d_jax import video
-
-COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+from i3d_jax.datasets import annotations, shards
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One annotated clip of a folder in Kinetics' layout."""
+class Source(NamedTuple):
+    """What a data set is prepared from: the user's files.
 
-    id: str
-    label: str
-    split: str
-    path: pathlib.Path
+    Attributes:
+      videos: folder of them.
+      annotations: the lists of clips, as they are published: files, or the folder that has them.
+      flow: folder of flow, laid out as the videos are, of files that `video.encode` writes; None: without flow.
+    """
+
+    videos: pathlib.Path
+    annotations: tuple[pathlib.Path, ...]
     flow: pathlib.Path | None = None
 
 
-class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set of records of clips, all of one short side in pixels."""
+class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+    """A data set of records of clips, all of one short side in pixels.
 
-    SHORT_SIDE: ClassVar[int]
+    Args:
+      source: what to prepare it from; not needed to read it.
+      workers: processes that prepare it; None: this one, with threads.
+      beam: options of the Apache Beam pipeline that prepares it, instead.
+      others: TFDS's: config, data_dir, ...
+    """
+
+    SHORT_SIDE: ClassVar[int] = 256
+    SELF_MADE: ClassVar[bool] = False  # Whether it is prepared from nothing.
+
+    def __init__(
+        self, *, source: Source | None = None, workers: int | None = None, beam: list[str] | None = None, **others
+    ):
+        self.source, self.workers, self.beam = source, workers, beam
+        super().__init__(**others, file_format="array_record")
+        self.final = pathlib.Path(self.data_dir)  # `data_dir` is another folder while TFDS prepares.
+
+    @property
+    def config_name(self) -> str:
+        assert self.builder_config is not None, "every config is listed in the class"
+        return self.builder_config.name
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}/{self.config_name}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -45,70 +69,105 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """What the records have of "rgb" and "flow"."""
         return ("rgb", "flow") if "flow" in self.info.features else ("rgb",)  # pyright: ignore - a FeaturesDict
 
-    def records(self, split: str) -> Sequence[dict]:
-        """The examples of a split, by index; their "video" and "flow" are the bytes of H.264 files."""
-        return self.as_data_source(split)  # pyright: ignore - hidden by a decorator
+    @property
+    def statistics(self) -> dict[str, dict]:
+        """By split what was annotated and what there is of it (see `shards.statistics`); empty before preparation."""
+        return dict(self.info.metadata or {}).get("splits", {})  # pyright: ignore - a MetadataDict
+
+    def records(self, split: str) -> "Records":
+        """The clips of a split, by index."""
+        method = tfds.decode.DeserializeMethod.RAW_BYTES
+        return Records(self.as_data_source(split, deserialize_method=method))  # pyright: ignore - hidden by a decorator
+
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the labels."""
+        raise NotImplementedError
+
+    def has_flow(self) -> bool:
+        """Whether what is prepared has flow, if nothing is prepared yet."""
+        return self.source is not None and self.source.flow is not None
+
+    def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
+        """What the lists of clips say."""
+        raise NotImplementedError
+
+    def clips(self, folder: pathlib.Path) -> list[annotations.Clip]:
+        """All clips that are annotated; `folder` is for files that a data set makes itself."""
+        if self.source is None:
+            raise shards.PrepareError(
+                f"{self.full_name} is prepared from your files, by python -m i3d_jax.datasets prepare"
+            )
+        return annotations.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
+
+    def _info(self):
+        path = pathlib.Path(self.data_dir)
+        if (path / "features.json").exists():  # What is prepared says what it has.
+            found = tfds.features.FeatureConnector.from_config(str(path))
+        else:
+            found = shards.features(self.classes(), self.has_flow())
+        return self.dataset_info_from_configs(
+            features=found,
+            supervised_keys=("video", "label"),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        own = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
+        result = shards.prepare(
+            self.clips(own),
+            name=self.name,
+            parts=self.final.with_name(f"{self.version}.parts"),
+            folder=pathlib.Path(self.data_dir),
+            settings=shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams),
+            workers=self.workers,
+            beam=self.beam,
+        )
+        splits = []
+        for split, found in result.items():
+            template = self._get_filename_template(split)
+            splits.append(tfds.core.SplitInfo(split, found.shard_lengths, found.bytes, template))
+        self.info.set_splits(splits_lib.SplitDict(splits))
+        self.info.metadata["splits"] = {split: found.statistics for split, found in result.items()}  # pyright: ignore
+
+    def prepare(self) -> None:
+        """Prepares the data set, or goes on with that; see `shards.prepare`."""
+        with shards.only_one(self.final):
+            self.download_and_prepare()
+            shards.clean(self.final)
 
 
-def features(classes: list[str], flow: bool = False) -> tfds.features.FeaturesDict:
-    # Not `features.Video`, which imports TensorFlow.
-    file = tfds.features.Tensor(shape=(), dtype=np.object_)
-    return tfds.features.FeaturesDict(
-        {
-            "video": file,
-            **({"flow": file} if flow else {}),
-            "label": tfds.features.ClassLabel(names=classes),
-            "id": tfds.features.Text(),
-            "frames": np.int32,
-        }
-    )
+class Records(Sequence[dict]):
+    """The clips of a split: "video" and perhaps "flow", the bytes of H.264 files, "label", "id", "frames", "height", "width".
 
-
-def file_name(youtube_id: str, start: int, end: int) -> str:
-    """Kinetics' name for a clip, its times in seconds."""
-    return f"{youtube_id}_{start:06d}_{end:06d}.mp4"
-
-
-def write_annotations(path: pathlib.Path, rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_annotations(path: pathlib.Path, videos: pathlib.Path, flow: pathlib.Path | None = None) -> list[Clip]:
-    """Reads Kinetics' CSV; the clips lie in `videos`/<split>/<label>/<id>_<start>_<end>.mp4, and in `flow` their flow.
-
-    Raises:
-      ValueError: a column is missing.
+    TFDS decodes a feature by way of arrays, which takes longer than reading it: these values are the records' own.
     """
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; found {reader.fieldnames}")
-        clips = []
-        for row in reader:
-            name = file_name(row["youtube_id"], int(row["time_start"]), int(row["time_end"]))
-            place = pathlib.Path(row["split"], row["label"], name)
-            its_flow = None if flow is None else flow / place
-            clips.append(Clip(name.removesuffix(".mp4"), row["label"], row["split"], videos / place, its_flow))
-        return clips
+
+    def __init__(self, examples: Any):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index):  # pyright: ignore - never a slice
+        if not 0 <= index < len(self):  # Which ends an iteration.
+            raise IndexError(f"record {index} of {len(self)}")
+        example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
+        features = example.features.feature
+        record = {}
+        for name in features:
+            kind = features[name].WhichOneof("kind")
+            record[name] = getattr(features[name], kind).value[0]
+        return record | {"id": record["id"].decode()}
 
 
-def transcoded(clips: list[Clip], short_side: int) -> Iterator[tuple[str, dict]]:
-    """Yields (key, example) per clip in their order, transcoded to what records hold; uses every core.
+def class_names(name: str) -> list[str]:
+    """The classes listed in `labels/`, in the order of the published logits if there are such."""
+    return importlib.resources.files("i3d_jax").joinpath("labels", f"{name}.txt").read_text("utf-8").splitlines()
 
-    Flow is copied: its files are what `video.encode` makes of it.
-    """
 
-    def record(clip: Clip) -> tuple[str, dict]:
-        frames = video.decode(clip.path, short_side=short_side, threads=1)
-        height, width = (size - size % 2 for size in frames.shape[1:3])
-        data = video.encode(frames[:, :height, :width])
-        example = {"video": data, "label": clip.label, "id": clip.id, "frames": len(frames)}
-        return clip.id, example if clip.flow is None else example | {"flow": clip.flow.read_bytes()}
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(clips), 64):  # Not all at once: a data set's records outgrow memory.
-            yield from pool.map(record, clips[start : start + 64])
+def one(lists: Sequence[pathlib.Path]) -> pathlib.Path:
+    """The one folder of lists that there must be."""
+    if len(lists) != 1:
+        raise annotations.AnnotationError(f"{len(lists)} annotations, wanted the one folder of lists")
+    return lists[0]

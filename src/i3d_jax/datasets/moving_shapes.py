@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from i3d_jax import video
-from i3d_jax.datasets import clips
+from i3d_jax.datasets import annotations, clips
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.
@@ -46,46 +46,34 @@ class MovingShapes(clips.ClipBuilder):
 
     NAME = "moving_shapes"
     SHORT_SIDE = SIZE
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES: ClassVar = {"1.1.0": "Flow.", "1.0.0": "Videos and images."}
+    SELF_MADE = True
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {"2.0.0": "Written by shards.", "1.1.0": "Flow.", "1.0.0": "Videos and images."}
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="videos", description=f"{FRAMES} frames; the class is shape and movement."),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
     ]
 
-    @property
-    def config_name(self) -> str:
-        assert self.builder_config is not None, "every config is listed above"
-        return self.builder_config.name
+    def classes(self) -> list[str]:
+        return CLASSES[self.config_name]
 
-    def _info(self):
-        return self.dataset_info_from_configs(
-            features=clips.features(CLASSES[self.config_name], flow=self.config_name == "videos"),
-            supervised_keys=("video", "label"),
-            disable_shuffling=True,
-        )
+    def has_flow(self) -> bool:
+        return self.config_name == "videos"
 
-    def _split_generators(self, dl_manager):
-        folder = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
-        generators = {}
-        for split, count in CLIPS_PER_CLASS[self.config_name].items():
-            annotations = write_videos(folder, self.config_name, split, count)
-            flow = folder / "flow" if self.config_name == "videos" else None
-            generators[split] = self._generate_examples(clips.read_annotations(annotations, folder, flow))
-        return generators
-
-    def _generate_examples(self, annotated):
-        return clips.transcoded(annotated, self.SHORT_SIDE)
+    def clips(self, folder: pathlib.Path) -> list[annotations.Clip]:
+        lists = [write_videos(folder, self.config_name, *split) for split in CLIPS_PER_CLASS[self.config_name].items()]
+        rows = annotations.kinetics(lists, self.classes())
+        return annotations.clips(rows, folder / "videos", folder / "flow" if self.has_flow() else None)
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
-    """Writes `count` videos per class under folder/split/, classes taking turns, and returns their CSV's path.
+    """Writes `count` videos per class under folder/videos/split/, classes taking turns, and returns their CSV's path.
 
     The flow of those that move goes to folder/flow/split/.
     """
     names, moving = CLASSES[config], config == "videos"
     for label in names:
-        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        (folder / "videos" / split / label).mkdir(parents=True, exist_ok=True)
         if moving:
             (folder / "flow" / split / label).mkdir(parents=True, exist_ok=True)
 
@@ -95,17 +83,17 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
         # The seed tells splits and configs apart, so that no video is in two of them.
         rng = np.random.default_rng([number, split == "train", moving])
         frames, flow = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
-        identity, end = f"shapes{number:05d}", -(-len(frames) // 25)
-        place = pathlib.Path(split, label, clips.file_name(identity, 0, end))
-        (folder / place).write_bytes(video.encode(frames))
+        identity, end = f"{split}{number:05d}", -(-len(frames) // 25)
+        place = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
+        (folder / "videos" / place).write_bytes(video.encode(frames))
         if moving:
             (folder / "flow" / place).write_bytes(video.encode(video.flow_bytes(flow)))
-        return dict(zip(clips.COLUMNS, (label, identity, 0, end, split), strict=True))
+        return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(write, range(count * len(names))))
     path = folder / f"{split}.csv"
-    clips.write_annotations(path, rows)
+    annotations.write_kinetics(path, rows)
     return path
 
 

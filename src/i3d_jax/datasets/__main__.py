@@ -1,0 +1,132 @@
+"""Prepares data sets from your videos, checks these before, and says what there is.
+
+    python -m i3d_jax.datasets doctor kinetics/400 --videos k400 --annotations train.csv validate.csv --out findings.csv
+    python -m i3d_jax.datasets prepare kinetics/400 --videos k400 --annotations train.csv validate.csv --out data --workers 32
+    python -m i3d_jax.datasets prepare ucf101/1 --videos UCF-101 --annotations ucfTrainTestlist --out data
+    python -m i3d_jax.datasets show kinetics/400 --data-dir data --classes
+
+Kinetics' annotations are the public CSVs, UCF-101's and HMDB-51's the folders of lists as they are shipped. `prepare` makes
+every video H.264 at 25 frames per second, short side 256, without sound; it goes on where it was stopped, and its bytes do not
+depend on the number of workers. Videos that cannot be used are listed, with the reason, in `rejected.csv` beside the records.
+"""
+
+import argparse
+import contextlib
+import io
+import pathlib
+import shlex
+import sys
+
+from i3d_jax import datasets
+from i3d_jax.datasets import annotations, clips, doctor, shards
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m i3d_jax.datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    prepare = commands.add_parser("prepare", help="write a data set's records")
+    check = commands.add_parser("doctor", help="check a folder of videos against its annotations")
+    show = commands.add_parser("show", help="what a prepared data set has")
+    for command in (prepare, check):
+        command.add_argument("name", help="data set and config: kinetics/400, ucf101/1, ...")
+        command.add_argument("--videos", type=pathlib.Path, help="folder of the videos")
+        command.add_argument("--annotations", type=pathlib.Path, nargs="+", metavar="FILE", help="lists of clips")
+        command.add_argument("--workers", type=int, default=None, help="processes (default: one, with threads)")
+    prepare.add_argument("--out", required=True, help="folder for prepared data sets")
+    prepare.add_argument(
+        "--flow", type=pathlib.Path, metavar="DIR", help="folder of the videos' flow, laid out as they are"
+    )
+    prepare.add_argument("--beam-runner", help="run under Apache Beam: DirectRunner, FlinkRunner, ...")
+    prepare.add_argument(
+        "--beam-options", default="", help='more options of Beam, "--flink_master=... --parallelism=64"'
+    )
+    check.add_argument("--out", type=pathlib.Path, metavar="CSV", help="file for all that is found")
+    check.add_argument("--quick", action="store_true", help="look files up, do not open them")
+    show.add_argument("name", help="data set and config")
+    show.add_argument("--data-dir", help="where it is (default: TFDS's own)")
+    show.add_argument("--classes", action="store_true", help="also per class")
+    flags = parser.parse_args(arguments)
+    if getattr(flags, "workers", None) is not None and flags.workers < 1:
+        parser.error(f"--workers: {flags.workers} is not a positive number")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may be anything.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
+    except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
+        print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
+        return 2
+
+
+def _source(flags: argparse.Namespace) -> clips.Source | None:
+    videos, lists, flow = flags.videos, flags.annotations, getattr(flags, "flow", None)
+    if videos is None and lists is None:
+        return None
+    if videos is None or lists is None:
+        raise ValueError(f"--{'annotations' if lists is None else 'videos'} is missing")
+    for flag, folder in (("videos", videos), ("flow", flow)):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"--{flag}: {folder}: no such folder")
+    return clips.Source(videos.absolute(), tuple(lists), flow and flow.absolute())
+
+
+def _prepare(flags: argparse.Namespace) -> int:
+    beam = [f"--runner={flags.beam_runner}", *shlex.split(flags.beam_options)] if flags.beam_runner else None
+    source = _source(flags)
+    if datasets.is_remote(flags.out):
+        raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
+    builder = datasets.builder(flags.name, flags.out, source=source, workers=flags.workers, beam=beam)
+    if source is not None and builder.SELF_MADE:
+        raise ValueError(f"{flags.name} makes its videos itself; leave --videos and --annotations out")
+    if source is None and not builder.SELF_MADE:
+        raise ValueError(f"{flags.name} is prepared from your files: --videos and --annotations are missing")
+    if builder.final.exists():
+        print(f"{builder.final} is there already; remove it to prepare it anew", file=sys.stderr)
+        shards.clean(builder.final)  # Its parts, if the process that prepared it was killed at the very end.
+    else:
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
+            builder.prepare()
+    print(f"{builder.final}\n{described(builder)}")
+    return 0
+
+
+def _doctor(flags: argparse.Namespace) -> int:
+    source = _source(flags)
+    if source is None:
+        raise ValueError("--videos and --annotations are missing")
+    builder = datasets.builder(flags.name)
+    if builder.SELF_MADE:
+        raise ValueError(f"{flags.name} makes its videos itself")
+    rows = builder.rows(source.annotations)
+    findings = doctor.examine(rows, source.videos, workers=flags.workers or 1, quick=flags.quick)
+    if flags.out is not None:
+        doctor.write_csv(flags.out, findings)
+    print(doctor.summary(rows, findings))
+    return 1 if findings else 0
+
+
+def _show(flags: argparse.Namespace) -> int:
+    builder = datasets.readable(flags.name, flags.data_dir)
+    if not builder.final.exists():
+        raise ValueError(f"{flags.name} is not prepared in {builder.final.parents[2]}")
+    print(f"{builder.final}\n{described(builder, flags.classes)}")
+    return 0
+
+
+def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
+    """What a prepared data set has, as text."""
+    lines = []
+    for split, found in builder.statistics.items():
+        seconds, size = found["frames"] / 25, builder.info.splits[split].num_bytes
+        lines.append(
+            f"{split}: {datasets.share(found)}, {seconds / 3600:,.3g} h, {size / 1e6:,.4g} MB, {', '.join(builder.streams)}"
+        )
+        lines += [f"  left out: {count} {kind}" for kind, count in found["rejected"].items()]
+        if classes:
+            lines += [f"  {label}: {used} of {number}" for label, (number, used) in found["classes"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,416 @@
+"""Which clips the data sets have, and in which files: Kinetics' CSVs, UCF-101's and HMDB-51's lists, folders of videos.
+
+The readers return a row per line that names a clip, also where a clip is named twice; `clips` keeps the first of each
+and finds its files by their names without extension, wherever below a folder they lie.
+"""
+
+import contextlib
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+SPLITS = {"train": "train", "val": "validation", "validate": "validation", "validation": "validation", "test": "test"}
+VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".gif"}
+# What downloads, and work on them, leave beside videos under the same names.
+NOT_VIDEO = {".json", ".jpg", ".jpeg", ".png", ".webp", ".txt", ".vtt", ".srt", ".csv", ".part", ".ytdl"}
+NOT_VIDEO |= {".m4a", ".mp3", ".wav", ".npy", ".npz"}
+
+
+class AnnotationError(ValueError):
+    """A list of clips that cannot be used; the message says where, what was found and what was wanted."""
+
+
+class Row(NamedTuple):
+    """One annotated clip."""
+
+    id: str  # Unique in its data set.
+    stem: str  # The name of its video file, without extension.
+    label: str
+    split: str  # "train", "validation" or "test".
+    seconds: float | None  # That the annotation gives it; None: the whole file.
+    where: str  # "train.csv:12"
+
+
+class Clip(NamedTuple):
+    """One annotated clip and its files."""
+
+    id: str
+    label: str
+    split: str
+    seconds: float | None
+    path: str | None  # None: missing.
+    flow: str | None = None
+
+
+def kinetics(paths: Sequence[Path], classes: Sequence[str]) -> list[Row]:
+    """Reads the public CSVs of Kinetics-400, -600 and -700-2020.
+
+    Args:
+      paths: CSVs, and folders whose CSVs are all read.
+      classes: the class names; the CSVs may have underscores for their spaces, and other capitals.
+
+    Raises:
+      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+    """
+    known = {form(name): name for form in (_plain, str) for name in classes}
+    rows: list[Row] = []
+    unknown: list[tuple[str, str]] = []
+    for path in _csvs(paths):
+        before = len(rows) + len(unknown)
+        for line, row in _kinetics_rows(path, known):
+            if row.label in known:
+                rows.append(row)
+            else:
+                unknown.append((f"{path}:{line}", row.label))
+        if len(rows) + len(unknown) == before:
+            raise AnnotationError(f"{path}: has no clips")
+    if unknown:
+        (where, label), rest = unknown[0], ""
+        if len(unknown) > 1:
+            rest = f"; {len(unknown):,} rows have such labels, {len({label for _, label in unknown}):,} different ones"
+        raise AnnotationError(f"{where}: label {_shown(label)} is none of the {len(classes)} classes{rest}")
+    return rows
+
+
+def _plain(label: str) -> str:
+    """Lists differ in spaces or underscores and, between editions, in capitals ("American football")."""
+    return label.replace("_", " ").lower()
+
+
+def _csvs(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.name[0] != ".")
+        if not inside:
+            raise AnnotationError(f"{path}: has no .csv")
+        found += inside
+    if not found:
+        raise AnnotationError("no CSV of annotations is named")
+    return found
+
+
+def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, Row]]:
+    """Yields line numbers and rows; labels that are not known are left as they stand."""
+    with _open(path) as file:
+        # Strict: a quote that nobody closes is an error, not one long value.
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader, [])
+            if missing := [name for name in COLUMNS if name not in header]:
+                message = f"no column {', '.join(missing)}; found {', '.join(header)[:200] or 'none'}"
+                if missing == ["label"]:
+                    message += " (as in test lists whose labels are held out: name the other files one by one)"
+                raise AnnotationError(message)
+            columns = [header.index(name) for name in COLUMNS]
+            for values in reader:
+                if any(values):
+                    if len(values) <= max(columns):
+                        raise AnnotationError(f"{len(values)} values; wanted {len(header)}")
+                    where = f"{path.name}:{reader.line_num}"
+                    yield reader.line_num, _kinetics_row([values[column] for column in columns], known, where)
+        except (AnnotationError, csv.Error) as error:
+            raise AnnotationError(f"{path}:{reader.line_num or 1}: {error}") from error
+
+
+def _kinetics_row(values: list[str], known: Mapping[str, str], where: str) -> Row:
+    label, youtube_id, time_start, time_end, split = values
+    if not youtube_id or "/" in youtube_id:
+        raise AnnotationError(f"youtube_id {_shown(youtube_id)}; wanted the start of a file's name")
+    start, end = _time(time_start), _time(time_end)
+    if not 0 <= start < end < math.inf:
+        found = f"from {_shown(time_start)} to {_shown(time_end)}"
+        raise AnnotationError(f"{found}; wanted two times in seconds, the end after the start")
+    if split not in SPLITS:
+        raise AnnotationError(f"split {_shown(split)}; wanted one of {', '.join(SPLITS)}")
+    name = _stem(youtube_id, start, end)
+    return Row(name, name, known.get(label) or known.get(_plain(label), label), SPLITS[split], end - start, where)
+
+
+def _time(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _stem(youtube_id: str, start: float, end: float) -> str:
+    return f"{youtube_id}_{int(start):06d}_{int(end):06d}"
+
+
+def file_name(youtube_id: str, start: float, end: float) -> str:
+    """Kinetics' name for a clip, its times in seconds."""
+    return f"{_stem(youtube_id, start, end)}.mp4"
+
+
+def write_kinetics(path: Path, rows: list[dict]) -> None:
+    """Writes a CSV as the public ones are; rows have the keys COLUMNS."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def ucf101(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
+    """Reads UCF-101's train and test list `number` (1 to 3) in `folder`, or in its ucfTrainTestlist.
+
+    Raises:
+      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+    """
+    lists = {"train": f"trainlist{number:02}.txt", "test": f"testlist{number:02}.txt"}
+    home = _home(folder, number, tuple(lists.values()), ("ucfTrainTestlist",))
+    _check_class_numbers(home / "classInd.txt", classes)
+    numbers = {name: str(number) for number, name in enumerate(classes, 1)}
+    rows: list[Row] = []
+    for split, name in lists.items():
+        before = len(rows)
+        for line, text in _lines(home / name):
+            video, found = _last_word(text)
+            if not found.isdecimal():  # Test lists have no class numbers.
+                video, found = text, ""
+            label, _, file = video.partition("/")
+            label = _official(label)
+            where = f"{home / name}:{line}"
+            if label not in numbers or not file:
+                raise AnnotationError(f"{where}: {_shown(video)}; wanted <one of {len(classes)} classes>/<video>")
+            if (found or split == "train") and found != numbers[label]:
+                raise AnnotationError(f"{where}: class number {found or 'missing'}; {label} is {numbers[label]}")
+            stem = os.path.splitext(file)[0]
+            rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
+        if len(rows) == before:
+            raise AnnotationError(f"{home / name}: has no clips")
+    return rows
+
+
+def _check_class_numbers(path: Path, classes: Sequence[str]) -> None:
+    if not path.is_file():
+        return
+    wanted = [f"{number} {name}" for number, name in enumerate(classes, 1)]
+    found = [(line, _official(" ".join(text.split()))) for line, text in _lines(path)]
+    for (line, text), each in zip(found, wanted):
+        if text != each:
+            raise AnnotationError(f"{path}:{line}: class {_shown(text)}; wanted {each!r}")
+    if len(found) != len(wanted):
+        raise AnnotationError(f"{path}: {len(found)} classes; wanted {len(wanted)}")
+
+
+# The class is HandstandPushups and its files are v_HandStandPushups_...; in some copies both are spelt alike.
+_SPELLINGS = ("HandstandPushups", "HandStandPushups")
+
+
+def _official(label: str) -> str:
+    return label.replace(_SPELLINGS[1], _SPELLINGS[0])
+
+
+def _respelt(stem: str) -> str:
+    ours, other = _SPELLINGS if _SPELLINGS[0] in stem else _SPELLINGS[::-1]
+    return stem.replace(f"v_{ours}_", f"v_{other}_")
+
+
+def hmdb51(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
+    """Reads HMDB-51's lists of split `number` (1 to 3), one per class.
+
+    Args:
+      folder: has the lists, or testTrainMulti_7030_splits or test_train_splits with them.
+
+    Raises:
+      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+    """
+    names = [f"{label}_test_split{number}.txt" for label in classes]
+    official, archive = "testTrainMulti_7030_splits", "test_train_splits"
+    home = _home(folder, number, names, (official, archive, f"{archive}/{official}"))
+    if missing := [name for name in names if not (home / name).is_file()]:
+        raise AnnotationError(f"{home}: {len(missing)} of {len(names)} lists are missing: {', '.join(missing[:5])}")
+    splits = {"0": None, "1": "train", "2": "test"}
+    rows: list[Row] = []
+    for label, name in zip(classes, names):
+        before = len(rows)
+        for line, text in _lines(home / name):
+            video, found = _last_word(text)
+            if found not in splits or not video:
+                raise AnnotationError(f"{home / name}:{line}: {_shown(text)}; wanted <video> and 0, 1 or 2")
+            if split := splits[found]:
+                stem = os.path.splitext(video)[0]
+                rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
+        if len(rows) == before:
+            raise AnnotationError(f"{home / name}: has no clips")
+    return rows
+
+
+def _home(folder: Path, number: int, names: Sequence[str], below: Sequence[str]) -> Path:
+    """The folder, or the one of those below it, that has any of the files of split `number`."""
+    if number not in (1, 2, 3):
+        raise AnnotationError(f"{folder}: split {number}; wanted 1, 2 or 3")
+    for home in (folder, *(folder / name for name in below)):
+        if any((home / name).is_file() for name in names):
+            return home
+    raise AnnotationError(f"{folder}: has no {names[0]}, nor has {' or '.join(below)} in it")
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        lines = enumerate(path.read_bytes().split(b"\n"), 1)
+        number = next(number for number, line in lines if line.decode(errors="ignore").encode() != line)
+        raise AnnotationError(f"{path}:{number}: is not UTF-8") from error
+    except OSError as error:
+        raise AnnotationError(f"{path}: {error.strerror}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines that are not blank, with their numbers."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if text := line.strip():
+                yield number, text
+
+
+def _last_word(text: str) -> tuple[str, str]:
+    """What stands before the last word, and the last word: names may have spaces."""
+    *before, last = text.rsplit(None, 1)
+    return "".join(before), last
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def unique(rows: Iterable[Row]) -> list[Row]:
+    """The first row of each id."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+    return list(first.values())
+
+
+def repeated(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Each row whose id an earlier one has, after the first that has it; label and split may differ."""
+    first: dict[str, Row] = {}
+    return [(first[row.id], row) for row in rows if first.setdefault(row.id, row) is not row]
+
+
+def videos(folder: Path) -> dict[str, list[str]]:
+    """Every file below a folder: names without extension to sorted paths relative to it, with "/".
+
+    Hidden files and folders are left out. Links are followed; a folder that can be reached in two ways is listed once.
+
+    Raises:
+      AnnotationError: a folder that is missing or cannot be read.
+    """
+    found: dict[str, list[str]] = {}
+    seen: set[tuple[int, int]] = set()
+    # Links come last: a folder should be listed under its own path, not under a link's.
+    folders, links = [""], []
+    while folders or links:
+        if folders:
+            below = folders.pop()
+        else:
+            links.remove(below := min(links))
+        place = os.path.join(folder, below)
+        try:
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name == "lost+found":
+                        continue
+                    kind = _kind(entry)
+                    if kind == "folder":
+                        (links if entry.is_symlink() else folders).append(f"{below}{entry.name}/")
+                    elif kind == "file":
+                        stem = os.path.splitext(entry.name)[0]
+                        found.setdefault(stem, []).append(below + entry.name)
+        except OSError as error:
+            raise AnnotationError(f"{place}: {error.strerror}") from error
+    for paths in found.values():
+        paths.sort()
+    return found
+
+
+def _kind(entry: os.DirEntry) -> str | None:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:  # A link to itself.
+        return None
+
+
+def clips(
+    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Mapping[str, list[str]] | None = None
+) -> list[Clip]:
+    """Joins the first row of each id with its files.
+
+    Of several files of one name the first counts that is a video by its extension, that lies below a folder of the
+    row's label, and that lies below a folder of its split, in this order of importance.
+
+    Args:
+      folder: has the videos, in any layout.
+      flow: has the flow, in files of the videos' names; where it has none, a clip's flow is None.
+      found: `videos(folder)`, where it is known already.
+    """
+    found = videos(folder) if found is None else found
+    flows = {} if flow is None else videos(flow)
+    home, flow_home = os.path.join(folder, ""), "" if flow is None else os.path.join(flow, "")
+    joined = []
+    for row in unique(rows):
+        path, its_flow = _file(row, found), _file(row, flows)
+        joined.append(
+            Clip(
+                row.id,
+                row.label,
+                row.split,
+                row.seconds,
+                None if path is None else home + path,
+                None if its_flow is None else flow_home + its_flow,
+            )
+        )
+    return joined
+
+
+def _file(row: Row, found: Mapping[str, list[str]]) -> str | None:
+    """The path of a row's video, or of its flow."""
+    paths = candidates(row.stem, found)
+    if len(paths) < 2:
+        return paths[0] if paths else None
+
+    def penalties(path: str) -> tuple[bool, bool, bool]:
+        below_split = any(SPLITS.get(name) == row.split for name in path.split("/")[:-1])
+        return _extension(path) not in VIDEO, label_of(path, {row.label}) is None, not below_split
+
+    return min(paths, key=penalties)
+
+
+def candidates(stem: str, found: Mapping[str, list[str]]) -> list[str]:
+    """The files of a name that may be videos."""
+    paths = found.get(stem) or found.get(_respelt(stem), ())
+    return [path for path in paths if _extension(path) not in NOT_VIDEO]
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def label_of(path: str, labels: set[str]) -> str | None:
+    """The class, with spaces or with underscores, that a relative path's folders name; the innermost of several."""
+    for name in reversed(path.split("/")[:-1]):
+        for label in (name, name.replace("_", " "), name.replace(" ", "_")):
+            if label in labels:
+                return label
+    return None
+
+
+def others(rows: Iterable[Row], found: Mapping[str, list[str]]) -> list[str]:
+    """The files that are no row's, sorted; those that are not videos by their extension are left out."""
+    wanted = {row.stem for row in rows}
+    unwanted = (stem for stem in found if stem not in wanted and _respelt(stem) not in wanted)
+    return sorted(path for stem in unwanted for path in found[stem] if _extension(path) not in NOT_VIDEO)

@@ -1,0 +1,389 @@
+"""Writing records shard by shard, so that work that was cut off goes on and its bytes do not depend on who did it.
+
+The clips of a split are ordered by a hash of their ids and cut into shards; a job writes one. Finished shards wait in a
+folder of parts, each beside a JSON file that says what it was made from, what is in it and which videos could not be used
+and why; all move into place at the very end. Jobs run in this process, in a pool of processes, or under Apache Beam.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import av.error
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core import example_serializer
+
+from i3d_jax import video
+from i3d_jax.datasets.annotations import Clip
+from i3d_jax.files import replacing
+
+CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
+FORMAT = "1"  # Of the records; another makes the shards of an earlier one be written again.
+
+
+class PrepareError(ValueError):
+    """A data set that cannot be prepared; the message says why, and what is kept."""
+
+
+class Settings(NamedTuple):
+    """What the records of a data set are."""
+
+    classes: tuple[str, ...]
+    short_side: int
+    flow: bool
+
+
+class Job(NamedTuple):
+    """One shard: where it goes, and what it is made from."""
+
+    shard: str
+    clips: tuple[Clip, ...]
+    settings: Settings
+
+
+class Split(NamedTuple):
+    """What was made of a split: its shards' numbers of records, bytes, and `statistics`."""
+
+    shard_lengths: list[int]
+    bytes: int
+    statistics: dict
+
+
+def prepare(
+    clips: Sequence[Clip],
+    *,
+    name: str,
+    parts: pathlib.Path,
+    folder: pathlib.Path,
+    settings: Settings,
+    workers: int | None = None,
+    beam: list[str] | None = None,
+) -> dict[str, Split]:
+    """Writes the records of a data set, or what there is to do yet, to `folder`, and the list of videos that could not be used.
+
+    Args:
+      clips: all that are annotated; those whose path is None are missing.
+      name: of the data set.
+      parts: folder for what is done so far. What lies there is used if it was made from the same clips.
+      workers, beam: see `ClipBuilder`.
+
+    Returns:
+      per split what was made of it.
+
+    Raises:
+      PrepareError: a split has no clip that can be used, or the work was cut off; shards that are done are kept.
+    """
+    jobs = {
+        split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
+    }
+    parts.mkdir(parents=True, exist_ok=True)
+    left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
+    clips_left = sum(len(job.clips) for job in left)
+    with tqdm.tqdm(total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05) as bar:
+        try:
+            if beam is not None:
+                run_on_beam(left, beam)
+            elif workers is None:
+                for job in left:
+                    write(job, bar.update, threads=os.cpu_count() or 1)
+            else:
+                run(left, workers, bar)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
+    result, rejected = {}, []
+    for split, of_split in jobs.items():
+        found = [marker(job) for job in of_split]
+        missing = [job.shard for job, each in zip(of_split, found, strict=True) if each is None]
+        if missing:
+            raise PrepareError(
+                f"{missing[0]} and {len(missing) - 1} other shards are not there, though their jobs ended"
+            )
+        done = [each for each in found if each is not None]
+        rejected += [(split, *row) for each in done for row in each["rejected"]]
+        lengths = [sum(each["used"].values()) for each in done]
+        if not sum(lengths):
+            reasons = "; ".join(f"{path or clip}: {reason}" for _, clip, path, reason in rejected[-3:])
+            raise PrepareError(f"none of the {len(rejected)} clips of {split} can be used: {reasons}, ...")
+        annotated = [clip for job in of_split for clip in job.clips]
+        result[split] = Split(lengths, sum(each["bytes"] for each in done), statistics(annotated, done))
+    for of_split in jobs.values():
+        for job in of_split:
+            _place(pathlib.Path(job.shard), folder)
+    # Names of files are bytes, and not all are UTF-8.
+    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.writer(file)
+        rows.writerow(("split", "id", "file", "reason"))
+        rows.writerows(rejected)
+    return result
+
+
+def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
+    """What there is of a split, from what its shards' markers say.
+
+    Returns:
+      "annotated" and "used" clips, "frames" in these, "rejected": how many by kind of reason, and "classes": per class
+      the clips annotated and used.
+    """
+    per_class = Counter(clip.label for clip in annotated)
+    used = sum((Counter(each["used"]) for each in done), Counter())
+    kinds = Counter(reason.partition(":")[0] for each in done for *_, reason in each["rejected"])
+    return {
+        "annotated": len(annotated),
+        "used": used.total(),
+        "frames": sum(each["frames"] for each in done),
+        "rejected": dict(kinds.most_common()),
+        "classes": {label: [number, used[label]] for label, number in sorted(per_class.items())},
+    }
+
+
+def features(classes: Sequence[str], flow: bool = False) -> tfds.features.FeaturesDict:
+    # Not `features.Video`, which imports TensorFlow.
+    file = tfds.features.Tensor(shape=(), dtype=np.object_)
+    return tfds.features.FeaturesDict(
+        {
+            "video": file,
+            **({"flow": file} if flow else {}),
+            "label": tfds.features.ClassLabel(names=list(classes)),
+            "id": tfds.features.Text(),
+            "frames": np.int32,
+            "height": np.int32,
+            "width": np.int32,
+        }
+    )
+
+
+def jobs_of(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings) -> Iterator[Job]:
+    chosen = [clip for clip in clips if clip.split == split]
+    # An order that depends on the clips alone; neighbours of one video or class end in different shards.
+    chosen.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
+    number = math.ceil(len(chosen) / CLIPS)
+    for index in range(number):
+        part = chosen[index * len(chosen) // number : (index + 1) * len(chosen) // number]
+        shard = parts / f"{name}-{split}.array_record-{index:05d}-of-{number:05d}"
+        yield Job(str(shard), tuple(part), settings)
+
+
+def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1) -> None:
+    """Writes the shard of a job, and then its marker; calls `advance` after every clip."""
+    form = features(job.settings.classes, job.settings.flow)
+    specs: Any = form.get_serialized_info()
+    serializer = example_serializer.ExampleSerializer(specs)
+    shard, trying = pathlib.Path(job.shard), pathlib.Path(f"{job.shard}.trying")
+
+    def example(clip: Clip) -> dict | str:
+        """What the record holds, or why there is none."""
+        if threads == 1:
+            trying.write_bytes(os.fsencode(clip.path or ""))  # Names the video, should it bring the process down.
+        try:
+            return record(clip, job.settings)
+        except video.VideoError as error:
+            return error.reason
+
+    used, rejected, frames, size = Counter(), [], 0, 0
+    with replacing(shard) as temporary:
+        # Videos cannot be compressed further; TFDS reads groups of 1.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        for clip, found in zip(job.clips, video.ahead(example, job.clips, threads), strict=True):
+            if isinstance(found, str):
+                rejected.append((clip.id, clip.path, found))
+            else:
+                # Not `serialize_example`: its order of the features is another one in every process.
+                message = serializer.get_tf_example(form.encode_example(found))
+                data = message.SerializeToString(deterministic=True)
+                _written(writer.write, data)
+                used[clip.label] += 1
+                frames, size = frames + found["frames"], size + len(data)
+            advance()
+        _written(writer.close)
+    state = {"made_from": made_from(job), "file": shard.stat().st_size}
+    content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
+    with replacing(marker_path(job)) as temporary:
+        temporary.write_text(json.dumps(state | content))
+    trying.unlink(missing_ok=True)
+
+
+def _written(call: Callable[..., Any], *data: bytes) -> None:
+    try:
+        call(*data)
+    except RuntimeError as error:  # A disk that is full, for one.
+        raise OSError(str(error)) from None
+
+
+def record(clip: Clip, settings: Settings) -> dict:
+    """Transcodes a clip to what its record holds.
+
+    Flow is copied: its files are what `video.encode` makes of it.
+
+    Raises:
+      video.VideoError: it cannot be used, `reason` says why.
+    """
+    if clip.path is None:
+        raise video.VideoError(clip.id, "is missing")
+    try:
+        found = video.transcode(clip.path, short_side=settings.short_side, seconds=clip.seconds)
+    except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
+        raise video.VideoError(clip.path, f"cannot be encoded: {error.strerror}") from None
+    about = {"label": clip.label, "id": clip.id}
+    about |= {"frames": found.frames, "height": found.height, "width": found.width}
+    if not settings.flow:
+        return about | {"video": found.data}
+    if clip.flow is None:
+        raise video.VideoError(clip.id, "its flow is missing")
+    try:
+        count, height, width = flow_shape(clip.flow)
+    except video.VideoError as error:
+        raise video.VideoError(clip.flow, f"its flow {error.reason}") from None
+    if count < found.frames or (height, width) != (found.height, found.width):
+        raise video.VideoError(
+            clip.flow,
+            f"its flow does not fit: {count} frames of {height}x{width}, "
+            f"the video has {found.frames} of {found.height}x{found.width}",
+        )
+    return about | {"video": found.data, "flow": pathlib.Path(clip.flow).read_bytes()}
+
+
+def flow_shape(path: str) -> tuple[int, int, int]:
+    """Frames, height, width of the flow in a file, all of which is decoded."""
+    count, height, width = 0, 0, 0
+    for frame in video.shown(path, threads=1, strict=True):
+        count, height, width = count + 1, frame.height // 2, frame.width
+    return count, height, width
+
+
+def made_from(job: Job) -> str:
+    text = json.dumps([FORMAT, job.clips, job.settings])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def marker_path(job: Job) -> pathlib.Path:
+    return pathlib.Path(f"{job.shard}.json")
+
+
+def marker(job: Job) -> dict | None:
+    """What the job left when it was done, or None if it is to be done: not here, not whole or made from other clips."""
+    try:
+        found = json.loads(marker_path(job).read_text())
+        if found["made_from"] == made_from(job) and found["file"] == os.stat(job.shard).st_size:
+            return found
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
+    """Runs jobs in a pool of processes.
+
+    Raises:
+      PrepareError: a process died.
+    """
+    context = multiprocessing.get_context("spawn")  # What has threads, as JAX has, cannot be forked.
+    counter = context.Value("q", 0)
+    arguments = (counter, os.getpid())
+    with concurrent.futures.ProcessPoolExecutor(workers, context, begin, arguments) as pool:
+        pending = {pool.submit(_write, job) for job in jobs}
+        before = bar.n
+        try:
+            while pending:
+                done, pending = concurrent.futures.wait(pending, 0.5, concurrent.futures.FIRST_COMPLETED)
+                bar.update(before + counter.value - bar.n)
+                for future in done:
+                    future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            trying = [pathlib.Path(f"{job.shard}.trying") for job in jobs]
+            tried = {os.fsdecode(path.read_bytes()) for path in trying if path.exists()}
+            raise PrepareError(
+                "a worker died: it was killed, had no memory left, or one of these videos brings the decoder down: "
+                f"{', '.join(sorted(tried - {''})[:8])}; shards that are done are kept, and the same command goes on"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_counter: Any = None  # Of clips that are done, in a worker.
+
+
+def begin(counter: Any, parent: int) -> None:
+    """Prepares a worker process: it ends soon after its parent does, however that ended."""
+    global _counter
+    _counter = counter
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # Nobody waits for this process any more, and it would wait for ever.
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write(job: Job) -> None:
+    def advance() -> None:
+        with _counter.get_lock():
+            _counter.value += 1
+
+    write(job, advance)
+
+
+def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
+    """Runs jobs under Apache Beam; its workers must see the same folders."""
+    try:
+        import apache_beam  # pyright: ignore - an extra
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore
+    except ImportError:
+        raise PrepareError("Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'") from None
+    with apache_beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        # As text: Beam has ideas of its own about named tuples.
+        texts = pipeline | apache_beam.Create([json.dumps(job) for job in jobs])
+        _ = texts | apache_beam.Reshuffle() | apache_beam.Map(_write_text)
+
+
+def _write_text(text: str) -> None:
+    shard, clips, settings = json.loads(text)
+    classes, short_side, flow = settings
+    write(Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), short_side, flow)))
+
+
+@contextlib.contextmanager
+def only_one(final: pathlib.Path) -> Iterator[None]:
+    """Makes sure that no other process prepares the same data set."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(final.with_name(f"{final.name}.lock"))
+    try:
+        with lock.acquire(timeout=0):
+            # A process that was killed while TFDS put a data set together left this.
+            for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+    except filelock.Timeout:
+        raise PrepareError(f"{final}: another process is preparing it") from None
+
+
+def clean(final: pathlib.Path) -> None:
+    """Removes the parts of a data set that is in place."""
+    shutil.rmtree(final.with_name(f"{final.name}.parts"), ignore_errors=True)
+
+
+def _place(shard: pathlib.Path, folder: pathlib.Path) -> None:
+    # A link first: whatever happens, the part stays until everything is in place.
+    try:
+        os.link(shard, folder / shard.name)
+    except OSError:
+        os.replace(shard, folder / shard.name)
