@@ -76,7 +76,8 @@ def _prepare(flags: argparse.Namespace) -> int:
     source = _source(flags)
     if datasets.is_remote(flags.out):
         raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
-    builder = datasets.builder(flags.name, flags.out, source=source, workers=flags.workers, beam=beam)
+    out = str(pathlib.Path(flags.out).absolute())  # Beam's workers may be somewhere else.
+    builder = datasets.builder(flags.name, out, source=source, workers=flags.workers, beam=beam)
     if source is not None and builder.SELF_MADE:
         raise ValueError(f"{flags.name} makes its videos itself; leave --videos and --annotations out")
     if source is None and not builder.SELF_MADE:
@@ -99,7 +100,8 @@ def _doctor(flags: argparse.Namespace) -> int:
     if builder.SELF_MADE:
         raise ValueError(f"{flags.name} makes its videos itself")
     rows = builder.rows(source.annotations)
-    findings = doctor.examine(rows, source.videos, workers=flags.workers or 1, quick=flags.quick)
+    classes, workers = builder.classes(), flags.workers or 1
+    findings = doctor.examine(rows, source.videos, classes, workers=workers, quick=flags.quick)
     if flags.out is not None:
         doctor.write_csv(flags.out, findings)
     print(doctor.summary(rows, findings))

@@ -52,12 +52,18 @@ class Checked(NamedTuple):
 
 
 def examine(
-    rows: Sequence[annotations.Row], folder: pathlib.Path, *, workers: int = 1, quick: bool = False
+    rows: Sequence[annotations.Row],
+    folder: pathlib.Path,
+    classes: Sequence[str],
+    *,
+    workers: int = 1,
+    quick: bool = False,
 ) -> list[Finding]:
     """Checks the videos in a folder; see above.
 
     Args:
       rows: what the annotations say (`ClipBuilder.rows`).
+      classes: all that the data set has (`ClipBuilder.classes`), also those of no row.
       workers: processes that decode.
       quick: whether to look files up only, and not to open them.
     """
@@ -65,17 +71,16 @@ def examine(
     clips = annotations.clips(rows, folder, found=found)
     there = [clip for clip in clips if clip.path is not None]
     findings = [Finding("missing", c.split, c.label, c.id, "", "no file") for c in clips if c.path is None]
-    findings += _by_name(rows, clips, folder, found)
+    findings += _by_name(rows, clips, folder, set(classes), found)
     if not quick:
-        findings += _by_content(there, workers)
+        findings += _by_content(there, folder, workers)
     return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
 
 
-def _by_name(rows, clips, folder, found) -> Iterator[Finding]:
+def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
     for first, again in annotations.repeated(rows):
         about = f"annotated twice: as {first.label}, {first.split} at {first.where}, and at {again.where}"
         yield Finding("duplicated", again.split, again.label, again.id, "", about)
-    labels = {row.label for row in rows}
     stems = {row.id: row.stem for row in rows}
     for clip in clips:
         if clip.path is None:
@@ -94,18 +99,19 @@ def _by_name(rows, clips, folder, found) -> Iterator[Finding]:
         yield Finding("extra", "", annotations.label_of(path, labels) or "", "", path, "not annotated")
 
 
-def _by_content(clips: Sequence[annotations.Clip], workers: int) -> Iterator[Finding]:
-    same: dict[bytes, annotations.Clip] = {}
+def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, workers: int) -> Iterator[Finding]:
+    same: dict[bytes, Finding] = {}
     for clip, checked in zip(clips, _checked(clips, workers), strict=True):
-        about = (clip.split, clip.label, clip.id, str(clip.path))
+        about = (clip.split, clip.label, clip.id, os.path.relpath(str(clip.path), folder))
         if checked.reason:
             yield Finding("unreadable", *about, checked.reason)
             continue
         if clip.seconds is not None and clip.seconds - checked.seconds > SHORT:
             yield Finding("too short", *about, f"{checked.seconds:.2f} s of {clip.seconds:g} s")
-        first = same.setdefault(checked.digest, clip)
-        if first is not clip:
-            yield Finding("duplicated", *about, f"the same bytes as {first.path} ({first.label}, {first.split})")
+        here = Finding("duplicated", *about, "")
+        first = same.setdefault(checked.digest, here)
+        if first is not here:
+            yield here._replace(detail=f"the same bytes as {first.file} ({first.label}, {first.split})")
 
 
 def _checked(clips: Sequence[annotations.Clip], workers: int) -> Iterator[Checked]:

@@ -42,6 +42,8 @@ def local(url: str, name: str, records: bool = True) -> str:
             sizes = {found: about["size"] for found, about in system.find(there, detail=True).items()}
         except (ImportError, ValueError, FileNotFoundError) as error:
             raise ValueError(f"{url}: {error}") from None
+        if None in sizes.values():
+            raise ValueError(f"{url}: this store does not say how large its files are")
         if not any(found.endswith("/dataset_info.json") for found in sizes):
             raise ValueError(f"{url}: there is no prepared {name}")
         wanted = {found: size for found, size in sizes.items() if records or ".array_record-" not in found}

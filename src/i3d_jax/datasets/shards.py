@@ -93,6 +93,9 @@ def prepare(
     jobs = {
         split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
     }
+    for split in jobs:  # Better now than after hours.
+        if all(clip.path is None for clip in clips if clip.split == split):
+            raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out")
     parts.mkdir(parents=True, exist_ok=True)
     left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
     clips_left = sum(len(job.clips) for job in left)
@@ -213,7 +216,8 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 frames, size = frames + found["frames"], size + len(data)
             advance()
         _written(writer.close)
-    state = {"made_from": made_from(job), "file": shard.stat().st_size}
+    sizes = {path: _size(path) for _, path, _ in rejected if path is not None}
+    state = {"made_from": made_from(job), "file": shard.stat().st_size, "sizes": sizes}
     content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
     with replacing(marker_path(job)) as temporary:
         temporary.write_text(json.dumps(state | content))
@@ -278,14 +282,20 @@ def marker_path(job: Job) -> pathlib.Path:
 
 
 def marker(job: Job) -> dict | None:
-    """What the job left when it was done, or None if it is to be done: not here, not whole or made from other clips."""
+    """What the job left when it was done, or None if it is to be done.
+
+    That is when its shard is not here or not whole, was made from other clips, or a video that it rejected was replaced.
+    """
     try:
         found = json.loads(marker_path(job).read_text())
-        if found["made_from"] == made_from(job) and found["file"] == os.stat(job.shard).st_size:
-            return found
+        whole = found["made_from"] == made_from(job) and found["file"] == os.stat(job.shard).st_size
+        return found if whole and all(_size(path) == size for path, size in found["sizes"].items()) else None
     except (OSError, ValueError, KeyError):
-        pass
-    return None
+        return None
+
+
+def _size(path: str) -> int | None:
+    return os.path.getsize(path) if os.path.exists(path) else None
 
 
 def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
@@ -298,9 +308,9 @@ def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
     counter = context.Value("q", 0)
     arguments = (counter, os.getpid())
     with concurrent.futures.ProcessPoolExecutor(workers, context, begin, arguments) as pool:
-        pending = {pool.submit(_write, job) for job in jobs}
         before = bar.n
         try:
+            pending = {pool.submit(_write, job) for job in jobs}
             while pending:
                 done, pending = concurrent.futures.wait(pending, 0.5, concurrent.futures.FIRST_COMPLETED)
                 bar.update(before + counter.value - bar.n)
