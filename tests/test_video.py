@@ -1,8 +1,11 @@
+import concurrent.futures
 import fractions
 import io
 import pathlib
 import re
 import struct
+import subprocess
+import sys
 
 import av
 import jax.numpy as jnp
@@ -36,18 +39,42 @@ def waves(count, height=48, width=64):
     return 10 * np.stack([np.sin(x / 10 + y / 13 + t / 5), np.cos(x / 11 - y / 10 + t / 6)], -1)
 
 
-def encode(frames, times, container="matroska", codec="libx264", pix_fmt="yuv420p", time_base="1/1000"):
-    """Frames shown at given times, in milliseconds."""
+def moving(count, height=48, width=64):
+    """Colours that move by 4 pixels a frame, and are so smooth that 2x2 pixels may share one."""
+    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
+    waves = [np.sin((x + 4 * t) / 12 + c) * np.cos((y - 2 * t) / 14 + 2 * c) for c in range(3)]
+    return (128 + 100 * np.stack(waves, -1)).astype(np.uint8)
+
+
+def psnr(found, wanted):
+    """Of the worst frame, in dB."""
+    return -10 * np.log10((((found.astype(float) - wanted) / 255) ** 2).mean((1, 2, 3)).max() + 1e-9)
+
+
+def encode(
+    frames, times, container="matroska", codec="libx264", pix_fmt="yuv420p", time_base="1/1000", sound=0.0, **options
+):
+    """Frames shown at given times, in milliseconds, and seconds of sound. Options of the muxer begin with mux_."""
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as target:
+    muxing = {name[4:]: str(options.pop(name)) for name in list(options) if name.startswith("mux_")}
+    with av.open(file, "w", format=container, options=muxing) as target:
         stream = target.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
         stream.codec_context.time_base = fractions.Fraction(time_base)
+        stream.codec_context.thread_count = 1
+        stream.options = {name.replace("_", "-"): str(value) for name, value in options.items()}
+        voice = target.add_stream("libopus", rate=48000, layout="mono") if sound else None
         for image, time in zip(frames, times, strict=True):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = time, fractions.Fraction(time_base)
             target.mux(stream.encode(frame))
         target.mux(stream.encode())
+        if voice:
+            for start in range(0, round(48000 * sound), 960):
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+                frame.sample_rate, frame.pts = 48000, start
+                target.mux(voice.encode(frame))
+            target.mux(voice.encode())
     return file.getvalue()
 
 
@@ -231,28 +258,6 @@ def test_crop_and_loop():
         video.crop(frames, 7)
 
 
-def test_mirroring_negates_u_exactly_and_exchanges_left_and_right():
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (3, 4, 6, 3)).astype(np.uint8)
-    flow = rng.integers(1, 256, (3, 4, 6, 2)).astype(np.uint8)
-    np.testing.assert_array_equal(video.mirrored(frames), frames[:, :, ::-1])
-    found = video.mirrored(flow)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(video.to_unit(found)[..., 0], -video.to_unit(flow)[:, :, ::-1, 0])
-    np.testing.assert_array_equal(found[..., 1], flow[:, :, ::-1, 1])
-
-
-def test_mirroring_twice_changes_nothing_but_a_u_of_0_which_stands_for_less_than_minus_20():
-    values = np.arange(256, dtype=np.uint8)
-    flow = np.stack(np.broadcast_arrays(values[None, None, :], values[None, ::-1, None]), -1)  # Every u with every v.
-    twice = video.mirrored(video.mirrored(flow))
-    np.testing.assert_array_equal(twice[:, :, 1:], flow[:, :, 1:])
-    assert (twice[:, :, 0, 0] == 1).all() and (video.mirrored(flow)[:, :, 255, 0] == 255).all()
-    np.testing.assert_array_equal(twice[..., 1], flow[..., 1])
-    frames = numbered(3)
-    np.testing.assert_array_equal(video.mirrored(video.mirrored(frames)), frames)
-
-
 def test_unit_range():
     rgb, flow = np.array([[0, 51, 255]], np.uint8), np.array([[1, 128], [255, 64]], np.uint8)
     np.testing.assert_allclose(video.to_unit(rgb), [[-1, -0.6, 1]], atol=1e-7)
@@ -269,3 +274,341 @@ def test_the_real_clips(shared_data):
     assert clip.shape == (250, 256, 454, 3)
     # 310 frames at 30 per second are 10.33 s; frame 258 is due at 10.32 s.
     assert len(video.decode(shared_data / "clips" / "flipping_a_pancake.mkv", short_side=32)) == 259
+
+
+def regular(count, rate):
+    """When the frames of a constant rate are shown, in milliseconds."""
+    return np.rint(np.arange(count) / rate * 1000).astype(int).tolist()
+
+
+VARYING = np.cumsum([0] + 12 * [40, 20, 60, 100, 10, 33]).tolist()
+
+
+@pytest.mark.parametrize("rate", [10, 24, 29.97, 30, 50, 60, "varying"])
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_transcoding_keeps_what_decoding_shows(rate, container, tmp_path):
+    count = 73 if rate == "varying" else round(2 * rate)
+    times = VARYING if rate == "varying" else regular(count, rate)
+    (tmp_path / "x").write_bytes(encode(moving(count, 64, 96), times, container))
+    wanted = video.decode(tmp_path / "x", short_side=48)
+    found = video.transcode(tmp_path / "x", short_side=48)
+    assert (found.frames, found.height, found.width) == wanted.shape[:3] == (len(wanted), 48, 72)
+    assert len(wanted) == pytest.approx(times[-1] / 40, abs=3)
+    with av.open(io.BytesIO(found.data)) as file:
+        (stream,) = file.streams
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 25 and stream.frames == found.frames
+    frames = video.decode(found.data)
+    assert frames.shape == wanted.shape and psnr(frames, wanted) > 34
+    assert psnr(frames[1:], wanted[:-1]) < 28  # What a frame too many or too few would give.
+
+
+@pytest.mark.parametrize("seconds,frames", [(0.001, 1), (0.3, 8), (0.5, 12), (1, 25), (1.99, 50), (99, 60)])
+def test_transcoding_takes_so_many_seconds_at_most(seconds, frames, tmp_path):
+    (tmp_path / "x").write_bytes(steady(60))
+    found = video.transcode(tmp_path / "x", short_side=48, seconds=seconds)
+    assert found.frames == frames
+    assert numbers(video.decode(found.data)) == list(range(frames))
+
+
+@pytest.mark.parametrize("height,width", [(49, 64), (48, 67), (49, 67), (67, 49)])
+def test_transcoding_cuts_nothing_off_but_the_last_pixel_of_an_odd_side(height, width, tmp_path):
+    grey = np.broadcast_to(moving(4, height, width)[..., :1], (4, height, width, 3))
+    (tmp_path / "x").write_bytes(encode(grey, regular(4, 25), pix_fmt="yuv444p", crf=5))
+    for short_side in min(height, width), 33:
+        wanted = video.decode(tmp_path / "x", short_side=short_side)
+        rows, columns = (side // 2 * 2 for side in wanted.shape[1:3])
+        found = video.transcode(tmp_path / "x", short_side=short_side)
+        assert (found.height, found.width) == (rows, columns)
+        frames = video.decode(found.data)
+        assert psnr(frames, wanted[:, :rows, :columns]) > 41
+        assert psnr(frames[:, 1:], wanted[:, : rows - 1, :columns]) < 38
+        assert psnr(frames[:, :, 1:], wanted[:, :rows, : columns - 1]) < 38
+
+
+@pytest.mark.parametrize("turns,matrix", [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))])
+def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
+    frames = moving(4, 48, 80)
+    frames[:, :24, :40] = 250, 20, 20  # One corner is red.
+    data = bytearray(video.encode(frames))
+    where = data.index(b"tkhd") + 44
+    a, b, c, d = (number * (1 << 16) for number in matrix)
+    data[where : where + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "x").write_bytes(data)
+    upright = np.rot90(frames, -turns, (1, 2))  # Clockwise, as the matrix says.
+    found = video.transcode(tmp_path / "x", short_side=48)
+    assert (found.height, found.width) == upright.shape[1:3]
+    assert psnr(video.decode(found.data), upright) > 26
+    assert psnr(video.decode(found.data), video.decode(tmp_path / "x", short_side=48)) > 36
+    assert psnr(np.rot90(video.decode(found.data), 2, (1, 2)), upright) < 20
+
+
+def test_transcoding_gives_the_same_bytes_every_time_and_whatever_else_runs(tmp_path):
+    for number in range(3):
+        times = regular(40, 24 + number)
+        (tmp_path / f"{number}").write_bytes(encode(moving(40, 56 + 8 * number, 88), times))
+    alone = [video.transcode(tmp_path / f"{n}", short_side=72).data for n in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: video.transcode(tmp_path / f"{n % 3}", short_side=72).data, range(12)))
+    assert found == alone * 4
+
+
+def planar(rgb, red, blue, full):
+    """Y, Cb and Cr of RGB [H, W, 3] by the luma weights of a standard, in its full range of values or not."""
+    r, g, b = np.moveaxis(rgb / 255, -1, 0)
+    y = red * r + (1 - red - blue) * g + blue * b
+    colours = [(b - y) / (1 - blue) / 2, (r - y) / (1 - red) / 2]
+    colours = [c.reshape(c.shape[0] // 2, 2, c.shape[1] // 2, 2).mean((1, 3)) for c in colours]
+    values = [255 * y] + [255 * c + 128 for c in colours] if full else [219 * y + 16] + [224 * c + 128 for c in colours]
+    return np.concatenate([np.clip(np.rint(x), 0, 255).astype(np.uint8).ravel() for x in values])
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["studio", "full"])
+@pytest.mark.parametrize("space", ["BT.601", "BT.709"])
+def test_transcoding_keeps_colours_whatever_standard_the_video_follows(space, full, tmp_path):
+    rng = np.random.default_rng(0)
+    patches = rng.integers(0, 256, (4, 6, 3))
+    patches[0] = [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]
+    image = np.kron(patches, np.ones((16, 16, 1)))
+    code, weights = {"BT.601": (6, (0.299, 0.114)), "BT.709": (1, (0.2126, 0.0722))}[space]
+    with av.open(tmp_path / "x.mp4", "w") as target:
+        stream = target.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = code, 2 if full else 1
+        frame = av.VideoFrame.from_ndarray(planar(image, *weights, full).reshape(96, 96), format="yuv420p")
+        frame.colorspace, frame.color_range = code, 2 if full else 1
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    with av.open(tmp_path / "x.mp4") as file:
+        (frame,) = file.decode(video=0)
+        assert (frame.colorspace, frame.color_range) == (code, 2 if full else 1)
+    (decoded,) = video.decode(tmp_path / "x.mp4").astype(float)
+    (found,) = video.decode(video.transcode(tmp_path / "x.mp4", short_side=64).data).astype(float)
+    middle = (slice(5, None, 16), slice(5, None, 16))  # Away from the patches' borders, where colours mix.
+    assert abs(decoded - image)[middle].max() < 5
+    assert abs(found - decoded)[middle].max() < 7 and abs(found - image)[middle].max() < 9
+
+
+def test_transcoding_leaves_sound_out(tmp_path):
+    (tmp_path / "x").write_bytes(encode(numbered(10), regular(10, 25), sound=0.4))
+    with av.open(tmp_path / "x") as file:
+        assert len(file.streams) == 2
+    with av.open(io.BytesIO(video.transcode(tmp_path / "x", short_side=48).data)) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
+def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path):
+    frames = np.tile(moving(50, 64, 64), (60, 1, 1, 1))
+    (tmp_path / "x").write_bytes(encode(frames, regular(3000, 25), preset="ultrafast"))
+    code = """if True:
+        import resource, sys
+        from i3d_jax import video
+        def peak(seconds):
+            assert video.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(-(peak(12) - peak(120)))"""
+    process = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "x"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    # The planes of 2,700 frames more would be 16,200 KiB, the file is 1,000.
+    assert int(process.stdout) < 8000
+
+
+def test_what_is_shown_is_what_is_decoded():
+    data = encode(moving(40), VARYING[:40])
+    for options in {}, {"start": 7}, {"frames": 9}, {"fps": 10}, {"start": 3, "frames": 5, "stride": 4, "threads": 1}:
+        shown = [frame.to_ndarray(format="rgb24") for frame in video.shown(data, **options)]
+        np.testing.assert_array_equal(shown, video.decode(data, **options))
+
+
+def test_a_frame_that_is_shown_for_long_comes_again():
+    first, second, *others = video.shown(encode(numbered(3), [0, 120, 240]))
+    assert first is second and first is not others[0]
+
+
+def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
+    """A file's packets from a key frame on, not decoded, as `ffmpeg -c copy` cuts videos.
+
+    `shift` is added to their times, and the last one is shown for `last` seconds.
+    """
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container, options=muxing) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        begin = [packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets].index(True)
+        if last is not None:
+            packets[-1].duration = round(last / packets[-1].time_base)
+        for packet in packets[begin:]:
+            ticks = round(shift / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, stream
+            target.mux(packet)
+    return file.getvalue()
+
+
+def steady(count=40, container="mp4", first=0, **options):
+    """A file of numbered frames, 25 per second."""
+    return encode(numbered(count), [40 * (first + number) for number in range(count)], container, **options)
+
+
+CLOSED = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"
+OPEN = CLOSED + ":open-gop=1"
+STILL = steady(4, x264_params="bframes=0")
+MPEG4 = {"container": "avi", "codec": "mpeg4", "time_base": "1/25", "b": 4_000_000}
+FINE = {
+    "plain": (lambda: steady(), range(40)),
+    "sound that goes on, mp4": (lambda: steady(sound=4), range(40)),
+    "sound that goes on, mkv": (lambda: steady(container="matroska", sound=4), range(40)),
+    "sound that ends early": (lambda: steady(container="matroska", sound=0.2), range(40)),
+    "begins late, mp4": (lambda: steady(first=125), range(40)),
+    "begins late, mkv": (lambda: steady(container="matroska", first=125), range(40)),
+    "begins late, ts": (lambda: steady(container="mpegts", first=125), range(40)),
+    "begins after its sound": (lambda: steady(container="matroska", first=25, sound=3), range(40)),
+    "varying": (lambda: encode(numbered(4), [0, 40, 80, 2080]), [0, 1] + 25 * [2] + 26 * [3]),
+    "a last frame of 2 seconds, mp4": (lambda: copied(STILL, "mp4", last=2), [0, 1, 2] + 50 * [3]),
+    "a last frame of 2 seconds, mkv": (lambda: copied(STILL, "matroska", last=2), [0, 1, 2] + 50 * [3]),
+    "B-frames": (lambda: steady(x264_params="bframes=3:b-adapt=0:b-pyramid=normal"), range(40)),
+    "open groups": (lambda: steady(x264_params=OPEN), range(40)),
+    # What refers to frames that were left out is lost; x264's first group is shorter by its three B-frames.
+    "cut out of open groups, mp4": (lambda: copied(steady(x264_params=OPEN), "mp4", 0.3), range(12, 40)),
+    "cut out of open groups, mkv": (lambda: copied(steady(x264_params=OPEN), "matroska", 0.3), range(12, 40)),
+    "cut out, mp4": (lambda: copied(steady(x264_params=CLOSED), "mp4", 0.3), range(12, 40)),
+    "cut out, mkv": (lambda: copied(steady(x264_params=CLOSED), "matroska", 0.3), range(12, 40)),
+    "edit list": (lambda: copied(steady(), "mp4", 0, -0.4, avoid_negative_ts="disabled"), range(10, 40)),
+    "one frame, mp4": (lambda: steady(1), [0]),
+    "one frame, mkv": (lambda: steady(1, "matroska"), [0]),
+    "10 frames per second": (lambda: encode(numbered(8), regular(8, 10), "mp4"), None),
+    "AVI": (lambda: encode(numbered(40), range(40), **MPEG4), range(40)),
+    "AVI, B-frames": (lambda: encode(numbered(40), range(40), bf=2, **MPEG4), range(40)),
+    "ts": (lambda: steady(container="mpegts"), range(40)),
+    "VP9": (lambda: steady(container="webm", codec="libvpx-vp9", crf=4, cpu_used=8), range(40)),
+    "interlaced": (lambda: steady(x264_params="interlaced=1"), range(40)),
+    "does not say how long it lasts": (lambda: steady(container="matroska", mux_live=1, sound=1), range(40)),
+    "says it badly": (lambda: steady(container="matroska").replace(b"00:00:01.6000", b"for 1.6 s    "), range(40)),
+    "tags that are not UTF-8": (lambda: steady(container="matroska").replace(b"Lavf", b"Caf\xe9"), range(40)),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
+    make, wanted = FINE[name]
+    (tmp_path / "x").write_bytes(make())
+    frames = video.decode(tmp_path / "x")
+    for threads in 0, 1:
+        strict = [f.to_ndarray(format="rgb24") for f in video.shown(tmp_path / "x", strict=True, threads=threads)]
+        np.testing.assert_array_equal(strict, frames)
+    found = video.decode(video.transcode(tmp_path / "x", short_side=48).data)
+    assert numbers(found) == numbers(frames)
+    if wanted is not None:
+        assert numbers(found) == list(wanted)
+
+
+def detailed(count=40):
+    """Frames that make a large file."""
+    rng = np.random.default_rng(0)
+    grain = np.kron(rng.integers(-60, 60, (count, 48, 64, 1)), np.ones((1, 2, 2, 1)))
+    return np.clip(moving(count, 96, 128) + grain, 0, 255).astype(np.uint8)
+
+
+def detailed_file(container, **options):
+    return encode(detailed(), [40 * number for number in range(40)], container, **{"x264_params": CLOSED} | options)
+
+
+def rotten(container, **options):
+    """40 bytes in the middle of some frames are others; of one frame H.264's decoder could take them for sound."""
+    data = bytearray(detailed_file(container, **options))
+    with av.open(io.BytesIO(data)) as file:
+        places = [packet.pos + packet.size // 2 for packet in file.demux(video=0) if packet.size]
+    for place in places[10:30:4]:
+        data[place : place + 40] = np.random.default_rng(place).bytes(40)
+    return bytes(data)
+
+
+def sound_only():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as target:
+        stream = target.add_stream("libopus", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 48000
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    return file.getvalue()
+
+
+def claiming(container, seconds):
+    """1.6 seconds of video that claim to be longer."""
+    if container == "avi":
+        data = bytearray(encode(numbered(40), range(40), **MPEG4))
+        where, claim = data.index(b"strh") + 40, struct.pack("<I", round(25 * seconds))
+    else:
+        data = bytearray(steady(container="matroska", sound=1.6))
+        where, claim = data.index(b"00:00:01.600"), b"00:00:%06.3f" % seconds
+    data[where : where + len(claim)] = claim
+    return bytes(data)
+
+
+def part(data, share):
+    return data[: round(share * len(data))]
+
+
+def between_frames(data, number):
+    with av.open(io.BytesIO(data)) as file:
+        places = [packet.pos for packet in file.demux(video=0) if packet.size]
+    return data[: places[number] - 8]  # AVI's chunks begin with 8 bytes.
+
+
+INDEX_FIRST = {"mux_moov_size": 10_000}  # As +faststart does, which cannot write to memory.
+CUT = ("is damaged", "is truncated")
+BAD = {
+    "cut off, mkv": (lambda: [part(detailed_file("matroska"), s) for s in (0.1, 0.4, 0.6)], CUT),
+    "cut off, mkv with sound": (lambda: [part(detailed_file("matroska", sound=1.6), s) for s in (0.1, 0.4, 0.6)], CUT),
+    "cut off, mp4": (lambda: [part(detailed_file("mp4", **INDEX_FIRST), s) for s in (0.3, 0.6, 0.95)], CUT),
+    "cut off, avi": (lambda: [part(encode(detailed(), range(40), **MPEG4), s) for s in (0.2, 0.6)], CUT),
+    "cut off between two frames, avi": (lambda: [between_frames(encode(detailed(), range(40), **MPEG4), 20)], CUT),
+    "cut off, VP9": (lambda: [part(detailed_file("webm", codec="libvpx-vp9", cpu_used=8), 0.5)], CUT),
+    "without its end, mp4": (lambda: [part(detailed_file("mp4"), s) for s in (0.5, 0.95)], ("cannot be decoded",)),
+    "rotten, mp4": (lambda: [rotten("mp4")], ("is damaged",)),
+    "rotten, mkv": (lambda: [rotten("matroska", sound=1.6)], ("is damaged",)),
+    "empty": (lambda: [b""], ("is empty",)),
+    "zeros": (lambda: [bytes(20_000)], ("cannot be decoded",)),
+    "text": (lambda: [b"<html>This video is private.</html>" * 99], ("cannot be decoded",)),
+    "sound only": (lambda: [sound_only()], ("has no video stream",)),
+    "an unknown codec": (lambda: [steady().replace(b"avc1", b"zzzz")], ("cannot be decoded",)),
+    "claims to be longer": (lambda: [claiming(c, 2.2) for c in ("avi", "matroska")], ("is truncated",)),
+    "stands still for 3 hours": (lambda: [encode(numbered(3), [0, 40, 10_800_000])], ("is damaged",)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
+    make, wanted = BAD[name]
+    for number, data in enumerate(make()):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(data)
+        for read in (
+            lambda path: list(video.shown(path, strict=True)),
+            lambda path: list(video.shown(path, strict=True, threads=1)),
+            lambda path: video.transcode(path, short_side=48),
+        ):
+            with pytest.raises(video.VideoError) as caught:
+                read(path)
+            assert caught.value.reason.partition(":")[0] in wanted
+            assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+@pytest.mark.parametrize("container", ["avi", "matroska"])
+def test_half_a_second_may_be_missing(container):
+    assert len(list(video.shown(claiming(container, 2.0), strict=True))) == 40
+
+
+def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):
+    (tmp_path / "x").write_bytes(part(detailed_file("matroska"), 0.6))
+    assert video.transcode(tmp_path / "x", short_side=48, seconds=0.4).frames == 10
+
+
+def test_frame_0_is_the_first_that_is_there():
+    # AVI has no times but places, also for frames that are not there.
+    data = encode(numbered(30), range(50, 80), bf=2, **MPEG4)
+    frames = video.decode(data)
+    assert numbers(frames) == list(range(30))
+    for start in range(30):
+        np.testing.assert_array_equal(video.decode(data, start=start, frames=5), frames[start : start + 5])

@@ -295,9 +295,10 @@ def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) ->
 
 
 def _seek(container, stream, origin: int, seconds: float) -> None:
-    # Half a frame early: the frame nearest to the time wanted may lie before it.
-    seconds -= 0.5 / float(stream.average_rate or FPS)
-    container.seek(round(max(0.0, seconds) / stream.time_base) + origin, stream=stream)
+    # Half a frame early: the frame nearest to the time wanted may lie before it. And 4 more: AVI's index says when a key
+    # frame is decoded; where there are B-frames, it is shown later.
+    seconds -= 4.5 / float(stream.average_rate or FPS)
+    container.seek(max(stream.start_time or 0, round(seconds / stream.time_base) + origin), stream=stream)
 
 
 def _duration(container, stream, origin: int) -> float:
