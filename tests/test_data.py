@@ -146,6 +146,9 @@ def test_a_clip_depends_on_the_seed_and_its_place_in_the_run_alone(source):
 
     one = clips(take(source, 12, **BOTH))
     assert_equal(clips(take(source, 6, batch_size=8, **BOTH)), one)
+    assert_equal(clips(take(source, 2, batch_size=24, **BOTH)), one)
+    halves = [take(source, 1, batch_size=48, process=p, processes=2, **BOTH) for p in range(2)]
+    assert_equal([*clips(halves[0]), *clips(halves[1])], one)
     assert_equal(clips(take(source, 1, batch_size=1, start=37, **BOTH)), one[37:38])
     other = clips(take(source, 12, seed=1, **BOTH))
     assert sum((a["rgb"] == b["rgb"]).all() for a, b in zip(one, other, strict=True)) < 4

@@ -438,6 +438,53 @@ if __name__ == "__main__":
 """
 
 
+def test_storage_that_goes_away_is_an_error_and_no_damage(few, small_shards, tmp_path, monkeypatch, capsys):
+    here, gone = tmp_path / "videos", tmp_path / "gone"
+    shutil.copytree(few.videos, here, symlinks=True)
+    moved = few._replace(videos=here)
+    transcode, calls = video.transcode, []
+
+    def unmounting(*given, **options):
+        calls.append(given)
+        if len(calls) == 12:
+            here.rename(gone)
+        return transcode(*given, **options)
+
+    monkeypatch.setattr(video, "transcode", unmounting)
+    assert main(arguments(moved, tmp_path / "out")) == 2
+    line = last_line(capsys.readouterr())
+    assert "No such file or directory; shards that are done are kept" in line and "Traceback" not in line
+    gone.rename(here)
+    assert main(arguments(moved, tmp_path / "out")) == 0
+    assert set(rejections(tmp_path / "out")) == set(few.bad)
+
+
+def test_as_many_files_may_be_open_as_there_are_shards(few_prepared):
+    builder = datasets.prepared("kinetics/400", str(few_prepared))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, limits[1]))
+    try:
+        builder.records("train")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_damaged_or_missing_shard_is_named(few_prepared, tmp_path):
+    shutil.copytree(few_prepared, tmp_path, dirs_exist_ok=True)
+    shard = tmp_path / FINAL / "kinetics-train.array_record-00000-of-00003"
+    records = datasets.prepared("kinetics/400", str(tmp_path)).records("train")
+    content = bytearray(shard.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    shard.write_bytes(content)
+    with pytest.raises(video.VideoError, match=rf"record \d of train in {tmp_path / FINAL}: cannot be read: "):
+        list(records)
+    shard.unlink()
+    with pytest.raises(ValueError, match="00000-of-00003: missing, and 0 other files of train"):
+        datasets.prepared("kinetics/400", str(tmp_path))
+
+
 def test_a_worker_that_dies_is_one_line_that_names_the_video(few, few_prepared, small_shards, tmp_path):
     identity, good = next(iter(few.good.items()))
     (tmp_path / "dying.py").write_text(DYING.format(identity))

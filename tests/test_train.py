@@ -74,6 +74,13 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
     assert len(variables["params"]["Logits"]["bias"]) == 24
 
 
+def test_splits_that_the_data_set_does_not_have_are_named_before_training(undisturbed, config):
+    for name in "train_split", "test_split":
+        with pytest.raises(train.ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
+            train.validate(config | {name: "tset"})
+    train.validate(config | {"train_split": "train[:50%]"})
+
+
 def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
     folder, result = undisturbed
     train.train(str(tmp_path), **config | {"steps": 3})

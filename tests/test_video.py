@@ -2,6 +2,7 @@ import concurrent.futures
 import fractions
 import io
 import pathlib
+import pickle
 import re
 import struct
 import subprocess
@@ -247,6 +248,25 @@ def test_files_that_are_no_videos_are_named(tmp_path):
         video.decode(tmp_path / "sound.wav")
     with pytest.raises(video.VideoError, match="missing.mp4: .*No such file"):
         video.decode(pathlib.Path(tmp_path / "missing.mp4"))
+
+
+def test_flow_files_are_those_that_encode_writes(tmp_path):
+    path = tmp_path / "flow.mp4"
+    flow = video.flow_bytes(np.zeros((4, 32, 48, 2)))
+    path.write_bytes(video.encode(flow))
+    video.check_flow(path)
+    for other in (video.encode(flow, fps=50), video.encode(np.zeros((4, 32, 48, 3), np.uint8))):
+        path.write_bytes(other)
+        with pytest.raises(video.VideoError, match="flow.mp4: is not as `video.encode` writes it: mov, h264, "):
+            video.check_flow(path)
+    path.write_text("u and v")
+    with pytest.raises(video.VideoError, match="flow.mp4: cannot be decoded"):
+        video.check_flow(path)
+
+
+def test_errors_come_back_from_other_processes():
+    error = pickle.loads(pickle.dumps(video.VideoError("x.mp4", "is empty")))
+    assert (str(error), error.name, error.reason) == ("x.mp4: is empty", "x.mp4", "is empty")
 
 
 def test_crop_and_loop():

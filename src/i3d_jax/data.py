@@ -7,8 +7,9 @@ the compiled step unpacks.
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import grain
 import numpy as np
@@ -16,6 +17,8 @@ from absl import flags
 
 from i3d_jax import planes, video
 from i3d_jax.models.timing import Timing, Window
+
+PIECE = 8  # Clips of a batch that are decoded together.
 
 # Of "rgb" and "flow": how many frames, and the step between them at 25 per second.
 Streams = dict[str, tuple[int, int]]
@@ -125,6 +128,24 @@ def even(crop: int) -> int:
     return crop
 
 
+class Share:
+    """The clips of every so manieth batch, as one sequence."""
+
+    def __init__(self, clips: grain.MapDataset, batch_size: int, first: int, step: int):
+        self.clips, self.batch_size, self.first, self.step = clips, batch_size, first, step
+
+    def __len__(self) -> int:
+        return (len(self.clips) // self.batch_size - self.first) // self.step * self.batch_size
+
+    def __getitem__(self, index: int) -> dict:
+        batch, row = divmod(index, self.batch_size)
+        return cast(dict, self.clips[(self.first + batch * self.step) * self.batch_size + row])
+
+
+def joined(pieces: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
 def train_batches(
     source: Any,
     *,
@@ -171,16 +192,25 @@ def train_batches(
     options = {"crop": even(crop), "flip": flip, "short_side": short_side}
     clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
-    # Batched before the slicing and before the threads: batch number b is then the same clips for all of them.
-    batches = dataset.batch(batch_size // processes, drop_remainder=True)[start * processes + process :: processes]
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    local = batch_size // processes
+    # Threads and processes work on, and buffers hold, pieces of a few clips: a batch may be gigabytes.
+    size = max(each for each in range(1, PIECE + 1) if local % each == 0)
+    share = grain.MapDataset.source(Share(dataset, local, start * processes + process, processes))
+    # Batched before the threads and processes: piece number n is then the same clips, however many there are.
+    pieces = share.batch(size, drop_remainder=True).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, also in programs that have none.
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    iterator = iter(batches)
+        pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(pieces)
     try:
-        yield from iterator
+        if size == local:
+            yield from iterator
+        else:
+            groups = iter(lambda: list(itertools.islice(iterator, local // size)), [])
+            yield from video.ahead(joined, groups, 1)
     finally:
         if workers:
             iterator.close()  # Ends the processes and frees what they share with this one.

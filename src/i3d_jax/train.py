@@ -46,7 +46,8 @@ class State(NamedTuple):
 def train_step(state: State, batch: dict, key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation):
     """One update on the global batch; returns the new state and scalars.
 
-    `batch` has packed clips (see `planes.unpacked`) and "label" int32 [B]; `key` is the run's, not the step's. A network that gives logits per step in time in training is taught every one of them.
+    `batch` has packed clips (see `planes.unpacked`) and "label" int32 [B]; `key` is the run's, not the step's. A network
+    that gives logits per step in time in training is taught every one of them.
     """
     video = models.the_input(planes.unpacked(batch))
 
@@ -158,7 +159,11 @@ def train(
         init = str(folder / "pretrain" / "weights.safetensors")
         if not pathlib.Path(init).exists():
             train(str(folder / "pretrain"), **pretrain)
-    builder = datasets.prepared(**dataset)
+    try:
+        builder = datasets.prepared(**dataset)
+    except ValueError as error:
+        raise ConfigError(f"config.dataset: {error}") from None
+    validate_splits(builder, config)
     classes = builder.class_names
     groups = 1 if norm_group is None else batch_size // norm_group
     network = models.build(num_classes=len(classes), norm_groups=groups, **model)
@@ -222,7 +227,7 @@ def train(
             )
             weights.save(folder / "weights.safetensors", variables, info)
             result = evaluate(network, variables, builder.records(test_split), sharded, **test_clips)
-            shares = {split: builder.statistics[split] for split in (train_split, test_split)}
+            shares = {split: builder.statistics[split.partition("[")[0]] for split in (train_split, test_split)}
             shares = {f"{split}_{name}": of[name] for split, of in shares.items() for name in ("used", "annotated")}
             log(steps, {f"{test_split}_{name}": value for name, value in result.items()} | shares)
     return result | shares | {"steps": steps, "seconds": time.time() - began}
@@ -276,6 +281,8 @@ def validate(config: dict) -> None:
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
     except ValueError as error:
         raise ConfigError(f"config: {error}") from None
+    if builder.final.exists():
+        validate_splits(builder, config)
     if config["model"]["name"] == "two_stream_i3d":
         raise ConfigError(
             "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
@@ -301,6 +308,16 @@ def validate(config: dict) -> None:
             validate(config["pretrain"])
         except ValueError as error:
             raise ConfigError(f"config.pretrain: {error}") from None
+
+
+def validate_splits(builder: datasets.ClipBuilder, config: dict) -> None:
+    """Checks that a data set that is prepared has the splits."""
+    for name, default in (("train_split", "train"), ("test_split", "validation")):
+        split = config.get(name) or default
+        if split.partition("[")[0] not in builder.info.splits:
+            raise ConfigError(
+                f"config.{name}: the data set has no split {split!r}; there are {', '.join(builder.info.splits)}"
+            )
 
 
 def validate_clips(

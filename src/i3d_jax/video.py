@@ -32,7 +32,10 @@ class VideoError(ValueError):
 
     def __init__(self, name: str, reason: str):
         super().__init__(f"{name}: {reason}")
-        self.reason = reason
+        self.name, self.reason = name, reason
+
+    def __reduce__(self):  # Between processes too.
+        return VideoError, (self.name, self.reason)
 
 
 def decode(
@@ -245,6 +248,29 @@ def _encoded(
             container.mux(stream.encode(image))
         container.mux(stream.encode())
     return file.getvalue()
+
+
+def check_flow(path: str | os.PathLike) -> None:
+    """Makes sure that a file is one that `encode` wrote flow to.
+
+    Raises:
+      VideoError: it is another; as flow it would show something else.
+    """
+    name = os.fspath(path)
+    try:
+        with av.open(f"file:{name}", metadata_errors="replace") as container:
+            assert isinstance(container, av.container.InputContainer)
+            track = container.streams.video[0]
+            decoder = track.codec_context
+            kind = container.format.name.split(",")[0], decoder.name, float(track.average_rate or 0)
+            full = decoder.color_range == av.video.reformatter.ColorRange.JPEG
+    except (av.error.FFmpegError, IndexError):
+        raise VideoError(name, "cannot be decoded") from None
+    if kind != ("mov", "h264", FPS) or not full:
+        found = f"{kind[0]}, {kind[1]}, {kind[2]:g} frames per second, {'full' if full else 'not full'} range"
+        raise VideoError(
+            name, f"is not as `video.encode` writes it: {found}; wanted mov (MP4), h264, {FPS:g}, full range"
+        )
 
 
 def resized(height: int, width: int, short_side: int) -> tuple[int, int]:

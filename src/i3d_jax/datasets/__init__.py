@@ -50,13 +50,22 @@ def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
 
 
 def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
-    """Returns what `readable` does, prepared."""
+    """Returns what `readable` does, prepared, and with all its records.
+
+    Raises:
+      ValueError: also if they are not all there.
+    """
     found = readable(name, data_dir)
     if is_remote(data_dir):
         remote.local(str(data_dir), _versioned(name))
     if not found.final.exists():
         with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
-            found.prepare()
+            found.prepare(wait=True)
+        found = builder(name, data_dir)  # Another process may have prepared it.
+    for split in found.info.splits.values():
+        missing = [path for path in split.filepaths if not path.exists()]
+        if missing:
+            raise ValueError(f"{missing[0]}: missing, and {len(missing) - 1} other files of {split.name}")
     return found
 
 

@@ -27,22 +27,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write a data set's records")
-    check = commands.add_parser("doctor", help="check a folder of videos against its annotations")
+    check = commands.add_parser(
+        "doctor", help="check a folder of videos against its annotations; exit status 1 if anything is found"
+    )
     show = commands.add_parser("show", help="what a prepared data set has")
     for command in (prepare, check):
         command.add_argument("name", help="data set and config: kinetics/400, ucf101/1, ...")
         command.add_argument("--videos", type=pathlib.Path, help="folder of the videos")
         command.add_argument("--annotations", type=pathlib.Path, nargs="+", metavar="FILE", help="lists of clips")
-        command.add_argument("--workers", type=int, default=None, help="processes (default: one, with threads)")
+    prepare.add_argument("--workers", type=int, help="processes (default: this one, with threads)")
+    check.add_argument("--workers", type=int, help="processes (default: 1)")
     prepare.add_argument("--out", required=True, help="folder for prepared data sets")
     prepare.add_argument(
         "--flow", type=pathlib.Path, metavar="DIR", help="folder of the videos' flow, laid out as they are"
     )
     prepare.add_argument("--beam-runner", help="run under Apache Beam: DirectRunner, FlinkRunner, ...")
-    prepare.add_argument(
-        "--beam-options", default="", help='more options of Beam, "--flink_master=... --parallelism=64"'
-    )
+    prepare.add_argument("--beam-options", help='more of Beam\'s, written --beam-options="--parallelism=64 ..."')
     check.add_argument("--out", type=pathlib.Path, metavar="CSV", help="file for all that is found")
+    check.add_argument("--classes", action="store_true", help="also count what was found per class")
     check.add_argument("--quick", action="store_true", help="look files up, do not open them")
     show.add_argument("name", help="data set and config")
     show.add_argument("--data-dir", help="where it is (default: TFDS's own)")
@@ -72,7 +74,13 @@ def _source(flags: argparse.Namespace) -> clips.Source | None:
 
 
 def _prepare(flags: argparse.Namespace) -> int:
-    beam = [f"--runner={flags.beam_runner}", *shlex.split(flags.beam_options)] if flags.beam_runner else None
+    beam = None
+    if flags.beam_runner is not None:
+        beam = [f"--runner={flags.beam_runner}", *shlex.split(flags.beam_options or "")]
+        if flags.workers is not None:
+            raise ValueError("--workers: Beam's options say how many there are")
+    elif flags.beam_options is not None:
+        raise ValueError("--beam-runner is missing")
     source = _source(flags)
     if datasets.is_remote(flags.out):
         raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
@@ -101,10 +109,12 @@ def _doctor(flags: argparse.Namespace) -> int:
         raise ValueError(f"{flags.name} makes its videos itself")
     rows = builder.rows(source.annotations)
     classes, workers = builder.classes(), flags.workers or 1
+    if flags.out is not None and not flags.out.absolute().parent.is_dir():
+        raise ValueError(f"--out: {flags.out.absolute().parent}: no such folder")
     findings = doctor.examine(rows, source.videos, classes, workers=workers, quick=flags.quick)
+    print(doctor.summary(rows, findings, flags.classes))
     if flags.out is not None:
         doctor.write_csv(flags.out, findings)
-    print(doctor.summary(rows, findings))
     return 1 if findings else 0
 
 

@@ -6,14 +6,17 @@ its number of frames and their size; in some data sets also its flow, as many fr
 
 import importlib.resources
 import pathlib
+import resource
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
+from google.protobuf import message
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
+from i3d_jax import video
 from i3d_jax.datasets import annotations, shards
 
 
@@ -76,8 +79,10 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def records(self, split: str) -> "Records":
         """The clips of a split, by index."""
+        _allow_open_files(self.info.splits[split.partition("[")[0]].num_shards + 200)
         method = tfds.decode.DeserializeMethod.RAW_BYTES
-        return Records(self.as_data_source(split, deserialize_method=method))  # pyright: ignore - hidden by a decorator
+        examples = self.as_data_source(split, deserialize_method=method)  # pyright: ignore - hidden by a decorator
+        return Records(examples, f"{split} in {self.final}")
 
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the labels."""
@@ -130,10 +135,15 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         self.info.set_splits(splits_lib.SplitDict(splits))
         self.info.metadata["splits"] = {split: found.statistics for split, found in result.items()}  # pyright: ignore
 
-    def prepare(self) -> None:
-        """Prepares the data set, or goes on with that; see `shards.prepare`."""
-        with shards.only_one(self.final):
-            self.download_and_prepare()
+    def prepare(self, wait: bool = False) -> None:
+        """Prepares the data set, or goes on with that; see `shards.prepare`.
+
+        Args:
+          wait: for another process that does it, which is an error otherwise.
+        """
+        with shards.only_one(self.final, wait):
+            if not self.final.exists():
+                self.download_and_prepare()
             shards.clean(self.final)
 
 
@@ -143,8 +153,8 @@ class Records(Sequence[dict]):
     TFDS decodes a feature by way of arrays, which takes longer than reading it: these values are the records' own.
     """
 
-    def __init__(self, examples: Any):
-        self.examples = examples
+    def __init__(self, examples: Any, where: str):
+        self.examples, self.where = examples, where
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -152,13 +162,24 @@ class Records(Sequence[dict]):
     def __getitem__(self, index):  # pyright: ignore - never a slice
         if not 0 <= index < len(self):  # Which ends an iteration.
             raise IndexError(f"record {index} of {len(self)}")
-        example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
-        features = example.features.feature
-        record = {}
-        for name in features:
-            kind = features[name].WhichOneof("kind")
-            record[name] = getattr(features[name], kind).value[0]
-        return record | {"id": record["id"].decode()}
+        try:
+            example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
+            features = example.features.feature
+            record = {name: getattr(each, each.WhichOneof("kind")).value[0] for name, each in features.items()}
+            return record | {"id": record["id"].decode()}
+        except (RuntimeError, KeyError, TypeError, message.DecodeError) as error:  # A shard that is damaged or gone.
+            reason = " ".join(str(error).split())[:300]
+            raise video.VideoError(f"record {index} of {self.where}", f"cannot be read: {reason}") from None
+
+
+def _allow_open_files(number: int) -> None:
+    """Lets this process, and those it starts, have so many files open: readers keep every shard's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < number:
+        if hard != unlimited and hard < number:
+            raise OSError(f"{number} files must be open at once, the system's limit is {hard}: see `ulimit -n`")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
 
 def class_names(name: str) -> list[str]:

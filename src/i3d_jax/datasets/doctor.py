@@ -139,6 +139,7 @@ def check(job: tuple[str, float | None]) -> Checked:
     try:
         count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
     except video.VideoError as error:
+        shards.check_storage(annotations.Clip("", "", "", None, path))
         return Checked(0.0, error.reason, b"")
     with open(path, "rb") as file:
         return Checked(count / video.FPS, "", hashlib.file_digest(file, "sha256").digest())
@@ -154,8 +155,8 @@ def write_csv(path: pathlib.Path, findings: Sequence[Finding]) -> None:
         rows.writerows(findings)
 
 
-def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding]) -> str:
-    """What was found: a line per split, the classes that lack most, and an example of everything."""
+def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding], classes: bool = False) -> str:
+    """What was found: a line per split, the classes that lack most, an example of everything, and perhaps every class."""
     annotated = collections.Counter(row.split for row in annotations.unique(rows))
     lost = [finding for finding in findings if finding.kind in ("missing", "unreadable")]
     lost_of_split = collections.Counter(finding.split for finding in lost)
@@ -174,4 +175,9 @@ def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding]) -> str
         if found:
             example = found[0]
             lines.append(f"{kind}: {len(found)}, such as {example.file or example.id} ({example.detail})")
+    if classes:
+        counts = collections.Counter((finding.label, finding.kind) for finding in findings)
+        for label, number in sorted(per_class.items()):
+            found = [f"{counts[label, kind]} {kind}" for kind in KINDS if counts[label, kind]]
+            lines.append(f"  {label}: {number} clips" + "".join(f", {each}" for each in found))
     return "\n".join(lines)

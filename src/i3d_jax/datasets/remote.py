@@ -6,6 +6,7 @@ files are copied, which goes on where it was stopped, to `datasets` in the cache
 
 import hashlib
 import pathlib
+import shutil
 
 import filelock
 import fsspec
@@ -39,26 +40,38 @@ def local(url: str, name: str, records: bool = True) -> str:
         try:
             system, path = fsspec.core.url_to_fs(url)
             there = f"{path.rstrip('/')}/{name}"
-            sizes = {found: about["size"] for found, about in system.find(there, detail=True).items()}
-        except (ImportError, ValueError, FileNotFoundError) as error:
-            raise ValueError(f"{url}: {error}") from None
+            listed = system.find(there, detail=True).items()
+            sizes = {found[found.rindex(there) + len(there) + 1 :]: about["size"] for found, about in listed}
+        except Exception as error:  # noqa: BLE001 - every store has exceptions of its own
+            raise ValueError(f"{url}: {str(error) or repr(error)}") from None
         if None in sizes.values():
             raise ValueError(f"{url}: this store does not say how large its files are")
-        if not any(found.endswith("/dataset_info.json") for found in sizes):
+        if "dataset_info.json" not in sizes:
             raise ValueError(f"{url}: there is no prepared {name}")
-        wanted = {found: size for found, size in sizes.items() if records or ".array_record-" not in found}
+        wanted = {
+            found: size
+            for found, size in sizes.items()
+            if found != COMPLETE and (records or ".array_record-" not in found)
+        }
+        left = sum(size for found, size in wanted.items() if not _is_here(folder / found, size))
+        if left > (free := shutil.disk_usage(folder).free):
+            raise ValueError(f"{folder}: {left / 1e9:.1f} GB to copy, {free / 1e9:.1f} GB are free")
         label = f"copying {name}"
         with tqdm.tqdm(total=sum(wanted.values()), desc=label, unit="B", unit_scale=True, disable=not records) as bar:
             for found, size in sorted(wanted.items()):
-                _copy(system, found, folder / found[found.rindex(there) + len(there) + 1 :], size)
+                _copy(system, f"{there}/{found}", folder / found, size)
                 bar.update(size)
         if records:
             (folder / COMPLETE).touch()
     return str(root)
 
 
+def _is_here(path: pathlib.Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
 def _copy(system: fsspec.AbstractFileSystem, found: str, here: pathlib.Path, size: int) -> None:
-    if here.exists() and here.stat().st_size == size:
+    if _is_here(here, size):
         return
     here.parent.mkdir(parents=True, exist_ok=True)
     with replacing(here) as temporary:

@@ -105,7 +105,7 @@ def prepare(
                 run_on_beam(left, beam)
             elif workers is None:
                 for job in left:
-                    write(job, bar.update, threads=os.cpu_count() or 1)
+                    write(job, bar.update, threads=len(os.sched_getaffinity(0)))
             else:
                 run(left, workers, bar)
         except OSError as error:
@@ -198,6 +198,7 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
         try:
             return record(clip, job.settings)
         except video.VideoError as error:
+            check_storage(clip)
             return error.reason
 
     used, rejected, frames, size = Counter(), [], 0, 0
@@ -264,8 +265,26 @@ def record(clip: Clip, settings: Settings) -> dict:
     return about | {"video": found.data, "flow": pathlib.Path(clip.flow).read_bytes()}
 
 
+def check_storage(clip: Clip) -> None:
+    """Makes sure that files which could not be used can be read: storage that went away is no damaged video.
+
+    Raises:
+      OSError: they cannot.
+    """
+    for path in (clip.path, clip.flow):
+        if path is not None:
+            with contextlib.suppress(PermissionError), open(path, "rb") as file:
+                while file.read(2**20):
+                    pass
+
+
 def flow_shape(path: str) -> tuple[int, int, int]:
-    """Frames, height, width of the flow in a file, all of which is decoded."""
+    """Frames, height, width of the flow in a file, all of which is decoded.
+
+    Raises:
+      video.VideoError: it is damaged, or not as `video.encode` writes flow: it would be read as something else.
+    """
+    video.check_flow(path)
     count, height, width = 0, 0, 0
     for frame in video.shown(path, threads=1, strict=True):
         count, height, width = count + 1, frame.height // 2, frame.width
@@ -273,7 +292,9 @@ def flow_shape(path: str) -> tuple[int, int, int]:
 
 
 def made_from(job: Job) -> str:
-    text = json.dumps([FORMAT, job.clips, job.settings])
+    # The folder may be another: videos are known by their names.
+    clips = [[*clip[:4], *(path and os.path.basename(path) for path in clip[4:])] for clip in job.clips]
+    text = json.dumps([FORMAT, clips, job.settings])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -304,6 +325,8 @@ def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
     Raises:
       PrepareError: a process died.
     """
+    for job in jobs:
+        pathlib.Path(f"{job.shard}.trying").unlink(missing_ok=True)  # Of a run that was killed.
     context = multiprocessing.get_context("spawn")  # What has threads, as JAX has, cannot be forked.
     counter = context.Value("q", 0)
     arguments = (counter, os.getpid())
@@ -321,14 +344,16 @@ def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
             tried = {os.fsdecode(path.read_bytes()) for path in trying if path.exists()}
             raise PrepareError(
                 "a worker died: it was killed, had no memory left, or one of these videos brings the decoder down: "
-                f"{', '.join(sorted(tried - {''})[:8])}; shards that are done are kept, and the same command goes on"
+                f"{', '.join(sorted(tried - {''}))}; shards that are done are kept, and the same command goes on"
             ) from None
         except BaseException:
+            counter.value = STOP
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 _counter: Any = None  # Of clips that are done, in a worker.
+STOP = -(10**12)  # What it is set to for the workers to leave their shards.
 
 
 def begin(counter: Any, parent: int) -> None:
@@ -347,6 +372,8 @@ def begin(counter: Any, parent: int) -> None:
 def _write(job: Job) -> None:
     def advance() -> None:
         with _counter.get_lock():
+            if _counter.value < 0:
+                raise PrepareError("stopped")
             _counter.value += 1
 
     write(job, advance)
@@ -372,12 +399,12 @@ def _write_text(text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_one(final: pathlib.Path) -> Iterator[None]:
-    """Makes sure that no other process prepares the same data set."""
+def only_one(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
+    """Makes sure that no other process prepares the same data set, or waits until it does not."""
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(final.with_name(f"{final.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
+        with lock.acquire(timeout=-1 if wait else 0):
             # A process that was killed while TFDS put a data set together left this.
             for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -392,8 +419,8 @@ def clean(final: pathlib.Path) -> None:
 
 
 def _place(shard: pathlib.Path, folder: pathlib.Path) -> None:
-    # A link first: whatever happens, the part stays until everything is in place.
+    # A link, or a copy where there are none: whatever happens, the part stays until everything is in place.
     try:
         os.link(shard, folder / shard.name)
     except OSError:
-        os.replace(shard, folder / shard.name)
+        shutil.copyfile(shard, folder / shard.name)
