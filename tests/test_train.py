@@ -343,7 +343,7 @@ def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monk
         train.validate(config)
 
     class Kinetics:
-        SHORT_SIDE, streams = 256, ("rgb", "flow")
+        SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
     monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Kinetics)
     train.validate(config)
