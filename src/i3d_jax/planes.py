@@ -75,7 +75,7 @@ def read(
         return start <= index < stop and (index - start) % stride == 0
 
     try:
-        with av.open(io.BytesIO(data), format="mp4", metadata_errors="replace") as container:
+        with av.open(io.BytesIO(data), format="mp4", **video.TAGS) as container:
             assert isinstance(container, av.container.InputContainer)
             tracks = container.streams.video
             if not tracks or cast(Any, tracks[0].codec_context) is None:

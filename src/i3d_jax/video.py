@@ -23,6 +23,8 @@ import numpy as np
 FPS = 25.0  # Of everything the paper trains and tests on.
 MAX_FLOW = 20.0  # Pixels; the paper's truncation.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
+# Tags of files need not be UTF-8, which PyAV before 19 is to be told.
+TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Of the files that are written. A key frame every 16 keeps seeking cheap.
 GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
 
@@ -108,7 +110,7 @@ def shown(
     file = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     end, found, before, since = 0.0, False, None, 0
     try:
-        with av.open(file, metadata_errors="replace") as container:  # Tags need not be UTF-8.
+        with av.open(file, **TAGS) as container:
             assert isinstance(container, av.container.InputContainer)
             if not container.streams.video:
                 raise VideoError(name, "has no video stream")
@@ -258,7 +260,7 @@ def check_flow(path: str | os.PathLike) -> None:
     """
     name = os.fspath(path)
     try:
-        with av.open(f"file:{name}", metadata_errors="replace") as container:
+        with av.open(f"file:{name}", **TAGS) as container:
             assert isinstance(container, av.container.InputContainer)
             track = container.streams.video[0]
             decoder = track.codec_context
