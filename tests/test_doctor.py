@@ -13,7 +13,8 @@ import real_files
 from real_files import some_videos, steady, write_list
 from test_prepare import gone, wait_until
 
-from i3d_jax.datasets import clips, doctor
+from i3d_jax import labels
+from i3d_jax.datasets import doctor
 from i3d_jax.datasets.__main__ import main
 
 
@@ -181,7 +182,7 @@ def test_ucf101_is_checked_with_both_of_its_spellings(tmp_path, capsys):
 
 
 def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
-    for name in clips.class_names("hmdb51"):
+    for name in labels.names("hmdb51"):
         (tmp_path / f"{name}_test_split1.txt").write_text(f"a_{name}_0.avi 0 \n")
         if name in ("sword", "sword_exercise", "jump"):
             (tmp_path / f"{name}_test_split1.txt").write_text(f"fight_{name[:5]}_0.avi 1 \n")

@@ -17,8 +17,8 @@ import pytest
 import real_files
 import tensorflow_datasets as tfds
 
-from i3d_jax import datasets, evaluate, video
-from i3d_jax.datasets import clips, shards
+from i3d_jax import datasets, evaluate, labels, video
+from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
@@ -188,7 +188,7 @@ def test_records_show_what_the_files_do_upright_and_in_time(real, prepared):
 
 def test_labels_are_in_the_order_of_the_published_logits(real, prepared):
     out, _ = prepared
-    names = clips.class_names("kinetics_400")
+    names = labels.names("kinetics_400")
     assert datasets.readable("kinetics/400", str(out)).class_names == tuple(names)
     for identity, record in records(out).items():
         assert names[record["label"]] == real.good[identity].label
@@ -635,7 +635,7 @@ def test_other_settings_redo_everything(changed, few, small_shards, tmp_path, mo
 
 
 def test_ucf101_is_prepared_from_its_lists_and_the_share_that_is_missing_stated(tmp_path, capsys):
-    lists, videos, names = tmp_path / "ucfTrainTestlist", tmp_path / "UCF-101", clips.class_names("ucf101")
+    lists, videos, names = tmp_path / "ucfTrainTestlist", tmp_path / "UCF-101", labels.names("ucf101")
     lists.mkdir()
     numbered = list(enumerate(names, 1))
     (lists / "classInd.txt").write_text("".join(f"{number} {name}\r\n" for number, name in numbered))
@@ -663,7 +663,7 @@ def test_ucf101_is_prepared_from_its_lists_and_the_share_that_is_missing_stated(
 
 
 def test_hmdb51_is_prepared_from_its_lists(tmp_path, capsys):
-    lists, names = tmp_path / "testTrainMulti_7030_splits", clips.class_names("hmdb51")
+    lists, names = tmp_path / "testTrainMulti_7030_splits", labels.names("hmdb51")
     lists.mkdir()
     for name in names:
         lines = [f"April_09_{name}_u_nm_np1_ba_goo_{number}.avi {number} \n" for number in range(3)]

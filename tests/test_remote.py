@@ -151,3 +151,10 @@ def test_commands_read_it_and_say_when_it_is_not_there(there, tmp_path, capsys):
     assert main(["show", "kinetics/400", "--data-dir", URL]) == 2
     message = "memory://bucket/prepared: there is no prepared kinetics/400/1.0.0\n"
     assert capsys.readouterr().err == f"python -m i3d_jax.datasets: {message}"
+
+
+@pytest.mark.parametrize("family", datasets.BUILDERS)
+def test_data_sets_lie_in_folders_of_their_names(family, tmp_path):
+    config = datasets.BUILDERS[family].BUILDER_CONFIGS[0].name
+    builder = datasets.builder(f"{family}/{config}", str(tmp_path))
+    assert builder.final == tmp_path / family / config / str(builder.version)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
-from i3d_jax import models, published, tf_checkpoint, weights
+from i3d_jax import labels, models, published, tf_checkpoint, weights
 from i3d_jax.inflate import named_leaves
 
 INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")
@@ -246,7 +246,7 @@ def test_command_line(release, tmp_path, capsys):
 
 @pytest.mark.parametrize("kinetics,first,last", [(400, "abseiling", "zumba"), (600, "abseiling", "zumba")])
 def test_labels(kinetics, first, last):
-    names = weights.labels(kinetics)
+    names = labels.names(f"kinetics_{kinetics}")
     assert len(names) == len(set(names)) == kinetics and (names[0], names[-1]) == (first, last)
 
 

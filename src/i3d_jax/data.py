@@ -60,7 +60,7 @@ def frames_of(
     Raises:
       video.VideoError: names the record, if it cannot be decoded or does not have the frames it says.
     """
-    size = None if short_side is None else video.resized(record["height"], record["width"], short_side)
+    size = None if short_side is None else sides(record, short_side)
     length, parts = int(record["frames"]), []
     while count > 0:
         start = int(start) % length
@@ -129,7 +129,7 @@ def even(crop: int) -> int:
 
 
 class Share:
-    """The clips of every so manieth batch, as one sequence."""
+    """The clips of every `step`th batch, as one sequence."""
 
     def __init__(self, clips: grain.MapDataset, batch_size: int, first: int, step: int):
         self.clips, self.batch_size, self.first, self.step = clips, batch_size, first, step

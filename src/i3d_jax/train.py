@@ -312,8 +312,8 @@ def validate(config: dict) -> None:
 
 def validate_splits(builder: datasets.ClipBuilder, config: dict) -> None:
     """Checks that a data set that is prepared has the splits."""
-    for name, default in (("train_split", "train"), ("test_split", "validation")):
-        split = config.get(name) or default
+    for name in ("train_split", "test_split"):
+        split = config.get(name) or inspect.signature(train).parameters[name].default
         if split.partition("[")[0] not in builder.info.splits:
             raise ConfigError(
                 f"config.{name}: the data set has no split {split!r}; there are {', '.join(builder.info.splits)}"
@@ -332,8 +332,10 @@ def validate_clips(
     if not (isinstance(workers, int) and workers >= 0):
         raise ConfigError(f"{where}.workers: {workers!r} is not a whole number of processes")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
-    if crop % 2:
-        raise ConfigError(f"{where}.crop: {crop} pixels, wanted an even number")
+    try:
+        data.even(crop)
+    except ValueError as error:
+        raise ConfigError(f"{where}.{error}") from None
     if crop > side:
         raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
     try:

@@ -190,7 +190,7 @@ def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None
     Raises:
       VideoError: the file cannot be read to its end, or to `seconds`, without damage (see `shown`).
     """
-    most = None if seconds is None else max(1, round(seconds * FPS))
+    most = None if seconds is None else frames_in(seconds)
     images = shown(path, frames=most, threads=1, strict=True)
     first = next(images)
     size = resized(first.height, first.width, short_side)
@@ -222,12 +222,16 @@ def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None
     return Transcoded(data, count, height, width)
 
 
+def frames_in(seconds: float) -> int:
+    """The frames that a clip of so many seconds has, one at least."""
+    return max(1, round(seconds * FPS))
+
+
 def plane(frame: av.VideoFrame, number: int) -> np.ndarray:
     """One of a frame's planes of 8 bits, uint8 [H, W], not copied: it is valid as long as the frame is."""
     part = frame.planes[number]
-    return np.frombuffer(cast(Any, part), np.uint8).reshape(part.height, part.line_size)[
-        :, : part.width
-    ]  # Lines are padded.
+    lines = np.frombuffer(cast(Any, part), np.uint8).reshape(part.height, part.line_size)
+    return lines[:, : part.width]  # They are padded.
 
 
 def _encoded(
@@ -281,12 +285,12 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def crop(video: np.ndarray, size: int, corner: tuple[int, int] | None = None) -> np.ndarray:
-    """Cuts a size x size window out of [T, H, W, C], at a corner (top, left) or in the centre."""
+def crop(video: np.ndarray, size: int) -> np.ndarray:
+    """Cuts the size x size window in the centre out of [T, H, W, C]."""
     height, width = video.shape[1:3]
     if min(height, width) < size:
         raise ValueError(f"cannot cut {size}x{size} out of frames of {height}x{width}")
-    top, left = corner or ((height - size) // 2, (width - size) // 2)
+    top, left = (height - size) // 2, (width - size) // 2
     return video[:, top : top + size, left : left + size]
 
 

@@ -14,7 +14,6 @@ each tensor's CRC-32C, and `published.PUBLISHED` has the SHA-256 of that list.
 """
 
 import argparse
-import importlib.resources
 import os
 import pathlib
 import shutil
@@ -27,7 +26,7 @@ import filelock
 import jax
 import numpy as np
 
-from i3d_jax import models, published, tf_checkpoint
+from i3d_jax import labels, models, published, tf_checkpoint
 from i3d_jax.files import cache
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import initial
@@ -214,16 +213,10 @@ def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
 def _classes(model: str, number: int) -> tuple[str, ...]:
     """Names for the logits of weights from outside, which come without."""
     if model == "i3d" and number in (400, 600):
-        return labels(number)
+        return labels.names(f"kinetics_{number}")
     if model == "inception" and number == 1001:  # Slim's.
         return "background", *(f"ImageNet class {i}" for i in range(1, number))
     return tuple(f"class {i}" for i in range(number))
-
-
-def labels(kinetics: int) -> tuple[str, ...]:
-    """The class names of Kinetics-400 or -600, in the order of the published logits."""
-    text = importlib.resources.files("i3d_jax").joinpath("labels", f"kinetics_{kinetics}.txt").read_text("utf-8")
-    return tuple(text.splitlines())
 
 
 def _check_fingerprint(name: str, tensors: Mapping[str, np.ndarray], where: str) -> None:

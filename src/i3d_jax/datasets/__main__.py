@@ -105,13 +105,11 @@ def _doctor(flags: argparse.Namespace) -> int:
     if source is None:
         raise ValueError("--videos and --annotations are missing")
     builder = datasets.builder(flags.name)
-    if builder.SELF_MADE:
-        raise ValueError(f"{flags.name} makes its videos itself")
     rows = builder.rows(source.annotations)
-    classes, workers = builder.classes(), flags.workers or 1
+    classes, processes = builder.classes(), flags.workers or 1
     if flags.out is not None and not flags.out.absolute().parent.is_dir():
         raise ValueError(f"--out: {flags.out.absolute().parent}: no such folder")
-    findings = doctor.examine(rows, source.videos, classes, workers=workers, quick=flags.quick)
+    findings = doctor.examine(rows, source.videos, classes, processes=processes, quick=flags.quick)
     print(doctor.summary(rows, findings, flags.classes))
     if flags.out is not None:
         doctor.write_csv(flags.out, findings)

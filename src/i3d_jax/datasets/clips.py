@@ -4,10 +4,10 @@ A record holds one clip: H.264 at 25 frames per second with a given short side (
 its number of frames and their size; in some data sets also its flow, as many frames of the same size.
 """
 
-import importlib.resources
+import abc
 import pathlib
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
@@ -16,7 +16,7 @@ from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
-from i3d_jax import video
+from i3d_jax import labels, video
 from i3d_jax.datasets import annotations, shards
 
 
@@ -84,9 +84,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         examples = self.as_data_source(split, deserialize_method=method)  # pyright: ignore - hidden by a decorator
         return Records(examples, f"{split} in {self.final}")
 
-    def classes(self) -> list[str]:
+    @abc.abstractmethod
+    def classes(self) -> Sequence[str]:
         """The names of the classes, in the order of the labels."""
-        raise NotImplementedError
 
     def has_flow(self) -> bool:
         """Whether what is prepared has flow, if nothing is prepared yet."""
@@ -94,7 +94,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         """What the lists of clips say."""
-        raise NotImplementedError
+        raise shards.PrepareError(f"{self.full_name} makes its videos itself")
 
     def clips(self, folder: pathlib.Path) -> list[annotations.Clip]:
         """All clips that are annotated; `folder` is for files that a data set makes itself."""
@@ -125,7 +125,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
             settings=shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams),
-            workers=self.workers,
+            processes=self.workers,
             beam=self.beam,
         )
         splits = []
@@ -145,6 +145,25 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             if not self.final.exists():
                 self.download_and_prepare()
             shards.clean(self.final)
+
+
+class OfficialSplits(ClipBuilder, skip_registration=True):
+    """A data set with three official splits, each of which is a config."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name=str(number), description=f"Split {number}.") for number in (1, 2, 3)
+    ]
+    # Reads the folder of lists: annotations.ucf101 for one.
+    read: ClassVar[Callable[[pathlib.Path, int, Sequence[str]], list[annotations.Row]]]
+
+    def classes(self) -> Sequence[str]:
+        return labels.names(self.name)
+
+    def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
+        if len(lists) != 1:
+            raise annotations.AnnotationError(f"{len(lists)} annotations, wanted the one folder of lists")
+        return type(self).read(lists[0], int(self.config_name), self.classes())
 
 
 class Records(Sequence[dict]):
@@ -180,15 +199,3 @@ def _allow_open_files(number: int) -> None:
         if hard != unlimited and hard < number:
             raise OSError(f"{number} files must be open at once, the system's limit is {hard}: see `ulimit -n`")
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-
-
-def class_names(name: str) -> list[str]:
-    """The classes listed in `labels/`, in the order of the published logits if there are such."""
-    return importlib.resources.files("i3d_jax").joinpath("labels", f"{name}.txt").read_text("utf-8").splitlines()
-
-
-def one(lists: Sequence[pathlib.Path]) -> pathlib.Path:
-    """The one folder of lists that there must be."""
-    if len(lists) != 1:
-        raise annotations.AnnotationError(f"{len(lists)} annotations, wanted the one folder of lists")
-    return lists[0]

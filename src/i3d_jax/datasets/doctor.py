@@ -11,11 +11,8 @@ Every annotated clip is looked up and, unless that is to be quick, decoded to it
 """
 
 import collections
-import concurrent.futures
-import concurrent.futures.process
 import csv
 import hashlib
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +21,7 @@ from typing import NamedTuple
 import tqdm
 
 from i3d_jax import video
-from i3d_jax.datasets import annotations, shards
+from i3d_jax.datasets import annotations, shards, workers
 from i3d_jax.files import replacing
 
 KINDS = ("missing", "unreadable", "too short", "duplicated", "wrong label", "extra")
@@ -56,7 +53,7 @@ def examine(
     folder: pathlib.Path,
     classes: Sequence[str],
     *,
-    workers: int = 1,
+    processes: int = 1,
     quick: bool = False,
 ) -> list[Finding]:
     """Checks the videos in a folder; see above.
@@ -64,7 +61,7 @@ def examine(
     Args:
       rows: what the annotations say (`ClipBuilder.rows`).
       classes: all that the data set has (`ClipBuilder.classes`), also those of no row.
-      workers: processes that decode.
+      processes: that decode.
       quick: whether to look files up only, and not to open them.
     """
     found = annotations.videos(folder)
@@ -73,7 +70,7 @@ def examine(
     findings = [Finding("missing", c.split, c.label, c.id, "", "no file") for c in clips if c.path is None]
     findings += _by_name(rows, clips, folder, set(classes), found)
     if not quick:
-        findings += _by_content(there, folder, workers)
+        findings += _by_content(there, folder, processes)
     return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
 
 
@@ -99,9 +96,9 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
         yield Finding("extra", "", annotations.label_of(path, labels) or "", "", path, "not annotated")
 
 
-def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, workers: int) -> Iterator[Finding]:
+def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, processes: int) -> Iterator[Finding]:
     same: dict[bytes, Finding] = {}
-    for clip, checked in zip(clips, _checked(clips, workers), strict=True):
+    for clip, checked in zip(clips, _checked(clips, processes), strict=True):
         about = (clip.split, clip.label, clip.id, os.path.relpath(str(clip.path), folder))
         if checked.reason:
             yield Finding("unreadable", *about, checked.reason)
@@ -114,28 +111,23 @@ def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, workers
             yield here._replace(detail=f"the same bytes as {first.file} ({first.label}, {first.split})")
 
 
-def _checked(clips: Sequence[annotations.Clip], workers: int) -> Iterator[Checked]:
+def _checked(clips: Sequence[annotations.Clip], number: int) -> Iterator[Checked]:
+    jobs = [(clip.path, clip.seconds) for clip in clips]
     with tqdm.tqdm(total=len(clips), desc="checking", unit="file", smoothing=0.05) as bar:
-        context = multiprocessing.get_context("spawn")
-        begin = (None, os.getpid())
-        with concurrent.futures.ProcessPoolExecutor(workers, context, shards.begin, begin) as pool:
-            jobs = [(clip.path, clip.seconds) for clip in clips]
-            try:
-                for each in pool.map(check, jobs, chunksize=CHUNK):
-                    bar.update()
-                    yield each
-            except concurrent.futures.process.BrokenProcessPool:
-                tried = ", ".join(str(clip.path) for clip in clips[bar.n : bar.n + CHUNK * workers])
-                raise ValueError(
-                    "a worker died: it was killed, had no memory left, or one of these videos brings the decoder down: "
-                    f"{tried}"
-                ) from None
+
+        def tried() -> list[str]:
+            return [str(path) for path, _ in jobs[bar.n : bar.n + CHUNK * number]]
+
+        with workers.pool(number, tried) as pool:
+            for each in pool.map(check, jobs, chunksize=CHUNK):
+                bar.update()
+                yield each
 
 
 def check(job: tuple[str, float | None]) -> Checked:
     """Reads a video as `prepare` would, without writing it."""
     path, seconds = job
-    most = None if seconds is None else max(1, round(seconds * video.FPS))
+    most = None if seconds is None else video.frames_in(seconds)
     try:
         count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
     except video.VideoError as error:

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
+from i3d_jax import labels
 from i3d_jax.datasets import annotations, clips
 
 
 class Kinetics(clips.ClipBuilder):
     """Human actions in YouTube videos, about 10 seconds a clip."""
 
-    NAME = "kinetics"
+    name = "kinetics"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="400", description="400 classes."),
@@ -24,8 +25,8 @@ class Kinetics(clips.ClipBuilder):
         tfds.core.BuilderConfig(name="700_2020", description="700 classes, the edition of 2020."),
     ]
 
-    def classes(self) -> list[str]:
-        return clips.class_names(f"kinetics_{self.config_name}")
+    def classes(self) -> Sequence[str]:
+        return labels.names(f"kinetics_{self.config_name}")
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         return annotations.kinetics(lists, self.classes())

@@ -12,7 +12,6 @@ config `images` is the miniature's ImageNet: still images (videos of one frame) 
 """
 
 import concurrent.futures
-import os
 import pathlib
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from i3d_jax import video
-from i3d_jax.datasets import annotations, clips
+from i3d_jax.datasets import annotations, clips, workers
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.
@@ -44,7 +43,7 @@ CLIPS_PER_CLASS = {"videos": {"train": 100, "validation": 20}, "images": {"train
 class MovingShapes(clips.ClipBuilder):
     """Textured shapes in motion; no single frame tells the class."""
 
-    NAME = "moving_shapes"
+    name = "moving_shapes"
     SHORT_SIDE = SIZE
     SELF_MADE = True
     VERSION = tfds.core.Version("2.0.0")
@@ -90,7 +89,7 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
             (folder / "flow" / place).write_bytes(video.encode(video.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers.cores()) as pool:
         rows = list(pool.map(write, range(count * len(names))))
     path = folder / f"{split}.csv"
     annotations.write_kinetics(path, rows)

@@ -6,18 +6,14 @@ and why; all move into place at the very end. Jobs run in this process, in a poo
 """
 
 import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import csv
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import shutil
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,6 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
 from i3d_jax import video
+from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
 from i3d_jax.files import replacing
 
@@ -73,7 +70,7 @@ def prepare(
     parts: pathlib.Path,
     folder: pathlib.Path,
     settings: Settings,
-    workers: int | None = None,
+    processes: int | None = None,
     beam: list[str] | None = None,
 ) -> dict[str, Split]:
     """Writes the records of a data set, or what there is to do yet, to `folder`, and the list of videos that could not be used.
@@ -82,7 +79,7 @@ def prepare(
       clips: all that are annotated; those whose path is None are missing.
       name: of the data set.
       parts: folder for what is done so far. What lies there is used if it was made from the same clips.
-      workers, beam: see `ClipBuilder`.
+      processes, beam: `workers` and `beam` of `ClipBuilder`.
 
     Returns:
       per split what was made of it.
@@ -93,8 +90,8 @@ def prepare(
     jobs = {
         split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
     }
-    for split in jobs:  # Better now than after hours.
-        if all(clip.path is None for clip in clips if clip.split == split):
+    for split, of_split in jobs.items():  # Better now than after hours.
+        if all(clip.path is None for job in of_split for clip in job.clips):
             raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out")
     parts.mkdir(parents=True, exist_ok=True)
     left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
@@ -103,11 +100,11 @@ def prepare(
         try:
             if beam is not None:
                 run_on_beam(left, beam)
-            elif workers is None:
+            elif processes is None:
                 for job in left:
-                    write(job, bar.update, threads=len(os.sched_getaffinity(0)))
+                    write(job, bar.update, threads=workers.cores())
             else:
-                run(left, workers, bar)
+                run(left, processes, bar)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
@@ -319,62 +316,48 @@ def _size(path: str) -> int | None:
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
-def run(jobs: Sequence[Job], workers: int, bar: tqdm.tqdm) -> None:
+def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
     """Runs jobs in a pool of processes.
 
     Raises:
       PrepareError: a process died.
     """
-    for job in jobs:
-        pathlib.Path(f"{job.shard}.trying").unlink(missing_ok=True)  # Of a run that was killed.
-    context = multiprocessing.get_context("spawn")  # What has threads, as JAX has, cannot be forked.
-    counter = context.Value("q", 0)
-    arguments = (counter, os.getpid())
-    with concurrent.futures.ProcessPoolExecutor(workers, context, begin, arguments) as pool:
-        before = bar.n
-        try:
-            pending = {pool.submit(_write, job) for job in jobs}
-            while pending:
-                done, pending = concurrent.futures.wait(pending, 0.5, concurrent.futures.FIRST_COMPLETED)
-                bar.update(before + counter.value - bar.n)
-                for future in done:
-                    future.result()
-        except concurrent.futures.process.BrokenProcessPool:
-            trying = [pathlib.Path(f"{job.shard}.trying") for job in jobs]
-            tried = {os.fsdecode(path.read_bytes()) for path in trying if path.exists()}
-            raise PrepareError(
-                "a worker died: it was killed, had no memory left, or one of these videos brings the decoder down: "
-                f"{', '.join(sorted(tried - {''}))}; shards that are done are kept, and the same command goes on"
-            ) from None
-        except BaseException:
-            counter.value = STOP
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    trying = [pathlib.Path(f"{job.shard}.trying") for job in jobs]
+    for path in trying:
+        path.unlink(missing_ok=True)  # Of a run that was killed.
+
+    def tried() -> list[str]:
+        return sorted({os.fsdecode(path.read_bytes()) for path in trying if path.exists()} - {""})
+
+    counter, before = workers.CONTEXT.Value("q", 0), bar.n
+    try:
+        with workers.pool(number, tried, counter) as pool:
+            try:
+                pending = {pool.submit(_write, job) for job in jobs}
+                while pending:
+                    done, pending = concurrent.futures.wait(pending, 0.5, concurrent.futures.FIRST_COMPLETED)
+                    bar.update(before + counter.value - bar.n)
+                    for future in done:
+                        future.result()
+            except BaseException:
+                counter.value = STOP
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except workers.DeadWorkerError as error:
+        raise PrepareError(f"{error}; shards that are done are kept, and the same command goes on") from None
 
 
-_counter: Any = None  # Of clips that are done, in a worker.
-STOP = -(10**12)  # What it is set to for the workers to leave their shards.
-
-
-def begin(counter: Any, parent: int) -> None:
-    """Prepares a worker process: it ends soon after its parent does, however that ended."""
-    global _counter
-    _counter = counter
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # Nobody waits for this process any more, and it would wait for ever.
-
-    threading.Thread(target=watch, daemon=True).start()
+STOP = -(10**12)  # What the counter of clips is set to for the workers to leave their shards.
 
 
 def _write(job: Job) -> None:
+    counter = workers.shared()
+
     def advance() -> None:
-        with _counter.get_lock():
-            if _counter.value < 0:
+        with counter.get_lock():
+            if counter.value < 0:
                 raise PrepareError("stopped")
-            _counter.value += 1
+            counter.value += 1
 
     write(job, advance)
 
