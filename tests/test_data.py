@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import data, planes, video
+from i3d_jax import data, h264, planes, video
 from i3d_jax.models.timing import Timing
 
 I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
@@ -20,8 +20,8 @@ def record(label, count, height=40, width=48):
     rgb = np.stack([SLOPE * x + 10, SLOPE * y + 10, 10 * t % 240 + 10], -1)
     flow = np.stack([4 * x + 20 + 2 * label, 4 * y + 4 * t % 96], -1)
     return {
-        "video": video.encode(rgb.astype(np.uint8), crf=5),
-        "flow": video.encode(flow.astype(np.uint8)),
+        "video": h264.encode(rgb.astype(np.uint8), crf=5),
+        "flow": h264.encode(flow.astype(np.uint8)),
         "label": label,
         "frames": np.int32(count),  # As TFDS reads them.
         "height": np.int32(height),

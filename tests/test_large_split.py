@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from i3d_jax import data, datasets, planes, video
+from i3d_jax import data, datasets, h264, planes
 from i3d_jax.datasets import annotations, clips
 
 NUMBER, PADDING = 140, 2**23
@@ -20,10 +20,10 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
     rows = []
     for number in range(NUMBER):
         path = tmp_path / "videos" / annotations.file_name(f"clip{number:05d}", 0, 1)
-        path.write_bytes(video.encode(frames))
+        path.write_bytes(h264.encode(frames))
         rows.append(dict(zip(annotations.COLUMNS, ("yoga", f"clip{number:05d}", 0, 1, "train"), strict=True)))
     annotations.write_kinetics(tmp_path / "train.csv", rows)
-    transcode = video.transcode
+    transcode = h264.transcode
 
     def padded(path, **options):
         """A video as long as it should be, and bytes after it that belong to no box."""
@@ -31,10 +31,10 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
         noise = np.random.default_rng([ord(c) for c in str(path)]).bytes(PADDING)
         return found._replace(data=found.data + (8 + PADDING).to_bytes(4, "big") + b"free" + noise)
 
-    monkeypatch.setattr(video, "transcode", padded)
+    monkeypatch.setattr(h264, "transcode", padded)
     source = clips.Source(tmp_path / "videos", (tmp_path / "train.csv",))
     datasets.builder("kinetics/400", str(tmp_path / "data"), source=source).prepare()
-    monkeypatch.setattr(video, "transcode", transcode)
+    monkeypatch.setattr(h264, "transcode", transcode)
 
     builder = datasets.prepared("kinetics/400", str(tmp_path / "data"))
     assert builder.info.splits["train"].num_bytes > 1000 * 2**20

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from i3d_jax import planes, video
+from i3d_jax import h264, planes, video
 from i3d_jax.planes import Window
 
 HEIGHT, WIDTH, COUNT = 50, 66, 61
@@ -34,7 +34,7 @@ def flows(count, height, width):
 @functools.cache
 def stored(stream, gop, height=HEIGHT, width=WIDTH, count=COUNT):
     frames = (pictures if stream == "rgb" else flows)(count, height, width)
-    return video.encode(frames, gop=gop)
+    return h264.encode(frames, gop=gop)
 
 
 @functools.cache
@@ -114,7 +114,7 @@ def test_a_video_that_ends_early_gives_what_there_is():
 
 def test_transcoded_videos_are_read_exactly(tmp_path):
     (tmp_path / "x").write_bytes(stored("rgb", 250))
-    data = video.transcode(tmp_path / "x", short_side=46).data
+    data = h264.transcode(tmp_path / "x", short_side=46).data
     assert len(whole(data)) == COUNT
     for start, stride in itertools.product((0, 1, 15, 17, 40), (1, 5)):
         found = planes.read(data, Window(5, 8, 30), start=start, frames=4, stride=stride)
@@ -326,7 +326,7 @@ def test_compiled_it_is_the_same():
 
 def test_the_real_clip_transcoded_and_read_is_the_clip(shared_data):
     clip = shared_data / "clips" / "flipping_a_pancake.mkv"
-    found = video.transcode(clip, short_side=120, seconds=2)
+    found = h264.transcode(clip, short_side=120, seconds=2)
     assert found[1:] == (50, 120, 212)
     wanted = video.decode(clip, short_side=120, frames=50)[:, :, :212].astype(float)
     for left in 0, 51, 212 - 120:

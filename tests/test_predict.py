@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_weights import INFO, small_variables
 
-from i3d_jax import predict, video, weights
+from i3d_jax import h264, predict, video, weights
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def files(tmp_path_factory):
     weights.save(folder / "w.safetensors", small_variables(), INFO)
     rng = np.random.default_rng(0)
     for name, frames in ("good.mp4", 20), ("short.mp4", 5), ("nine.mp4", 9), ("other.mp4", 30):
-        (folder / name).write_bytes(video.encode(rng.integers(0, 255, (frames, 48, 64, 3)).astype(np.uint8)))
+        (folder / name).write_bytes(h264.encode(rng.integers(0, 255, (frames, 48, 64, 3)).astype(np.uint8)))
     (folder / "text.mp4").write_text("hello")
     (folder / "empty.mp4").write_bytes(b"")
     return folder

@@ -17,7 +17,7 @@ import pytest
 import real_files
 import tensorflow_datasets as tfds
 
-from i3d_jax import datasets, evaluate, labels, video
+from i3d_jax import datasets, evaluate, h264, labels, video
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
 
@@ -158,7 +158,7 @@ def test_every_good_file_is_there_bit_for_bit_as_it_is_transcoded_alone(real, pr
     assert set(found) == set(real.good)
 
     def transcode(good):
-        return video.transcode(good.path, short_side=256, seconds=good.seconds)
+        return h264.transcode(good.path, short_side=256, seconds=good.seconds)
 
     goods = real.good.items()
     for (identity, _), wanted in zip(goods, video.ahead(transcode, real.good.values(), 2), strict=True):
@@ -442,7 +442,7 @@ def test_storage_that_goes_away_is_an_error_and_no_damage(few, small_shards, tmp
     here, gone = tmp_path / "videos", tmp_path / "gone"
     shutil.copytree(few.videos, here, symlinks=True)
     moved = few._replace(videos=here)
-    transcode, calls = video.transcode, []
+    transcode, calls = h264.transcode, []
 
     def unmounting(*given, **options):
         calls.append(given)
@@ -450,7 +450,7 @@ def test_storage_that_goes_away_is_an_error_and_no_damage(few, small_shards, tmp
             here.rename(gone)
         return transcode(*given, **options)
 
-    monkeypatch.setattr(video, "transcode", unmounting)
+    monkeypatch.setattr(h264, "transcode", unmounting)
     assert main(arguments(moved, tmp_path / "out")) == 2
     line = last_line(capsys.readouterr())
     assert "No such file or directory; shards that are done are kept" in line and "Traceback" not in line
@@ -585,7 +585,7 @@ def test_flow_that_fits_is_copied_and_other_flow_is_a_reason(few, tmp_path):
     flows.mkdir()
     wanted, reasons = {}, {}
     for number, (identity, good) in enumerate(few.good.items()):
-        made = video.transcode(good.path, short_side=256, seconds=good.seconds)
+        made = h264.transcode(good.path, short_side=256, seconds=good.seconds)
         frames, height, width = made.frames, made.height, made.width
         kind = ("fits", "is longer", "is missing", "is small", "is short", "is text")[number % 6]
         if kind == "is small":
@@ -603,7 +603,7 @@ def test_flow_that_fits_is_copied_and_other_flow_is_a_reason(few, tmp_path):
             reasons[identity] = "its flow cannot be decoded"
         else:
             flow = np.full((frames, height, width, 2), number * 0.1, np.float32)
-            path.write_bytes(video.encode(video.flow_bytes(flow)))
+            path.write_bytes(h264.encode(video.flow_bytes(flow)))
             if identity not in reasons:
                 wanted[identity] = path.read_bytes()
     assert len(wanted) > 5 and len(reasons) > 10
@@ -623,9 +623,9 @@ def test_other_settings_redo_everything(changed, few, small_shards, tmp_path, mo
     if changed == "flow":
         (tmp_path / "flow").mkdir()
         for identity, good in few.good.items():
-            made = video.transcode(good.path, short_side=256, seconds=good.seconds)
+            made = h264.transcode(good.path, short_side=256, seconds=good.seconds)
             flow = np.zeros((made.frames, made.height, made.width, 2), np.float32)
-            (tmp_path / "flow" / f"{identity}.mp4").write_bytes(video.encode(video.flow_bytes(flow)))
+            (tmp_path / "flow" / f"{identity}.mp4").write_bytes(h264.encode(video.flow_bytes(flow)))
         assert main(arguments(few, tmp_path, "--flow", tmp_path / "flow")) == 0
     else:
         monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 64)

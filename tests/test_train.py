@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, datasets, models, planes, predict, train, video, weights
+from i3d_jax import checkpoints, datasets, h264, models, planes, predict, train, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -69,7 +69,7 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
     variables, info = weights.read(folder / "weights.safetensors")
     assert info.classes == tuple(moving_shapes.CLASSES["videos"]) and (info.short_side, info.crop) == (56, 32)
     frames, _ = moving_shapes.render("disc", "moving left", np.random.default_rng(0))
-    (tmp_path / "x.mp4").write_bytes(video.encode(frames))
+    (tmp_path / "x.mp4").write_bytes(h264.encode(frames))
     assert predict.main(["--weights", str(folder / "weights.safetensors"), str(tmp_path / "x.mp4")]) == 0
     assert len(variables["params"]["Logits"]["bias"]) == 24
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import video
+from i3d_jax import h264, video
 
 
 def numbered(count, height=48, width=64):
@@ -101,7 +101,7 @@ def test_varying_frame_rates_keep_their_speed():
 
 @pytest.mark.parametrize("fps", [25, 30])
 def test_seeking_is_exact(fps):
-    data = video.encode(numbered(60), fps=fps, gop=16)
+    data = h264.encode(numbered(60), fps=fps, gop=16)
     whole = video.decode(data)
     for start, frames in (0, 5), (1, 3), (15, 4), (16, 16), (31, 9), (47, 40):
         np.testing.assert_array_equal(video.decode(data, start=start, frames=frames), whole[start : start + frames])
@@ -113,7 +113,7 @@ def test_seeking_is_exact(fps):
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
 def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, made, fps):
     frames = numbered(60) if stream == "rgb" else video.flow_bytes(smooth_flow(60))
-    data = video.encode(frames, fps=made, gop=16)
+    data = h264.encode(frames, fps=made, gop=16)
     whole = video.decode(data, stream=stream, fps=fps)
     assert len(whole) == pytest.approx(60 * fps / made, abs=1)
     for start, stride, count in (0, 2, None), (0, 5, 4), (1, 1, 3), (5, 3, 2), (17, 4, 99), (18, 7, None), (20, 99, 2):
@@ -128,29 +128,60 @@ def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, m
 def test_encoding_is_lossy_but_the_same_every_time(size):
     rng = np.random.default_rng(0)
     frames = np.repeat(np.repeat(rng.integers(60, 200, (24, size // 8, size // 8, 3)), 8, 1), 8, 2).astype(np.uint8)
-    data = video.encode(frames)
+    data = h264.encode(frames)
     assert abs(video.decode(data).astype(int) - frames).mean() < 15  # Chroma is halved.
-    assert all(video.encode(frames) == data for _ in range(20))
+    assert all(h264.encode(frames) == data for _ in range(20))
 
 
 @pytest.mark.parametrize("size", [48, 56, 72])
 def test_encoding_flow_gives_the_same_bytes_every_time(size):
     flow = video.flow_bytes(smooth_flow(24, size, size))
-    data = video.encode(flow)
-    assert all(video.encode(flow) == data for _ in range(20))
+    data = h264.encode(flow)
+    assert all(h264.encode(flow) == data for _ in range(20))
 
 
 @pytest.mark.parametrize("shape", [(3, 48, 63, 3), (3, 47, 64, 2), (3, 48, 64, 4), (3, 48, 64), (48, 64, 3)])
 def test_encoding_names_the_shape_that_it_cannot_encode(shape):
-    with pytest.raises(ValueError, match=re.escape(f"shape {shape}, wanted [T, H, W, 3 or 2] with even H and W")):
-        video.encode(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=re.escape(f"shape {shape[1:]}, wanted [H, W, 3 or 2] with even H and W")):
+        h264.encode(np.zeros(shape, np.uint8))
+
+
+def test_encoding_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no frames"):
+        h264.encode([])
+
+
+def test_encoding_takes_frames_one_by_one():
+    frames = moving(20)
+    assert h264.encode(iter(frames)) == h264.encode(frames)
+
+
+def test_grey_is_the_brightness_of_what_records_show(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(h264.encode(moving(9, 48, 66)))
+    found = np.stack(list(video.grey(tmp_path / "x.mp4", short_side=24)))
+    assert found.shape == (9, 24, 32) and found.dtype == np.uint8  # 33 wide, but for the odd pixel.
+    record = h264.transcode(tmp_path / "x.mp4", short_side=24)
+    assert (record.frames, record.height, record.width) == found.shape
+    weights = np.array([0.299, 0.587, 0.114])  # Of OpenCV's grey.
+    wanted = video.decode(record.data) @ weights
+    assert abs(found - wanted).mean() < 2 and abs(found - wanted).max() < 20  # The record is compressed.
+    exact = video.decode(tmp_path / "x.mp4", short_side=24)[:, :, :32] @ weights
+    assert abs(found - exact).mean() < 1
+
+
+def test_black_is_0_and_white_255_in_grey(tmp_path):
+    frames = np.zeros((4, 32, 48, 3), np.uint8)
+    frames[:, :, 24:] = 255
+    (tmp_path / "x.mp4").write_bytes(h264.encode(frames, crf=0))
+    found = np.stack(list(video.grey(tmp_path / "x.mp4", short_side=32)))
+    assert (found[:, :, :20] == 0).all() and (found[:, :, 28:] == 255).all()
 
 
 @pytest.mark.parametrize("flow,mean,most", [(smooth_flow, 0.05, 0.5), (waves, 0.1, 0.8)])
 @pytest.mark.parametrize("height,width", [(48, 64), (64, 48), (56, 56)])
 def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_tenth(height, width, flow, mean, most):
     flow = flow(20, height, width)
-    found = video.decode(video.encode(video.flow_bytes(flow)), stream="flow")
+    found = video.decode(h264.encode(video.flow_bytes(flow)), stream="flow")
     assert found.shape == flow.shape and found.dtype == np.uint8
     error = abs(video.MAX_FLOW * video.to_unit(found) - flow)
     # The 8 bits alone are off by 0.04 in the mean, and by 0.08 at most.
@@ -160,22 +191,22 @@ def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_te
 def test_u_and_v_are_not_mixed_at_their_border():
     flow = np.zeros((6, 32, 48, 2), np.uint8)
     flow[..., 1] = 255
-    np.testing.assert_array_equal(video.decode(video.encode(flow), stream="flow"), flow)
+    np.testing.assert_array_equal(video.decode(h264.encode(flow), stream="flow"), flow)
     flow[:, :, 24:] = flow[:, :, 24:, ::-1]
-    np.testing.assert_array_equal(video.decode(video.encode(flow), stream="flow"), flow)
+    np.testing.assert_array_equal(video.decode(h264.encode(flow), stream="flow"), flow)
 
 
 @pytest.mark.parametrize("value", [0, 1, 15, 16, 100, 127, 128, 129, 235, 236, 240, 254, 255])
 def test_constant_flow_is_exact_over_the_full_range(value):
     flow = np.full((20, 32, 48, 2), value, np.uint8)
     flow[..., 1] = 255 - value
-    np.testing.assert_array_equal(video.decode(video.encode(flow), stream="flow"), flow)
+    np.testing.assert_array_equal(video.decode(h264.encode(flow), stream="flow"), flow)
 
 
 def test_no_motion_is_exactly_128_and_exactly_zero():
     still = video.flow_bytes(np.zeros((4, 16, 16, 2)))
     assert (still == 128).all()
-    found = video.to_unit(video.decode(video.encode(still), stream="flow"))
+    found = video.to_unit(video.decode(h264.encode(still), stream="flow"))
     assert found.dtype == np.float32 and (found == 0.0).all()
 
 
@@ -191,26 +222,26 @@ def test_flow_is_truncated_to_20_pixels_which_are_one():
 def test_a_quality_of_0_is_lossless():
     rng = np.random.default_rng(0)
     flow = rng.integers(0, 256, (4, 32, 48, 2)).astype(np.uint8)
-    np.testing.assert_array_equal(video.decode(video.encode(flow, crf=0), stream="flow"), flow)
-    assert abs(video.decode(video.encode(flow), stream="flow").astype(int) - flow).mean() > 1
+    np.testing.assert_array_equal(video.decode(h264.encode(flow, crf=0), stream="flow"), flow)
+    assert abs(video.decode(h264.encode(flow), stream="flow").astype(int) - flow).mean() > 1
 
 
 def test_flow_cannot_be_resized():
-    data = video.encode(np.zeros((2, 32, 48, 2), np.uint8))
+    data = h264.encode(np.zeros((2, 32, 48, 2), np.uint8))
     with pytest.raises(ValueError, match="short_side is 16, but flow cannot be resized"):
         video.decode(data, stream="flow", short_side=16)
 
 
 def test_the_short_side_is_resized_and_the_aspect_kept():
-    assert video.decode(video.encode(numbered(3, 48, 64)), short_side=24).shape == (3, 24, 32, 3)
-    assert video.decode(video.encode(numbered(3, 64, 48)), short_side=96).shape == (3, 128, 96, 3)
+    assert video.decode(h264.encode(numbered(3, 48, 64)), short_side=24).shape == (3, 24, 32, 3)
+    assert video.decode(h264.encode(numbered(3, 64, 48)), short_side=96).shape == (3, 128, 96, 3)
     assert video.resized(240, 426, 256) == (256, 454)
 
 
 def test_rotation_in_the_metadata_is_undone():
     frames = np.zeros((4, 32, 64, 3), np.uint8)
     frames[:, :, :32, 0] = 220  # The left half is red.
-    data = bytearray(video.encode(frames))
+    data = bytearray(h264.encode(frames))
     # The track header's display matrix: what a phone held upright writes.
     where = data.index(b"tkhd") + 44
     data[where : where + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
@@ -223,7 +254,7 @@ def test_rotation_in_the_metadata_is_undone():
 def test_names_are_files_whatever_they_look_like(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "12:30.mp4", "concat:a|b.mp4", "http: x.mp4", "%d.mp4", "naïve – 視頻.mp4":
-        pathlib.Path(name).write_bytes(video.encode(numbered(3)))
+        pathlib.Path(name).write_bytes(h264.encode(numbered(3)))
         assert len(video.decode(name)) == 3
 
 
@@ -235,7 +266,7 @@ def test_gifs_are_videos(tmp_path):
 def test_files_that_are_no_videos_are_named(tmp_path):
     (tmp_path / "text.mp4").write_text("hello\n" * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "cut.mp4").write_bytes(video.encode(numbered(20))[:500])
+    (tmp_path / "cut.mp4").write_bytes(h264.encode(numbered(20))[:500])
     with av.open(tmp_path / "sound.wav", "w") as sound:
         stream = sound.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
@@ -253,15 +284,17 @@ def test_files_that_are_no_videos_are_named(tmp_path):
 def test_flow_files_are_those_that_encode_writes(tmp_path):
     path = tmp_path / "flow.mp4"
     flow = video.flow_bytes(np.zeros((4, 32, 48, 2)))
-    path.write_bytes(video.encode(flow))
-    video.check_flow(path)
-    for other in (video.encode(flow, fps=50), video.encode(np.zeros((4, 32, 48, 3), np.uint8))):
+    path.write_bytes(h264.encode(flow))
+    h264.check_flow(path)
+    for other in (h264.encode(flow, fps=50), h264.encode(np.zeros((4, 32, 48, 3), np.uint8))):
         path.write_bytes(other)
-        with pytest.raises(video.VideoError, match="flow.mp4: is not as `video.encode` writes it: mov, h264, "):
-            video.check_flow(path)
+        with pytest.raises(
+            video.VideoError, match="flow.mp4: is not as `python -m i3d_jax.flow` writes it: mov, h264, "
+        ):
+            h264.check_flow(path)
     path.write_text("u and v")
     with pytest.raises(video.VideoError, match="flow.mp4: cannot be decoded"):
-        video.check_flow(path)
+        h264.check_flow(path)
 
 
 def test_errors_come_back_from_other_processes():
@@ -311,7 +344,7 @@ def test_transcoding_keeps_what_decoding_shows(rate, container, tmp_path):
     times = VARYING if rate == "varying" else regular(count, rate)
     (tmp_path / "x").write_bytes(encode(moving(count, 64, 96), times, container))
     wanted = video.decode(tmp_path / "x", short_side=48)
-    found = video.transcode(tmp_path / "x", short_side=48)
+    found = h264.transcode(tmp_path / "x", short_side=48)
     assert (found.frames, found.height, found.width) == wanted.shape[:3] == (len(wanted), 48, 72)
     assert len(wanted) == pytest.approx(times[-1] / 40, abs=3)
     with av.open(io.BytesIO(found.data)) as file:
@@ -326,7 +359,7 @@ def test_transcoding_keeps_what_decoding_shows(rate, container, tmp_path):
 @pytest.mark.parametrize("seconds,frames", [(0.001, 1), (0.3, 8), (0.5, 12), (1, 25), (1.99, 50), (99, 60)])
 def test_transcoding_takes_so_many_seconds_at_most(seconds, frames, tmp_path):
     (tmp_path / "x").write_bytes(steady(60))
-    found = video.transcode(tmp_path / "x", short_side=48, seconds=seconds)
+    found = h264.transcode(tmp_path / "x", short_side=48, seconds=seconds)
     assert found.frames == frames
     assert numbers(video.decode(found.data)) == list(range(frames))
 
@@ -338,7 +371,7 @@ def test_transcoding_cuts_nothing_off_but_the_last_pixel_of_an_odd_side(height, 
     for short_side in min(height, width), 33:
         wanted = video.decode(tmp_path / "x", short_side=short_side)
         rows, columns = (side // 2 * 2 for side in wanted.shape[1:3])
-        found = video.transcode(tmp_path / "x", short_side=short_side)
+        found = h264.transcode(tmp_path / "x", short_side=short_side)
         assert (found.height, found.width) == (rows, columns)
         frames = video.decode(found.data)
         assert psnr(frames, wanted[:, :rows, :columns]) > 41
@@ -350,13 +383,13 @@ def test_transcoding_cuts_nothing_off_but_the_last_pixel_of_an_odd_side(height, 
 def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
     frames = moving(4, 48, 80)
     frames[:, :24, :40] = 250, 20, 20  # One corner is red.
-    data = bytearray(video.encode(frames))
+    data = bytearray(h264.encode(frames))
     where = data.index(b"tkhd") + 44
     a, b, c, d = (number * (1 << 16) for number in matrix)
     data[where : where + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "x").write_bytes(data)
     upright = np.rot90(frames, -turns, (1, 2))  # Clockwise, as the matrix says.
-    found = video.transcode(tmp_path / "x", short_side=48)
+    found = h264.transcode(tmp_path / "x", short_side=48)
     assert (found.height, found.width) == upright.shape[1:3]
     assert psnr(video.decode(found.data), upright) > 26
     assert psnr(video.decode(found.data), video.decode(tmp_path / "x", short_side=48)) > 36
@@ -367,9 +400,9 @@ def test_transcoding_gives_the_same_bytes_every_time_and_whatever_else_runs(tmp_
     for number in range(3):
         times = regular(40, 24 + number)
         (tmp_path / f"{number}").write_bytes(encode(moving(40, 56 + 8 * number, 88), times))
-    alone = [video.transcode(tmp_path / f"{n}", short_side=72).data for n in range(3)]
+    alone = [h264.transcode(tmp_path / f"{n}", short_side=72).data for n in range(3)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: video.transcode(tmp_path / f"{n % 3}", short_side=72).data, range(12)))
+        found = list(pool.map(lambda n: h264.transcode(tmp_path / f"{n % 3}", short_side=72).data, range(12)))
     assert found == alone * 4
 
 
@@ -403,7 +436,7 @@ def test_transcoding_keeps_colours_whatever_standard_the_video_follows(space, fu
         (frame,) = file.decode(video=0)
         assert (frame.colorspace, frame.color_range) == (code, 2 if full else 1)
     (decoded,) = video.decode(tmp_path / "x.mp4").astype(float)
-    (found,) = video.decode(video.transcode(tmp_path / "x.mp4", short_side=64).data).astype(float)
+    (found,) = video.decode(h264.transcode(tmp_path / "x.mp4", short_side=64).data).astype(float)
     middle = (slice(5, None, 16), slice(5, None, 16))  # Away from the patches' borders, where colours mix.
     assert abs(decoded - image)[middle].max() < 5
     assert abs(found - decoded)[middle].max() < 7 and abs(found - image)[middle].max() < 9
@@ -413,7 +446,7 @@ def test_transcoding_leaves_sound_out(tmp_path):
     (tmp_path / "x").write_bytes(encode(numbered(10), regular(10, 25), sound=0.4))
     with av.open(tmp_path / "x") as file:
         assert len(file.streams) == 2
-    with av.open(io.BytesIO(video.transcode(tmp_path / "x", short_side=48).data)) as file:
+    with av.open(io.BytesIO(h264.transcode(tmp_path / "x", short_side=48).data)) as file:
         assert [stream.type for stream in file.streams] == ["video"]
 
 
@@ -422,9 +455,9 @@ def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path
     (tmp_path / "x").write_bytes(encode(frames, regular(3000, 25), preset="ultrafast"))
     code = """if True:
         import resource, sys
-        from i3d_jax import video
+        from i3d_jax import h264, video
         def peak(seconds):
-            assert video.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
+            assert h264.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(-(peak(12) - peak(120)))"""
     process = subprocess.run(
@@ -516,7 +549,7 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
     for threads in 0, 1:
         strict = [f.to_ndarray(format="rgb24") for f in video.shown(tmp_path / "x", strict=True, threads=threads)]
         np.testing.assert_array_equal(strict, frames)
-    found = video.decode(video.transcode(tmp_path / "x", short_side=48).data)
+    found = video.decode(h264.transcode(tmp_path / "x", short_side=48).data)
     assert numbers(found) == numbers(frames)
     if wanted is not None:
         assert numbers(found) == list(wanted)
@@ -607,7 +640,7 @@ def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
         for read in (
             lambda path: list(video.shown(path, strict=True)),
             lambda path: list(video.shown(path, strict=True, threads=1)),
-            lambda path: video.transcode(path, short_side=48),
+            lambda path: h264.transcode(path, short_side=48),
         ):
             with pytest.raises(video.VideoError) as caught:
                 read(path)
@@ -622,7 +655,7 @@ def test_half_a_second_may_be_missing(container):
 
 def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):
     (tmp_path / "x").write_bytes(part(detailed_file("matroska"), 0.6))
-    assert video.transcode(tmp_path / "x", short_side=48, seconds=0.4).frames == 10
+    assert h264.transcode(tmp_path / "x", short_side=48, seconds=0.4).frames == 10
 
 
 def test_frame_0_is_the_first_that_is_there():

@@ -49,7 +49,7 @@ def read(
     """Decodes a window of some frames of a stored video.
 
     Args:
-      data: an H.264 file as `video.encode` and `video.transcode` write it.
+      data: an H.264 file as `h264.encode` and `h264.transcode` write it.
       window: of the frames. Of RGB what is `around` it is returned; beyond the frame that repeats the last pixels.
       stream: "rgb" or "flow".
       start, frames, stride: see `video.decode`.

@@ -3,12 +3,11 @@
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from i3d_jax import metrics
-from i3d_jax.files import replacing
+from i3d_jax import files, metrics
+from i3d_jax.files import read_json, replacing, write_json
 from i3d_jax.models.body import CHANNELS
 
 STREAMS = tuple(CHANNELS)
@@ -41,30 +40,11 @@ def note_settings(folder: pathlib.Path, settings: dict) -> None:
     """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
     path = folder / "settings.json"
     try:
-        if path.exists():
-            earlier = read_json(path)
-            other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
-            if other:
-                raise EvaluationError(
-                    f"{folder} has the results of another evaluation: {other[0]} is {earlier.get(other[0])!r} there and "
-                    f"{settings.get(other[0])!r} here; use another folder"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        files.note(path, settings)
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}") from None
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    with replacing(path) as written:
-        written.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: pathlib.Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise EvaluationError(f"{path}: damaged") from None
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
 
 
 def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
@@ -111,7 +91,10 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
     for folder in folders:
         if not (folder / "scores.json").exists():
             raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
-        scores = read_json(folder / "scores.json")
+        try:
+            scores = read_json(folder / "scores.json")
+        except ValueError as error:
+            raise EvaluationError(str(error)) from None
         if not {"about", "classes"} <= set(scores):
             raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
         about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT, *SHARE}}

@@ -1,4 +1,4 @@
-"""Video files: decoding to frames at a given rate, resizing, cropping, looping, and encoding.
+"""Video files: decoding to frames at a given rate, resizing, cropping, looping.
 
 Frames are uint8 [T, H, W, 3], RGB, or uint8 [T, H, W, 2], flow: u and v in pixels to the next frame, truncated to [-20, 20],
 as 128 + 127 / 20 of them, so that no motion is exactly 128. A video is whatever FFmpeg opens, through PyAV: a path, or the
@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import av
 import av.container
@@ -25,8 +25,6 @@ MAX_FLOW = 20.0  # Pixels; the paper's truncation.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
 # Tags of files need not be UTF-8, which PyAV before 19 is to be told.
 TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Of the files that are written. A key frame every 16 keeps seeking cheap.
-GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
 
 
 class VideoError(ValueError):
@@ -58,7 +56,7 @@ def decode(
 
     Args:
       video: path, or the bytes of a whole file.
-      stream: "rgb", or "flow" for a file that `encode` wrote flow to.
+      stream: "rgb", or "flow" for a file that `h264.encode` wrote flow to.
       fps: frames per second to return.
       short_side: pixels; the frames are resized to it (bilinear, aspect kept). None keeps their size, as flow must.
       start: first frame to return, found by seeking, counted at `fps`.
@@ -76,7 +74,7 @@ def decode(
     if stream == "flow" and short_side is not None:
         raise ValueError(f"short_side is {short_side}, but flow cannot be resized")
     previous, image, size = None, np.empty(0), None
-    scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
+    scaler = av.video.reformatter.VideoReformatter()
     images: list[np.ndarray] = []
     for frame in shown(video, fps=fps, start=start, frames=frames, stride=stride, threads=threads):
         if size is None:  # A stream may change its size; all frames get the first one's.
@@ -150,76 +148,39 @@ def shown(
         raise VideoError(name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
 
 
-def encode(frames: np.ndarray, *, fps: int = 25, crf: int | None = None, gop: int = GOP) -> bytes:
-    """Encodes uint8 frames, RGB or flow, as an H.264 file (MP4), the same bytes every time; H and W must be even.
+def yuv(
+    video: str | os.PathLike,
+    *,
+    short_side: int,
+    fps: float = FPS,
+    frames: int | None = None,
+    threads: int = 0,
+    strict: bool = False,
+) -> Iterator[list[np.ndarray]]:
+    """Yields what records have of a video: the planes Y [H, W], U and V [H/2, W/2] of each frame, uint8, BT.601.
 
-    A key frame every `gop` frames keeps seeking cheap, `fastdecode` the reading. `crf` is 18 for RGB
-    and 15 for flow, if it is not given; where motion is smooth that adds little to the mean error of flow's 8 bits,
-    0.039 pixels.
+    Frames are scaled as they are stored, in YUV, and turned upright; the long side's last odd pixel is cut off. A frame
+    that is shown for long gives the same list again. Arguments and errors as `shown`'s.
     """
-    if frames.ndim != 4 or frames.shape[-1] not in (2, 3) or frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"encode: frames of shape {frames.shape}, wanted [T, H, W, 3 or 2] with even H and W")
-    flow = frames.shape[-1] == 2
-    if flow:
-        frames = np.moveaxis(frames, -1, 1).reshape(len(frames), -1, frames.shape[2])  # u above v.
-    if crf is None:
-        crf = FLOW_CRF if flow else RGB_CRF
-    form = "gray" if flow else "rgb24"
-    images = (av.VideoFrame.from_ndarray(image, format=form) for image in frames)
-    return _encoded(images, frames.shape[1], frames.shape[2], "gray" if flow else "yuv420p", fps, crf, gop)
+    scaler = av.video.reformatter.VideoReformatter()  # One for all frames: making it costs more than using it.
+    target: dict[str, Any] = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG", "threads": 1}
+    previous, planes, size = None, [], (0, 0)
+    for frame in shown(video, fps=fps, frames=frames, threads=threads, strict=strict):
+        if previous is None:  # A stream may change its size; all frames get the first one's.
+            size = resized(frame.height, frame.width, short_side)
+        if frame is not previous:
+            scaled = scaler.reformat(frame, size[1], size[0], "yuv420p", interpolation="BILINEAR", **target)
+            turned = [np.rot90(plane(scaled, number), round(frame.rotation / 90)) for number in range(3)]
+            height, width = (side // 2 for side in turned[0].shape)
+            planes, previous = [turned[0][: 2 * height, : 2 * width], *(x[:height, :width] for x in turned[1:])], frame
+        yield planes
 
 
-class Transcoded(NamedTuple):
-    """A video as records hold it: an H.264 file, and what is in it."""
-
-    data: bytes
-    frames: int
-    height: int
-    width: int
-
-
-def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None = None) -> Transcoded:
-    """Makes a video file what records hold: H.264 at 25 frames per second, upright, of a given short side, without sound.
-
-    The same bytes every time. The long side's last odd pixel is cut off. Frames are scaled as they are stored, in YUV, the
-    colours converted to BT.601; there are never more than a few in memory.
-
-    Args:
-      seconds: of the video to take at most; None: all.
-
-    Raises:
-      VideoError: the file cannot be read to its end, or to `seconds`, without damage (see `shown`).
-    """
-    most = None if seconds is None else frames_in(seconds)
-    images = shown(path, frames=most, threads=1, strict=True)
-    first = next(images)
-    size = resized(first.height, first.width, short_side)
-    scaler = av.video.reformatter.VideoReformatter()
-    count = 0
-
-    def planes(frame: av.VideoFrame) -> list[np.ndarray]:
-        """Y, U, V of the frame: upright, and of even sides."""
-        target = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG", "threads": 1}
-        scaled = scaler.reformat(frame, size[1], size[0], "yuv420p", interpolation="BILINEAR", **target)
-        turned = [np.rot90(plane(scaled, number), round(frame.rotation / 90)) for number in range(3)]
-        height, width = turned[0].shape
-        return [turned[0][: height - height % 2, : width - width % 2]] + [
-            x[: height // 2, : width // 2] for x in turned[1:]
-        ]
-
-    def converted() -> Iterator[av.VideoFrame]:
-        nonlocal count
-        previous, packed = None, np.empty((0, 0), np.uint8)
-        for frame in itertools.chain([first], images):
-            if frame is not previous:
-                parts, previous = planes(frame), frame
-                packed = np.concatenate([part.ravel() for part in parts]).reshape(-1, parts[0].shape[1])
-            count += 1
-            yield av.VideoFrame.from_ndarray(packed, format="yuv420p")
-
-    height, width = planes(first)[0].shape
-    data = _encoded(converted(), height, width, "yuv420p", round(FPS), RGB_CRF, GOP)
-    return Transcoded(data, count, height, width)
+def grey(video: str | os.PathLike, **options: Any) -> Iterator[np.ndarray]:
+    """Yields a video in grey, uint8 [H, W] from 0 to 255: the brightness of `yuv`, whose options these are."""
+    levels = np.rint(np.clip((np.arange(256) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
+    for planes in yuv(video, **options):
+        yield levels[planes[0]]
 
 
 def frames_in(seconds: float) -> int:
@@ -232,51 +193,6 @@ def plane(frame: av.VideoFrame, number: int) -> np.ndarray:
     part = frame.planes[number]
     lines = np.frombuffer(cast(Any, part), np.uint8).reshape(part.height, part.line_size)
     return lines[:, : part.width]  # They are padded.
-
-
-def _encoded(
-    images: Iterable[av.VideoFrame], height: int, width: int, pix_fmt: str, fps: int, crf: int, gop: int
-) -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = height, width
-        stream.pix_fmt = pix_fmt
-        if pix_fmt == "gray":
-            stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG  # 0 to 255, not 16 to 235.
-        stream.gop_size = gop
-        stream.codec_context.thread_count = 1
-        # x264's macroblock tree reads memory that it has not written (seen with AVX-512 at widths such as 72: up to 16
-        # different files in 150 encodings of one video), and with runs of 16 frames it gains little.
-        params = {"crf": crf, "preset": "fast", "tune": "fastdecode", "x264-params": "mbtree=0"}
-        stream.options = {name: str(value) for name, value in params.items()}
-        for image in images:
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-def check_flow(path: str | os.PathLike) -> None:
-    """Makes sure that a file is one that `encode` wrote flow to.
-
-    Raises:
-      VideoError: it is another; as flow it would show something else.
-    """
-    name = os.fspath(path)
-    try:
-        with av.open(f"file:{name}", **TAGS) as container:
-            assert isinstance(container, av.container.InputContainer)
-            track = container.streams.video[0]
-            decoder = track.codec_context
-            kind = container.format.name.split(",")[0], decoder.name, float(track.average_rate or 0)
-            full = decoder.color_range == av.video.reformatter.ColorRange.JPEG
-    except (av.error.FFmpegError, IndexError):
-        raise VideoError(name, "cannot be decoded") from None
-    if kind != ("mov", "h264", FPS) or not full:
-        found = f"{kind[0]}, {kind[1]}, {kind[2]:g} frames per second, {'full' if full else 'not full'} range"
-        raise VideoError(
-            name, f"is not as `video.encode` writes it: {found}; wanted mov (MP4), h264, {FPS:g}, full range"
-        )
 
 
 def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -309,6 +225,11 @@ def flow_bytes(flow: np.ndarray) -> np.ndarray:
 def loop(video: np.ndarray, frames: int) -> np.ndarray:
     """Repeats a video from its start until it has `frames` frames, or cuts it there."""
     return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

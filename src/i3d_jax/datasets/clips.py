@@ -1,6 +1,6 @@
 """What the data sets share: TFDS builders of records of clips, prepared and read without TensorFlow.
 
-A record holds one clip: H.264 at 25 frames per second with a given short side (see `video.transcode`), its label, its id,
+A record holds one clip: H.264 at 25 frames per second with a given short side (see `h264.transcode`), its label, its id,
 its number of frames and their size; in some data sets also its flow, as many frames of the same size.
 """
 
@@ -26,7 +26,7 @@ class Source(NamedTuple):
     Attributes:
       videos: folder of them.
       annotations: the lists of clips, as they are published: files, or the folder that has them.
-      flow: folder of flow, laid out as the videos are, of files that `video.encode` writes; None: without flow.
+      flow: folder of flow, laid out as the videos are, of files that `h264.encode` writes; None: without flow.
     """
 
     videos: pathlib.Path

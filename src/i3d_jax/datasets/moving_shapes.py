@@ -18,8 +18,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from i3d_jax import video
-from i3d_jax.datasets import annotations, clips, workers
+from i3d_jax import h264, video
+from i3d_jax.datasets import annotations, clips
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.
@@ -84,12 +84,12 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
         frames, flow = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
         identity, end = f"{split}{number:05d}", -(-len(frames) // 25)
         place = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
-        (folder / "videos" / place).write_bytes(video.encode(frames))
+        (folder / "videos" / place).write_bytes(h264.encode(frames))
         if moving:
-            (folder / "flow" / place).write_bytes(video.encode(video.flow_bytes(flow)))
+            (folder / "flow" / place).write_bytes(h264.encode(video.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
-    with concurrent.futures.ThreadPoolExecutor(workers.cores()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(video.cores()) as pool:
         rows = list(pool.map(write, range(count * len(names))))
     path = folder / f"{split}.csv"
     annotations.write_kinetics(path, rows)

@@ -26,7 +26,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
-from i3d_jax import video
+from i3d_jax import h264, video
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
 from i3d_jax.files import replacing
@@ -102,7 +102,7 @@ def prepare(
                 run_on_beam(left, beam)
             elif processes is None:
                 for job in left:
-                    write(job, bar.update, threads=workers.cores())
+                    write(job, bar.update, threads=video.cores())
             else:
                 run(left, processes, bar)
         except OSError as error:
@@ -232,7 +232,7 @@ def _written(call: Callable[..., Any], *data: bytes) -> None:
 def record(clip: Clip, settings: Settings) -> dict:
     """Transcodes a clip to what its record holds.
 
-    Flow is copied: its files are what `video.encode` makes of it.
+    Flow is copied: its files are what `h264.encode` makes of it.
 
     Raises:
       video.VideoError: it cannot be used, `reason` says why.
@@ -240,7 +240,7 @@ def record(clip: Clip, settings: Settings) -> dict:
     if clip.path is None:
         raise video.VideoError(clip.id, "is missing")
     try:
-        found = video.transcode(clip.path, short_side=settings.short_side, seconds=clip.seconds)
+        found = h264.transcode(clip.path, short_side=settings.short_side, seconds=clip.seconds)
     except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
         raise video.VideoError(clip.path, f"cannot be encoded: {error.strerror}") from None
     about = {"label": clip.label, "id": clip.id}
@@ -279,9 +279,9 @@ def flow_shape(path: str) -> tuple[int, int, int]:
     """Frames, height, width of the flow in a file, all of which is decoded.
 
     Raises:
-      video.VideoError: it is damaged, or not as `video.encode` writes flow: it would be read as something else.
+      video.VideoError: it is damaged, or not as `h264.encode` writes flow: it would be read as something else.
     """
-    video.check_flow(path)
+    h264.check_flow(path)
     count, height, width = 0, 0, 0
     for frame in video.shown(path, threads=1, strict=True):
         count, height, width = count + 1, frame.height // 2, frame.width

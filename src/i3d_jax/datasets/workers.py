@@ -45,11 +45,6 @@ def shared() -> Any:
     return _shared
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _shared: Any = None
 
 
