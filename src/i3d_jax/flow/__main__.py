@@ -1,0 +1,212 @@
+"""Computes the optical flow of videos: TV-L1, as the paper's networks see it.
+
+    python -m i3d_jax.flow video.mp4 --out flow
+    python -m i3d_jax.flow k400 --out k400_flow --preset fast
+    python -m i3d_jax.flow video.mp4 --out pictures --format colours
+
+Videos are taken in grey at 25 frames per second, short side 256. Flow is from every frame to the next, in pixels,
+truncated to [-20, 20] and divided by 20; the last frame, which has no next one, gets the flow of the one before. Of a folder all
+videos are taken, and their flow is laid out as they are. OUT gets, per video NAME,
+
+    h264     NAME.mp4, as records hold flow: for `python -m i3d_jax.datasets prepare --flow OUT`
+    npz      NAME.npz, "flow": float32 [T, H, W, 2], u to the right and v down, in [-1, 1]
+    colours  NAME.colours.mp4, a video to look at: the hue is the direction, the saturation the length
+    png      NAME/00000.png, ...: the same as pictures
+
+What is there already is not computed again: the same command goes on where it was stopped. A video that cannot be read is
+named on stderr, the others go on, and the exit status is then 1.
+"""
+
+import argparse
+import dataclasses
+import fractions
+import pathlib
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import av
+import av.error
+import jax
+import numpy as np
+import tqdm
+
+from i3d_jax import files, h264, video
+from i3d_jax.flow import PRESETS, TVL1, VERSION
+from i3d_jax.flow.colours import colours
+from i3d_jax.flow.videos import of_frames
+
+Flow = Iterable[np.ndarray]
+
+
+def write_h264(path: pathlib.Path, flow: Flow, _: float) -> None:
+    path.write_bytes(h264.encode(map(video.flow_bytes, flow)))
+
+
+def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
+    """Frame by frame: there may be more of them than memory has room for."""
+    raw = path.with_name(f"{path.name}.raw")
+    try:
+        count, shape = 0, (0, 0, 2)
+        with raw.open("wb") as file:
+            for frame in flow:
+                count, shape = count + 1, frame.shape
+                file.write(np.float32(np.clip(frame, -video.MAX_FLOW, video.MAX_FLOW) / video.MAX_FLOW).tobytes())
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+        with (
+            zipfile.ZipFile(path, "w") as archive,
+            archive.open("flow.npy", "w", force_zip64=True) as member,
+            raw.open("rb") as file,
+        ):
+            np.lib.format.write_array_header_1_0(member, header)
+            while part := file.read(2**20):
+                member.write(part)
+    finally:
+        raw.unlink(missing_ok=True)
+
+
+def write_colours(path: pathlib.Path, flow: Flow, most: float) -> None:
+    path.write_bytes(h264.encode(colours(frame, most) for frame in flow))
+
+
+def write_pngs(path: pathlib.Path, flow: Flow, most: float) -> None:
+    path.mkdir()
+    encoder = av.CodecContext.create("png", "w")
+    for index, frame in enumerate(flow):
+        image = av.VideoFrame.from_ndarray(colours(frame, most), format="rgb24")
+        if not encoder.is_open:
+            encoder.height, encoder.width, encoder.pix_fmt = image.height, image.width, "rgb24"
+            encoder.time_base = fractions.Fraction(1, round(video.FPS))
+        data = b"".join(bytes(packet) for packet in encoder.encode(image))
+        (path / f"{index:05d}.png").write_bytes(data)
+
+
+class Format(NamedTuple):
+    """How flow is written: what comes after a video's name, and a function (path, flow, pixels of full colour)."""
+
+    suffix: str
+    write: Callable[[pathlib.Path, Flow, float], None]
+
+
+FORMATS = {
+    "h264": Format(".mp4", write_h264),
+    "npz": Format(".npz", write_npz),
+    "colours": Format(".colours.mp4", write_colours),
+    "png": Format("", write_pngs),
+}
+
+
+class Job(NamedTuple):
+    """A video and where its flow goes."""
+
+    source: pathlib.Path
+    target: pathlib.Path
+
+
+def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[Job]:
+    """The videos that are named, or lie in folders that are, and where in `out` their flow goes.
+
+    Raises:
+      ValueError: two would go to one place, a file would replace a video, or a folder has no videos.
+    """
+    jobs = []
+    for name in names:
+        inside = list(_inside(name)) if name.is_dir() else [(name, pathlib.PurePath(name.name))]
+        if not inside:
+            raise ValueError(f"{name}: has no videos")
+        jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]
+    sources = {job.source.resolve(): job.source for job in jobs}
+    places: dict[pathlib.Path, pathlib.Path] = {}
+    for job in jobs:
+        if (place := job.target.resolve()) in sources:
+            raise ValueError(f"{job.target}: is a video itself; use another --out")
+        if (other := places.setdefault(place, job.source)) is not job.source:
+            raise ValueError(f"{job.target}: the flow of both {other} and {job.source} would go there")
+    return jobs
+
+
+def _inside(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.PurePath]]:
+    from i3d_jax.datasets import annotations  # Takes seconds, which single files need not wait for.
+
+    paths = [path for paths in annotations.videos(folder).values() for path in paths]
+    for path in sorted(paths):
+        if pathlib.PurePath(path).suffix.lower() in annotations.VIDEO:
+            yield folder / path, pathlib.PurePath(path)
+
+
+def run(job: Job, flags: argparse.Namespace, settings: TVL1, advance: Callable) -> str | video.VideoError:
+    """Computes and writes the flow of one video; returns what is to be said of it."""
+    if job.target.exists():
+        return f"{job.source} -> {job.target}: was there"
+    count, total, size = 0, 0.0, (0, 0)
+
+    def counted() -> Flow:
+        nonlocal count, total, size
+        frames = video.grey(job.source, short_side=flags.short_side, frames=flags.frames, strict=True)
+        for frame in of_frames(frames, settings, batch_size=flags.batch_size):
+            count, total, size = count + 1, total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()), frame.shape[:2]
+            advance()
+            yield frame
+
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(job.target) as temporary:
+            FORMATS[flags.format].write(temporary, counted(), flags.full)
+    except video.VideoError as error:
+        return error
+    except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
+        return video.VideoError(str(job.source), f"its flow cannot be encoded: {error.strerror}")
+    height, width = size
+    about = f"{count} frames of {height}x{width}, mean motion {total / count:.2f} pixels per frame"
+    return f"{job.source} -> {job.target}: {about}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m i3d_jax.flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("videos", nargs="+", type=pathlib.Path, metavar="VIDEO", help="a file, or a folder of files")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the flow")
+    parser.add_argument("--format", choices=FORMATS, default="h264", help="see above (default: h264)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="opencv", help="OpenCV's parameters, or faster ones (default: opencv)"
+    )
+    parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
+    parser.add_argument("--frames", type=int, help="of a video to take at most (default: all)")
+    parser.add_argument("--full", type=float, default=5.0, help="pixels that have full colour (default: 5)")
+    parser.add_argument("--batch-size", type=int, help="pairs of frames at a time (default: 8, on accelerators 64)")
+    parser.add_argument("--parallel", type=int, help="videos at a time (default: 1, on accelerators 4)")
+    flags = parser.parse_args(arguments)
+    for flag in ("short_side", "frames", "full", "batch_size", "parallel"):
+        if getattr(flags, flag) is not None and not getattr(flags, flag) > 0:
+            parser.error(f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number")
+    if flags.short_side < 2:
+        parser.error("--short-side: 1 is too small, wanted 2 or more")
+    settings = PRESETS[flags.preset]
+    try:
+        jobs = jobs_of(flags.videos, flags.out, FORMATS[flags.format].suffix)
+        about = {"flow": "TV-L1", "version": VERSION, "preset": flags.preset, **dataclasses.asdict(settings)}
+        about |= {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
+        files.note(flags.out / "flow.json", about | ({"full": flags.full} if "colours" in flags.format else {}))
+        return _run_all(jobs, flags, settings)
+    except (OSError, ValueError) as error:
+        print(f"python -m i3d_jax.flow: {error}", file=sys.stderr)
+        return 2
+
+
+def _run_all(jobs: list[Job], flags: argparse.Namespace, settings: TVL1) -> int:
+    status, parallel = 0, flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
+    with tqdm.tqdm(unit="frame", disable=None) as bar:
+        for number, found in enumerate(video.ahead(lambda job: run(job, flags, settings, bar.update), jobs, parallel)):
+            bar.set_description(f"{number + 1}/{len(jobs)} videos")
+            if isinstance(found, video.VideoError):
+                tqdm.tqdm.write(str(found), file=sys.stderr)
+                status = 1
+            else:
+                tqdm.tqdm.write(found)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What TV-L1 does to images [H, W]: resizing, differences, medians and warping, as OpenCV does them."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+A = -0.75  # The cubic kernel's free parameter, OpenCV's.
+MARGIN = 4  # Zeros around a warped image: what lies outside is 0.
+
+
+def resize(image: jax.Array, size: tuple[int, int], step: float | None = None) -> jax.Array:
+    """Bilinear resizing to `size`, pixel centres at halves, without smoothing before.
+
+    Args:
+      step: pixels of the image to one of the result, along both axes; None: the ratio of their sizes.
+    """
+    down, across = (_linear(*sides, step or sides[0] / sides[1]) for sides in zip(image.shape, size, strict=True))
+    return jnp.einsum("ih,hw,jw->ij", down, image, across, precision="highest")
+
+
+@functools.lru_cache
+def _linear(source: int, target: int, step: float) -> np.ndarray:
+    """Linear interpolation of `source` samples at `target` places, as a matrix."""
+    places = (np.arange(target) + 0.5) * step - 0.5
+    floor = np.floor(places)
+    matrix = np.zeros((target, source))
+    for offset, weight in ((0, 1 - (places - floor)), (1, places - floor)):
+        index = np.clip(floor + offset, 0, source - 1).astype(int)
+        np.add.at(matrix, (np.arange(target), index), weight)
+    return matrix.astype(np.float32)
+
+
+def central_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """d/dx and d/dy; at the edges half the difference to the one neighbour."""
+    wide, high = (jnp.pad(image, pads, "edge") for pads in (((0, 0), (1, 1)), ((1, 1), (0, 0))))
+    return (wide[:, 2:] - wide[:, :-2]) / 2, (high[2:] - high[:-2]) / 2
+
+
+def forward_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """d/dx and d/dy to the next pixel; 0 at the last."""
+    x = jnp.pad(image[:, 1:] - image[:, :-1], ((0, 0), (0, 1)))
+    y = jnp.pad(image[1:] - image[:-1], ((0, 1), (0, 0)))
+    return x, y
+
+
+def divergence(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The negative adjoint of `forward_differences`, of fields whose last column (x) and row (y) are 0."""
+    return x - jnp.pad(x[:, :-1], ((0, 0), (1, 0))) + y - jnp.pad(y[:-1], ((1, 0), (0, 0)))
+
+
+def median(image: jax.Array, window: int) -> jax.Array:
+    """The median of window x window pixels, edges repeated; `window` is odd, and 1 changes nothing."""
+    if window == 1:
+        return image
+    height, width = image.shape
+    padded = jnp.pad(image, window // 2, "edge")
+    values = [padded[i : i + height, j : j + width] for i in range(window) for j in range(window)]
+    for low, high in median_network(window**2):
+        values[low], values[high] = jnp.minimum(values[low], values[high]), jnp.maximum(values[low], values[high])
+    return values[len(values) // 2]
+
+
+@functools.cache
+def median_network(number: int) -> tuple[tuple[int, int], ...]:
+    """Pairs to put in order, one after another, after which the middle one of `number` values is their median.
+
+    Batcher's odd-even merge sort, without what does not reach the middle.
+    """
+    pairs = []
+    power = 2 ** math.ceil(math.log2(number))  # The values beyond are infinite, and stay where they are.
+    size = 1
+    while size < power:
+        gap = size
+        while gap:
+            for start in range(gap % size, power - gap, 2 * gap):
+                for low in range(start, min(start + gap, power - gap)):
+                    if low // (2 * size) == (low + gap) // (2 * size) and low + gap < number:
+                        pairs.append((low, low + gap))
+            gap //= 2
+        size *= 2
+    needed, kept = {number // 2}, []
+    for pair in reversed(pairs):
+        if needed & set(pair):
+            needed |= set(pair)
+            kept.append(pair)
+    return tuple(reversed(kept))
+
+
+def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]:
+    """The images at (x + u, y + v), by bicubic interpolation; 0 where that is outside."""
+    height, width = u.shape
+    # From here on outwards a sample is 0 wherever it is.
+    x = jnp.clip(jnp.arange(width, dtype=u.dtype)[None] + u, -3, width + 1)
+    y = jnp.clip(jnp.arange(height, dtype=v.dtype)[:, None] + v, -3, height + 1)
+    left, top = jnp.floor(x), jnp.floor(y)
+    across, down = _cubic(x - left), _cubic(y - top)
+    stride = width + 2 * MARGIN
+    corner = (top.astype(jnp.int32) + MARGIN - 1) * stride + left.astype(jnp.int32) + MARGIN - 1
+
+    def sampled(image: jax.Array) -> jax.Array:
+        flat, total = jnp.pad(image, MARGIN).reshape(-1), jnp.zeros_like(u)
+        for i in range(4):
+            taps = [flat.at[corner + i * stride + j].get(mode="promise_in_bounds") for j in range(4)]
+            total += down[i] * sum(weight * tap for weight, tap in zip(across, taps, strict=True))
+        return total
+
+    return [sampled(image) for image in images]
+
+
+def _cubic(t: jax.Array) -> list[jax.Array]:
+    """The weights of the pixels at -1, 0, 1 and 2 for a place t in [0, 1)."""
+    s = 1 - t
+    before, here, there = A * t * s * s, ((A + 2) * t - (A + 3)) * t * t + 1, ((A + 2) * s - (A + 3)) * s * s + 1
+    return [before, here, there, 1 - before - here - there]

@@ -1,0 +1,81 @@
+"""The flow of whole videos, a few frames in memory at a time."""
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from i3d_jax import video
+from i3d_jax.flow.tv_l1 import OPENCV, TVL1, tv_l1
+
+
+def of_frames(
+    frames: Iterable[np.ndarray], settings: TVL1 = OPENCV, *, batch_size: int | None = None, threads: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields the flow from each frame of a video to the next, f32 [H, W, 2] in pixels, as many as there are frames.
+
+    The last frame, which has no next one, gets the flow of the one before; of a single frame it is 0. Batches are
+    computed on all devices of this process, while frames are decoded and flow is used.
+
+    Args:
+      frames: grey, uint8 [H, W], one at least; see `video.grey`.
+      settings: of TV-L1.
+      batch_size: pairs at a time; None: 8 on a CPU, 64 on each accelerator.
+      threads: batches at a time; None: 2, on a CPU as many as there are cores.
+    """
+    on_cpu, devices = jax.default_backend() == "cpu", jax.local_device_count()
+    size = batch_size or (8 if on_cpu else 64 * devices)
+    size = -(-size // devices) * devices
+    frames = iter(frames)
+    first = next(frames)
+    program = _program((size, *first.shape), settings)
+
+    def batches() -> Iterator[list[np.ndarray]]:
+        """`size` + 1 frames or, at the end, what is left; the last of one is the first of the next."""
+        batch = [first]
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) > size:
+                yield batch
+                batch = [frame]
+        if len(batch) > 1:
+            yield batch
+
+    def flow(batch: list[np.ndarray]) -> np.ndarray:
+        pairs = len(batch) - 1
+        stack = np.stack(batch + batch[-1:] * (size - pairs))  # Nothing moves in the pairs that are added.
+        return np.asarray(program(stack[:-1], stack[1:]))[:pairs]
+
+    last = np.zeros((*first.shape, 2), np.float32)
+    for last in itertools.chain.from_iterable(
+        video.ahead(flow, batches(), threads or (video.cores() if on_cpu else 2))
+    ):
+        yield last
+    yield last
+
+
+_compiling = threading.Lock()
+
+
+def _program(shape: tuple[int, ...], settings: TVL1) -> Callable:
+    with _compiling:  # Threads that want the same one wait for it.
+        return _compiled(shape, settings)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(shape: tuple[int, ...], settings: TVL1) -> Callable:
+    """TV-L1 for batches of pairs of one shape, uint8, cut along their first axis over the devices."""
+    cut = PartitionSpec("data")
+    function = jax.shard_map(
+        functools.partial(tv_l1, settings=settings),
+        mesh=Mesh(np.array(jax.local_devices()), ("data",)),
+        in_specs=cut,
+        out_specs=cut,
+        check_vma=False,
+    )
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    return jax.jit(function).lower(images, images).compile()
