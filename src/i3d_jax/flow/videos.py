@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from i3d_jax import video
-from i3d_jax.flow.tv_l1 import OPENCV, TVL1, tv_l1
+from i3d_jax.flow.tvl1 import OPENCV, TVL1, tv_l1
 
 
 def of_frames(

@@ -69,6 +69,7 @@ class TVL1:
 
     def __post_init__(self):
         for name, good, wanted in (
+            *((name, getattr(self, name) >= 1, "1 or more") for name in ("scales", "warps", "outer", "inner")),
             ("tau", 0 < self.tau <= 0.25, "more than 0 and at most 0.25"),
             ("lam", self.lam > 0, "more than 0"),
             ("theta", self.theta > 0, "more than 0"),
@@ -76,7 +77,6 @@ class TVL1:
             ("finest", self.finest in range(self.scales), "a scale, from 0 on"),
             ("epsilon", self.epsilon >= 0, "0 or more"),
             ("median", self.median in (1, 3, 5), "1, 3 or 5"),
-            *((name, getattr(self, name) >= 1, "1 or more") for name in ("scales", "warps", "outer", "inner")),
         ):
             if not good:
                 raise ValueError(f"TV-L1: {name} is {getattr(self, name)}, wanted {wanted}")
