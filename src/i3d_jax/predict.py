@@ -1,85 +1,130 @@
 """Says what happens in videos.
 
     python -m i3d_jax.predict video.mp4
+    python -m i3d_jax.predict --stream both video.mp4
     python -m i3d_jax.predict --json --top 3 *.mp4 > predictions.jsonl
     python -m i3d_jax.predict --weights runs/moving_shapes/weights.safetensors video.mp4
 
 The paper's test protocol (section 3): 25 frames per second, short side 256, centre crop 224, the network convolutional over
-the video's first 10 seconds, its predictions averaged. Predictions go to stdout; a video that cannot be read is named on
-stderr, the others go on, and the exit status is then 1.
+the video's first 10 seconds, its predictions averaged. Flow is computed if a network wants it (see `python -m i3d_jax.flow`).
+The logits of several --weights are added: --stream both is Two-Stream I3D, rgb_imagenet and flow_imagenet. Predictions go to
+stdout; a video that cannot be read is named on stderr, the others go on, and the exit status is then 1.
 """
 
 import argparse
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import video, weights
+from i3d_jax import flow, models, video, weights
+from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network, layers
 
+DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
 
-def classifier(
-    name_or_path: str = "rgb_scratch",
-) -> tuple[Callable[[np.ndarray], np.ndarray], Network, weights.Info]:
-    """Returns a function from a clip, uint8 [T, H, W, 3], to its logits, f32 [K], and the network and what is known of it.
+# Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
+Streams = dict[str, np.ndarray]
 
-    Clips are looped up to the lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled;
-    as they are, frame by frame, while `evaluate` loops the video that they were taken from.
 
-    Args:
-      name_or_path: RGB weights, see `weights.load`.
+class Classifier(NamedTuple):
+    """A network with its weights.
+
+    Attributes:
+      logits: a function from one clip's streams to its logits, f32 [K]. Clips are looped up to the lengths of the network's timing
+        (I3D: multiples of 16 frames), so that few are compiled; as they are, frame by frame, while `evaluate` loops the
+        video that they were taken from.
+      info: what is known of the weights.
+    """
+
+    logits: Callable[[Streams], np.ndarray]
+    network: Network
+    info: weights.Info
+
+
+def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
+    """Returns the classifier of weights, see `weights.load`.
 
     Raises:
       weights.WeightsError: these cannot be had, or do not fit their model.
     """
     network, variables, info = weights.network(name_or_path)
-    if info.stream != "rgb":
-        raise weights.WeightsError(f"{name_or_path}: these are weights for {info.stream}, wanted RGB")
     variables = jax.device_put(variables)
+    timing, most = network.timing, {stream: frames for stream, (frames, _) in info.footprint.items()}
 
-    def apply(variables, clip):
-        return network.apply(variables, video.to_unit(clip))
+    def apply(variables, streams):
+        unit = {name: video.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()}
+        return network.apply(variables, models.the_input(unit))
 
     apply = jax.jit(apply, compiler_options=layers.compiler_options())
 
-    def classify(clip: np.ndarray) -> np.ndarray:
-        ticks = network.timing.ticks({"rgb": len(clip)}, {"rgb": info.footprint["rgb"][0]})
-        return np.asarray(apply(variables, video.loop(clip, ticks * network.timing.rgb)[None]))[0]
+    def logits(streams: Streams) -> np.ndarray:
+        ticks = timing.ticks({name: len(frames) for name, frames in streams.items()}, most)
+        looped = {name: video.loop(frames, ticks * timing.frames(name))[None] for name, frames in streams.items()}
+        return np.asarray(apply(variables, looped))[0]
 
-    return classify, network, info
+    return Classifier(logits, network, info)
+
+
+def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV) -> Streams:
+    """Decodes a video as its network wants it: [T, crop, crop, C] of every stream, T <= 250 for I3D.
+
+    Raises:
+      video.VideoError: it cannot be read, or has fewer frames than the network needs (I3D: 9).
+    """
+    streams = {}
+    for stream, (most, stride) in info.footprint.items():
+        if stream == "rgb":
+            clip = video.decode(path, fps=info.fps, short_side=info.short_side, frames=most, stride=stride)
+            clip = video.crop(clip, info.crop)
+        else:
+            grey = video.grey(path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1)
+            flows = itertools.islice(of_frames(grey, settings), None, None, stride)
+            clip = np.concatenate([video.crop(video.flow_unit(each)[None], info.crop) for each in flows])
+        least = network.timing.least * network.timing.frames(stream)
+        if len(clip) < least:
+            found = f"{len(clip)} frames at {info.fps / stride:g} per second"
+            raise video.VideoError(path, f"too short: {found}, and at least {least} are needed")
+        streams[stream] = clip
+    return streams
 
 
 def read_all(
-    paths: list[str], network: Network, info: weights.Info
-) -> Iterator[tuple[str, np.ndarray | video.VideoError]]:
-    """Yields (path, what `read` returns or raises) in order, reading one video ahead."""
+    paths: list[str], classifiers: Sequence[Classifier], settings: flow.TVL1 = flow.OPENCV
+) -> Iterator[tuple[str, list[Streams] | video.VideoError]]:
+    """Yields (path, what `read` returns for each of the classifiers, or raises) in order, reading one video ahead."""
 
-    def attempt(path: str) -> tuple[str, np.ndarray | video.VideoError]:
+    def attempt(path: str) -> tuple[str, list[Streams] | video.VideoError]:
         try:
-            return path, read(path, network, info)
+            return path, [read(path, each.network, each.info, settings) for each in classifiers]
         except video.VideoError as error:
             return path, error
 
     return video.ahead(attempt, paths, 1)
 
 
-def read(path: str, network: Network, info: weights.Info) -> np.ndarray:
-    """Decodes a video as its network wants it, uint8 [T, crop, crop, 3], T <= 250 for I3D.
+def load(names: list[str], stream: str | None) -> list[Classifier]:
+    """The classifiers of weights whose logits are to be added.
+
+    Args:
+      stream: that all of them must see and no other, "rgb" or "flow", or "both", of which each must see one or both; None: any.
 
     Raises:
-      video.VideoError: it cannot be read, or has fewer frames than the network needs (I3D: 9).
+      weights.WeightsError: also if they do not see it, or tell different classes apart.
     """
-    most, stride = info.footprint["rgb"]
-    frames = video.decode(path, fps=info.fps, short_side=info.short_side, frames=most, stride=stride)
-    least = network.timing.least * network.timing.rgb
-    if len(frames) < least:
-        found = f"{len(frames)} frames at {info.fps / stride:g} per second"
-        raise video.VideoError(path, f"too short: {found}, and at least {least} are needed")
-    return video.crop(frames, info.crop)
+    loaded = [classifier(name) for name in names]
+    seen = {each for one in loaded for each in one.info.footprint}
+    if stream is not None and seen != ({"rgb", "flow"} if stream == "both" else {stream}):
+        raise weights.WeightsError(f"{', '.join(names)}: weights for {' and '.join(sorted(seen))}, not for {stream}")
+    for name, one in zip(names, loaded, strict=True):
+        if one.info.classes != loaded[0].info.classes:
+            raise weights.WeightsError(f"{name}: has other classes than {names[0]}, their logits cannot be added")
+    return loaded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,26 +132,37 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m i3d_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes")
-    parser.add_argument("--weights", default="rgb_scratch", help="name or file, see `python -m i3d_jax.weights list`")
+    parser.add_argument("--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)")
+    parser.add_argument(
+        "--weights",
+        action="append",
+        metavar="NAME|FILE",
+        help="see `python -m i3d_jax.weights list`; may be given more than once (default: rgb_scratch, flow_imagenet, or "
+        "rgb_imagenet and flow_imagenet)",
+    )
+    parser.add_argument(
+        "--flow-preset", choices=flow.PRESETS, default="opencv", help="how flow is made (default: opencv)"
+    )
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
     flags = parser.parse_args(arguments)
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
     try:
-        classify, network, info = classifier(flags.weights)
+        classifiers = load(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
     except weights.WeightsError as error:
         print(error, file=sys.stderr)
         return 2
-    status = 0
-    for path, clip in tqdm.tqdm(
-        read_all(flags.videos, network, info), total=len(flags.videos), unit="video", disable=None
-    ):
-        if isinstance(clip, video.VideoError):
-            tqdm.tqdm.write(str(clip), file=sys.stderr)
+    status, classes = 0, classifiers[0].info.classes
+    videos = read_all(flags.videos, classifiers, flow.PRESETS[flags.flow_preset])
+    for path, clips in tqdm.tqdm(videos, total=len(flags.videos), unit="video", disable=None):
+        if isinstance(clips, video.VideoError):
+            tqdm.tqdm.write(str(clips), file=sys.stderr)
             status = 1
         else:
-            tqdm.tqdm.write(_report(path, classify(clip), len(clip), info.classes, flags.top, flags.json))
+            logits = sum(each.logits(clip) for each, clip in zip(classifiers, clips, strict=True))
+            frames = len(next(iter(clips[0].values())))
+            tqdm.tqdm.write(_report(path, logits, frames, classes, flags.top, flags.json))
     return status
 
 

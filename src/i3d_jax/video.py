@@ -217,6 +217,11 @@ def to_unit(frames):
     return frames.astype(np.float32) / 127.5 - 1
 
 
+def flow_unit(flow: np.ndarray) -> np.ndarray:
+    """Flow in pixels as the networks take it: float32, truncated to [-20, 20] and divided by 20 (paper, section 3)."""
+    return (np.clip(flow, -MAX_FLOW, MAX_FLOW) / MAX_FLOW).astype(np.float32)
+
+
 def flow_bytes(flow: np.ndarray) -> np.ndarray:
     """Flow in pixels [..., 2] as uint8, truncated to [-20, 20] (see above)."""
     return np.rint(128 + 127 / MAX_FLOW * np.clip(flow, -MAX_FLOW, MAX_FLOW)).astype(np.uint8)

@@ -16,9 +16,12 @@ import io
 import pathlib
 import shlex
 import sys
+from typing import Any
 
-from i3d_jax import datasets
+from i3d_jax import datasets, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
+
+COMPUTED: Any = object()  # What --flow is without a folder.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--workers", type=int, help="processes (default: 1)")
     prepare.add_argument("--out", required=True, help="folder for prepared data sets")
     prepare.add_argument(
-        "--flow", type=pathlib.Path, metavar="DIR", help="folder of the videos' flow, laid out as they are"
+        "--flow",
+        nargs="?",
+        type=pathlib.Path,
+        const=COMPUTED,
+        metavar="DIR",
+        help="folder of the videos' flow, laid out as they are, from `python -m i3d_jax.flow`; without DIR: compute it",
     )
+    prepare.add_argument("--flow-preset", choices=flow.PRESETS, help="how --flow computes it (default: opencv)")
     prepare.add_argument("--beam-runner", help="run under Apache Beam: DirectRunner, FlinkRunner, ...")
     prepare.add_argument("--beam-options", help='more of Beam\'s, written --beam-options="--parallelism=64 ..."')
     check.add_argument("--out", type=pathlib.Path, metavar="CSV", help="file for all that is found")
@@ -62,15 +71,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _source(flags: argparse.Namespace) -> clips.Source | None:
-    videos, lists, flow = flags.videos, flags.annotations, getattr(flags, "flow", None)
-    if videos is None and lists is None:
+    videos, lists, folder, preset = flags.videos, flags.annotations, None, None
+    if flags.command == "prepare":
+        if flags.flow is COMPUTED:
+            preset = flags.flow_preset or "opencv"
+        else:
+            folder = flags.flow
+            if flags.flow_preset is not None:
+                raise ValueError("--flow-preset: is for --flow without a folder, which computes flow")
+    if videos is None and lists is None and folder is None and preset is None:
         return None
-    if videos is None or lists is None:
-        raise ValueError(f"--{'annotations' if lists is None else 'videos'} is missing")
-    for flag, folder in (("videos", videos), ("flow", flow)):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"--{flag}: {folder}: no such folder")
-    return clips.Source(videos.absolute(), tuple(lists), flow and flow.absolute())
+    missing = [flag for flag, given in (("--videos", videos), ("--annotations", lists)) if given is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    for flag, given in (("videos", videos), ("flow", folder)):
+        if given is not None and not given.is_dir():
+            raise ValueError(f"--{flag}: {given}: no such folder")
+    return clips.Source(videos.absolute(), tuple(lists), folder and folder.absolute(), preset)
 
 
 def _prepare(flags: argparse.Namespace) -> int:
@@ -81,13 +98,14 @@ def _prepare(flags: argparse.Namespace) -> int:
             raise ValueError("--workers: Beam's options say how many there are")
     elif flags.beam_options is not None:
         raise ValueError("--beam-runner is missing")
+    given = any(each is not None for each in (flags.videos, flags.annotations, flags.flow))
+    if given and datasets.builder(flags.name).SELF_MADE:
+        raise ValueError(f"{flags.name} makes its videos itself; leave --videos, --annotations and --flow out")
     source = _source(flags)
     if datasets.is_remote(flags.out):
         raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
     out = str(pathlib.Path(flags.out).absolute())  # Beam's workers may be somewhere else.
     builder = datasets.builder(flags.name, out, source=source, workers=flags.workers, beam=beam)
-    if source is not None and builder.SELF_MADE:
-        raise ValueError(f"{flags.name} makes its videos itself; leave --videos and --annotations out")
     if source is None and not builder.SELF_MADE:
         raise ValueError(f"{flags.name} is prepared from your files: --videos and --annotations are missing")
     if builder.final.exists():
@@ -127,6 +145,8 @@ def _show(flags: argparse.Namespace) -> int:
 def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
     """What a prepared data set has, as text."""
     lines = []
+    if builder.flow_recipe is not None:
+        lines.append("flow: {method}, preset {preset}, version {version}".format_map(builder.flow_recipe))
     for split, found in builder.statistics.items():
         seconds, size = found["frames"] / 25, builder.info.splits[split].num_bytes
         lines.append(

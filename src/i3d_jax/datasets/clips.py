@@ -26,12 +26,14 @@ class Source(NamedTuple):
     Attributes:
       videos: folder of them.
       annotations: the lists of clips, as they are published: files, or the folder that has them.
-      flow: folder of flow, laid out as the videos are, of files that `h264.encode` writes; None: without flow.
+      flow: folder of flow, laid out as the videos are, of files that `python -m i3d_jax.flow` writes; None: without flow.
+      tv_l1: preset that computes flow from the videos, instead.
     """
 
     videos: pathlib.Path
     annotations: tuple[pathlib.Path, ...]
     flow: pathlib.Path | None = None
+    tv_l1: str | None = None
 
 
 class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
@@ -75,7 +77,16 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     @property
     def statistics(self) -> dict[str, dict]:
         """By split what was annotated and what there is of it (see `shards.statistics`); empty before preparation."""
-        return dict(self.info.metadata or {}).get("splits", {})  # pyright: ignore - a MetadataDict
+        return self._metadata.get("splits", {})
+
+    @property
+    def flow_recipe(self) -> dict | None:
+        """How the records' flow was computed (see `flow.recipe`); None: it was not, or there is none."""
+        return self._metadata.get("flow")
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        return dict(self.info.metadata or {})  # pyright: ignore - a MetadataDict
 
     def records(self, split: str) -> "Records":
         """The clips of a split, by index."""
@@ -90,7 +101,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def has_flow(self) -> bool:
         """Whether what is prepared has flow, if nothing is prepared yet."""
-        return self.source is not None and self.source.flow is not None
+        return self.source is not None and (self.source.flow is not None or self.source.tv_l1 is not None)
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         """What the lists of clips say."""
@@ -119,12 +130,14 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config=None):
         own = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
+        tv_l1 = None if self.source is None else self.source.tv_l1
+        settings = shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1)
         result = shards.prepare(
             self.clips(own),
             name=self.name,
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
-            settings=shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams),
+            settings=settings,
             processes=self.workers,
             beam=self.beam,
         )
@@ -133,7 +146,10 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             template = self._get_filename_template(split)
             splits.append(tfds.core.SplitInfo(split, found.shard_lengths, found.bytes, template))
         self.info.set_splits(splits_lib.SplitDict(splits))
-        self.info.metadata["splits"] = {split: found.statistics for split, found in result.items()}  # pyright: ignore
+        metadata: Any = self.info.metadata
+        metadata["splits"] = {split: found.statistics for split, found in result.items()}
+        if tv_l1 is not None:
+            metadata["flow"] = shards.recipe(settings)
 
     def prepare(self, wait: bool = False) -> None:
         """Prepares the data set, or goes on with that; see `shards.prepare`.

@@ -40,11 +40,17 @@ class PrepareError(ValueError):
 
 
 class Settings(NamedTuple):
-    """What the records of a data set are."""
+    """What the records of a data set are.
+
+    Attributes:
+      flow: whether they have flow: that of the clips' files or, if there are none, `tv_l1`.
+      tv_l1: the preset of TV-L1 that computes it.
+    """
 
     classes: tuple[str, ...]
     short_side: int
     flow: bool
+    tv_l1: str | None = None
 
 
 class Job(NamedTuple):
@@ -232,7 +238,7 @@ def _written(call: Callable[..., Any], *data: bytes) -> None:
 def record(clip: Clip, settings: Settings) -> dict:
     """Transcodes a clip to what its record holds.
 
-    Flow is copied: its files are what `h264.encode` makes of it.
+    Flow is copied, whose files are what `python -m i3d_jax.flow` makes of it, or computed.
 
     Raises:
       video.VideoError: it cannot be used, `reason` says why.
@@ -241,12 +247,32 @@ def record(clip: Clip, settings: Settings) -> dict:
         raise video.VideoError(clip.id, "is missing")
     try:
         found = h264.transcode(clip.path, short_side=settings.short_side, seconds=clip.seconds)
+        about = {"label": clip.label, "id": clip.id, "video": found.data}
+        about |= {"frames": found.frames, "height": found.height, "width": found.width}
+        if settings.tv_l1 is not None:
+            return about | {"flow": computed_flow(clip, settings)}
+        return about | {"flow": read_flow(clip, found)} if settings.flow else about
     except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
         raise video.VideoError(clip.path, f"cannot be encoded: {error.strerror}") from None
-    about = {"label": clip.label, "id": clip.id}
-    about |= {"frames": found.frames, "height": found.height, "width": found.width}
-    if not settings.flow:
-        return about | {"video": found.data}
+
+
+def computed_flow(clip: Clip, settings: Settings) -> bytes:
+    """The TV-L1 flow of a clip's file; other clips are worked on at the same time."""
+    from i3d_jax import flow  # JAX is for those who compute.
+    from i3d_jax.flow.videos import of_frames
+
+    assert clip.path is not None and settings.tv_l1 is not None
+    most = None if clip.seconds is None else video.frames_in(clip.seconds)
+    grey = video.grey(clip.path, short_side=settings.short_side, frames=most, threads=1, strict=True)
+    return h264.encode(map(video.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
+
+
+def read_flow(clip: Clip, found: h264.Transcoded) -> bytes:
+    """The file with the flow of a clip that was transcoded.
+
+    Raises:
+      video.VideoError: there is none, or it is not the clip's.
+    """
     if clip.flow is None:
         raise video.VideoError(clip.id, "its flow is missing")
     try:
@@ -259,7 +285,7 @@ def record(clip: Clip, settings: Settings) -> dict:
             f"its flow does not fit: {count} frames of {height}x{width}, "
             f"the video has {found.frames} of {found.height}x{found.width}",
         )
-    return about | {"video": found.data, "flow": pathlib.Path(clip.flow).read_bytes()}
+    return pathlib.Path(clip.flow).read_bytes()
 
 
 def check_storage(clip: Clip) -> None:
@@ -291,8 +317,17 @@ def flow_shape(path: str) -> tuple[int, int, int]:
 def made_from(job: Job) -> str:
     # The folder may be another: videos are known by their names.
     clips = [[*clip[:4], *(path and os.path.basename(path) for path in clip[4:])] for clip in job.clips]
-    text = json.dumps([FORMAT, clips, job.settings])
+    text = json.dumps([FORMAT, clips, job.settings, recipe(job.settings)])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe(settings: Settings) -> dict | None:
+    """How flow is computed, with every parameter, or None if it is not."""
+    if settings.tv_l1 is None:
+        return None
+    from i3d_jax import flow
+
+    return flow.recipe(settings.tv_l1)
 
 
 def marker_path(job: Job) -> pathlib.Path:
@@ -352,6 +387,10 @@ STOP = -(10**12)  # What the counter of clips is set to for the workers to leave
 
 def _write(job: Job) -> None:
     counter = workers.shared()
+    if job.settings.tv_l1 is not None:  # Many processes cannot share an accelerator.
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
 
     def advance() -> None:
         with counter.get_lock():
@@ -377,8 +416,8 @@ def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
 
 def _write_text(text: str) -> None:
     shard, clips, settings = json.loads(text)
-    classes, short_side, flow = settings
-    write(Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), short_side, flow)))
+    classes, *others = settings
+    write(Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), *others)))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ named on stderr, the others go on, and the exit status is then 1.
 """
 
 import argparse
-import dataclasses
 import fractions
 import pathlib
 import sys
@@ -33,7 +32,7 @@ import numpy as np
 import tqdm
 
 from i3d_jax import files, h264, video
-from i3d_jax.flow import PRESETS, TVL1, VERSION
+from i3d_jax.flow import PRESETS, TVL1, recipe
 from i3d_jax.flow.colours import colours
 from i3d_jax.flow.videos import of_frames
 
@@ -52,7 +51,7 @@ def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
         with raw.open("wb") as file:
             for frame in flow:
                 count, shape = count + 1, frame.shape
-                file.write(np.float32(np.clip(frame, -video.MAX_FLOW, video.MAX_FLOW) / video.MAX_FLOW).tobytes())
+                file.write(video.flow_unit(frame).tobytes())
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
         with (
             zipfile.ZipFile(path, "w") as archive,
@@ -95,6 +94,9 @@ FORMATS = {
     "colours": Format(".colours.mp4", write_colours),
     "png": Format("", write_pngs),
 }
+
+
+PICTURES = ("colours", "png")
 
 
 class Job(NamedTuple):
@@ -186,9 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     settings = PRESETS[flags.preset]
     try:
         jobs = jobs_of(flags.videos, flags.out, FORMATS[flags.format].suffix)
-        about = {"flow": "TV-L1", "version": VERSION, "preset": flags.preset, **dataclasses.asdict(settings)}
-        about |= {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
-        files.note(flags.out / "flow.json", about | ({"full": flags.full} if "colours" in flags.format else {}))
+        about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
+        files.note(flags.out / "flow.json", about | ({"full": flags.full} if flags.format in PICTURES else {}))
         return _run_all(jobs, flags, settings)
     except (OSError, ValueError) as error:
         print(f"python -m i3d_jax.flow: {error}", file=sys.stderr)

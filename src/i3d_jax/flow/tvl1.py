@@ -86,7 +86,12 @@ OPENCV = TVL1()
 # A third of the time, for flow that is 0.05 pixels away where the mean motion is 0.15, and as near to the release's.
 FAST = TVL1(scale_step=0.65, warps=2, outer=2, inner=15)
 PRESETS = {"opencv": OPENCV, "fast": FAST}
-VERSION = 1  # Of what a preset gives; another changes flow by more than rounding.
+VERSION = 1  # Of the method; another changes flow by more than rounding.
+
+
+def recipe(preset: str) -> dict[str, Any]:
+    """How a preset makes flow, as results note it: the method, its version, all parameters."""
+    return {"method": "TV-L1", "version": VERSION, "preset": preset, **dataclasses.asdict(PRESETS[preset])}
 
 
 def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
