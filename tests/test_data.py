@@ -200,6 +200,41 @@ def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
     assert (min(starts), max(starts)) == (0, 24 - span) and 20 < flips < 60
 
 
+@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+def test_clips_that_are_played_backwards_move_the_opposite_way(source, rgb, flow):
+    seen_backwards, ends = 0, set()
+    for batch in take(source[1:2], 40, rgb=rgb, flow=flow, reverse=True):
+        frames = seen(batch)
+        for clip, its_flow, backwards in zip(frames["rgb"], frames["flow"], batch["backwards"], strict=True):
+            top, left, times, mirrored = where(clip)
+            way = -1 if backwards else 1
+            assert times == [times[0] + way * i * rgb[1] for i in range(rgb[0])]
+            # Of frame t the flow is from t to t + 1; backwards, from t to t - 1: the opposite of t - 1's.
+            flow_times = [times[0] - backwards + way * i * flow[1] for i in range(flow[0])]
+            assert 0 <= min(flow_times) and max(flow_times) < 24
+            wanted = cut(source[1], "flow", flow_times, top, left, 32, mirrored)
+            np.testing.assert_array_equal(its_flow, 256 - wanted.astype(int) if backwards else wanted)
+            seen_backwards += backwards
+            ends.add(times[0])
+    assert 60 < seen_backwards < 100 and max(ends) == 23
+
+
+def test_batches_do_not_say_what_is_played_backwards_where_nothing_is(source):
+    assert "backwards" not in take(source, 1)[0]
+
+
+def test_short_videos_are_looped_backwards_too(source):
+    for batch in take(source[:1], 6, batch_size=1, rgb=(8, 1), flow=(8, 1), reverse=True):
+        if batch["backwards"][0]:
+            frames = seen(batch)
+            top, left, times, mirrored = where(frames["rgb"][0])
+            assert times == [1, 0, 5, 4, 3, 2, 1, 0]
+            wanted = cut(source[0], "flow", [0, 5, 4, 3, 2, 1, 0, 5], top, left, 32, mirrored)
+            np.testing.assert_array_equal(frames["flow"][0], 256 - wanted.astype(int))
+            return
+    pytest.fail("no clip was played backwards")
+
+
 @pytest.mark.parametrize(
     "rgb,flow,rgb_times,flow_times",
     [

@@ -79,18 +79,33 @@ def frames_of(
 
 
 def random_clip(
-    record: dict, rng: np.random.Generator, *, streams: Streams, crop: int, flip: bool, short_side: int | None = None
+    record: dict,
+    rng: np.random.Generator,
+    *,
+    streams: Streams,
+    crop: int,
+    flip: bool,
+    reverse: bool = False,
+    short_side: int | None = None,
 ) -> dict:
     """A record -> a training clip: random start, random crop, one left-right flip per clip (paper, section 3).
 
-    All streams start at one frame and are cut and flipped alike.
+    All streams are of one window in time and are cut, flipped and reversed alike. "backwards" is there if `reverse` is.
     """
+    backwards = reverse and rng.random() < 0.5
     span = max((frames - 1) * stride + 1 for frames, stride in streams.values())
-    start = int(rng.integers(max(1, record["frames"] - span + 1)))
+    # Backwards, a frame's flow is the opposite of the one before's, which the first frame does not have.
+    first = int(backwards and "flow" in streams and record["frames"] > span)
+    start = first + int(rng.integers(max(1, record["frames"] - span + 1 - first)))
     room = [max(1, side - crop + 1) for side in sides(record, short_side)]
     top, left = (int(rng.integers(n)) for n in room)
     mirrored = flip and rng.random() < 0.5
-    clip = packed_clip(record, planes.Window(top, left, crop), streams, start, short_side, mirrored)
+    starts = dict.fromkeys(streams, start)
+    if backwards:
+        for stream, (frames, stride) in streams.items():
+            starts[stream] = start + span - 1 - (frames - 1) * stride - (stream == "flow")
+    clip = packed_clip(record, planes.Window(top, left, crop), streams, starts, short_side, mirrored)
+    clip |= {"backwards": np.bool_(backwards)} if reverse else {}
     return clip | {"label": np.int32(record["label"])}
 
 
@@ -104,13 +119,15 @@ def packed_clip(
     record: dict,
     window: planes.Window,
     streams: Streams,
-    start: int,
+    starts: dict[str, int],
     short_side: int | None = None,
     mirrored: bool = False,
 ) -> dict:
-    """One clip of what `planes.unpacked` takes; `streams` and `start` as of `random_clip`."""
+    """One clip of what `planes.unpacked` takes, whose streams have their first frames at `starts`."""
     clip: dict = {
-        stream: frames_of(record, stream, window, start=start, count=frames, stride=stride, short_side=short_side)
+        stream: frames_of(
+            record, stream, window, start=starts[stream], count=frames, stride=stride, short_side=short_side
+        )
         for stream, (frames, stride) in streams.items()
     }
     corner = np.array([window.top % 2, window.left % 2], np.int32)
@@ -155,6 +172,7 @@ def train_batches(
     rgb: tuple[int, int] | None = None,
     flow: tuple[int, int] | None = None,
     flip: bool = True,
+    reverse: bool = False,
     short_side: int | None = None,
     start: int = 0,
     process: int = 0,
@@ -173,6 +191,7 @@ def train_batches(
       rgb, flow: frames of a clip, and the step between them at 25 per second; None: not wanted. Shorter videos are
         looped.
       flip: whether half the clips are mirrored. Wrong where left and right make a class.
+      reverse: whether half the clips are played backwards. Wrong where the direction of time makes a class.
       short_side: pixels that RGB frames are resized to; None: as the records have them.
       start: the first batch to yield: the step of a run that is resumed.
       process, processes: which process this is, of how many.
@@ -181,15 +200,15 @@ def train_batches(
         cores' worth of threads. They are spawned, so scripts need `if __name__ == "__main__"`.
 
     Yields:
-      "rgb", "flow", what is wanted of them, "corner" and "mirrored", packed for `planes.unpacked`, and "label" int32;
-      batch_size / processes clips of each.
+      "rgb", "flow", what is wanted of them, "corner", "mirrored" and perhaps "backwards", packed for `planes.unpacked`,
+      and "label" int32; batch_size / processes clips of each.
 
     Raises:
       ValueError: the batch cannot be cut into equal shares, no stream is wanted, or the crop is odd.
     """
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    options = {"crop": even(crop), "flip": flip, "short_side": short_side}
+    options = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
     clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     local = batch_size // processes
@@ -272,7 +291,7 @@ def test_pieces(
             for stream, (_, stride) in wanted.items():
                 per_tick = timing.frames(stream)
                 part = {stream: ((window.stop - window.start) * per_tick, stride)}
-                clip |= packed_clip(record, centre, part, window.start * per_tick * stride, short_side)
+                clip |= packed_clip(record, centre, part, {stream: window.start * per_tick * stride}, short_side)
             rows.append(clip)
         rows += rows[:1] * (batch_size - len(rows))
         about = [{name: value for name, value in record.items() if name not in ("video", "flow")} for record in records]

@@ -144,11 +144,12 @@ def _put(out: np.ndarray, plane: np.ndarray, top: int, left: int) -> None:
 
 
 def unpacked(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Packed clips as networks take them, each cropped and, if it is to be, mirrored. For a compiled step.
+    """Packed clips as networks take them, each cropped and, if it is to be, mirrored and reversed. For a compiled step.
 
     Args:
       clips: "rgb" uint8 [B, T, 3/2 (s + 2), s + 2] or "flow" uint8 [B, T, 2 s, s] or both (see `read`), "corner" int32 [B, 2],
-        0 or 1: where in the window read (top, left) the crop begins, and "mirrored" bool [B]; the rest is ignored.
+        0 or 1: where in the window read (top, left) the crop begins, "mirrored" bool [B], and perhaps "backwards" bool [B],
+        whose flow is each frame's from the one before; the rest is ignored.
 
     Returns:
       f32 "rgb" [B, T, s, s, 3] in [-1, 1] and "flow" [B, T, s, s, 2], pixels / 20.
@@ -160,13 +161,20 @@ def unpacked(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
         packed = clips["flow"]
         flow = jnp.stack(jnp.split(packed, 2, -2), -1)
         found["flow"] = video.to_unit(flow)
-    mirrored = clips["mirrored"][:, None, None, None, None]
-    # What moved right moves left in a mirror.
-    signs = {"rgb": np.ones(3, np.float32), "flow": np.array([-1, 1], np.float32)}
-    return {
-        stream: jnp.where(mirrored, signs[stream][None, None, None, None] * frames[..., ::-1, :], frames)
-        for stream, frames in found.items()
-    }
+    # What moved right moves left in a mirror, and backwards everything moves the other way.
+    found = _turned(found, clips["mirrored"], -2, np.array([-1, 1], np.float32))
+    if "backwards" in clips:
+        found = _turned(found, clips["backwards"], 1, np.array([-1, -1], np.float32))
+    return found
+
+
+def _turned(streams: dict[str, jax.Array], which: jax.Array, axis: int, signs: np.ndarray) -> dict[str, jax.Array]:
+    """The clips, those of `which` reversed along an axis, the flow's u and v times `signs`."""
+    turned = {stream: jnp.flip(frames, axis) for stream, frames in streams.items()}
+    if "flow" in turned:
+        turned["flow"] *= signs[None, None, None, None]
+    which = which[:, None, None, None, None]
+    return {stream: jnp.where(which, turned[stream], frames) for stream, frames in streams.items()}
 
 
 def rgb(packed: jax.Array) -> jax.Array:

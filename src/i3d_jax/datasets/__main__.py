@@ -81,8 +81,8 @@ def _source(flags: argparse.Namespace) -> clips.Source | None:
                 raise ValueError("--flow-preset: is for --flow without a folder, which computes flow")
     if videos is None and lists is None and folder is None and preset is None:
         return None
-    missing = [flag for flag, given in (("--videos", videos), ("--annotations", lists)) if given is None]
-    if missing:
+    if videos is None or lists is None:
+        missing = [flag for flag, given in (("--videos", videos), ("--annotations", lists)) if given is None]
         raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     for flag, given in (("videos", videos), ("flow", folder)):
         if given is not None and not given.is_dir():
