@@ -1,0 +1,184 @@
+"""python -m i3d_jax.flow: what it writes, how it goes on, and what it says of mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from i3d_jax import flow, h264, video
+from i3d_jax.flow import __main__ as command
+from i3d_jax.flow import videos
+from i3d_jax.flow.colours import colours
+
+
+def clip(count, seed=0, height=32, width=40):
+    """A smooth texture that moves to the right by 1.5 pixels a frame, RGB."""
+    rng = np.random.default_rng(seed)
+    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
+    image = sum(np.sin((x - 1.5 * t) / a + y / b + c) for a, b, c in rng.uniform(3, 8, (6, 3)))
+    return np.repeat((128 + 18 * image)[..., None], 3, -1).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Videos, some of them bad."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "a b").mkdir()
+    (folder / "one.mp4").write_bytes(h264.encode(clip(6)))
+    (folder / "a b" / "two.mkv").write_bytes(h264.encode(clip(4, 1)))
+    (folder / "text.mp4").write_text("hello")
+    (folder / "notes.txt").write_text("no video")
+    whole = h264.encode(clip(60, 2))
+    (folder / "broken.mp4").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def run(*arguments):
+    try:
+        return command.main(["--short-side", "32", "--preset", "fast", *map(str, arguments)])
+    except SystemExit as error:
+        return error.code
+
+
+@pytest.fixture(scope="module")
+def wanted(folder):
+    """The flow of one.mp4, in pixels."""
+    return np.stack(list(videos.of_frames(video.grey(folder / "one.mp4", short_side=32), flow.FAST)))
+
+
+def test_h264_is_as_records_hold_flow(folder, wanted, tmp_path, capsys):
+    assert run(folder / "one.mp4", "--out", tmp_path) == 0
+    h264.check_flow(tmp_path / "one.mp4")
+    found = video.to_unit(video.decode(tmp_path / "one.mp4", stream="flow"))
+    assert found.shape == (6, 32, 40, 2)
+    assert abs(20 * found - wanted).mean() < 0.1 and abs(wanted[..., 0] - 1.5).mean() < 0.5
+    said = capsys.readouterr().out
+    assert "one.mp4: 6 frames of 32x40, mean motion 1." in said and said.count("\n") == 1
+
+
+def test_npz_is_exact_and_in_units_of_20_pixels(folder, wanted, tmp_path):
+    assert run(folder / "one.mp4", "--out", tmp_path, "--format", "npz") == 0
+    found = np.load(tmp_path / "one.npz")
+    assert found.files == ["flow"] and found["flow"].dtype == np.float32
+    np.testing.assert_array_equal(found["flow"], video.flow_unit(wanted))
+    assert sorted(os.listdir(tmp_path)) == ["flow.json", "one.npz"]
+
+
+def test_motion_of_more_than_20_pixels_is_truncated(tmp_path):
+    command.write_npz(tmp_path / "x.npz", [np.array([[[30.0, -40.0], [10.0, 0.0]]])], 1.0)
+    assert np.load(tmp_path / "x.npz")["flow"].tolist() == [[[[1, -1], [0.5, 0]]]]
+
+
+@pytest.mark.parametrize("form,full", [("colours", 2.0), ("png", 5.0)])
+def test_pictures_are_the_colours_of_flow(form, full, folder, wanted, tmp_path):
+    assert run(folder / "one.mp4", "--out", tmp_path, "--format", form, "--full", full) == 0
+    pictures = [colours(frame, full).astype(int) for frame in wanted]
+    if form == "colours":
+        found = video.decode(tmp_path / "one.colours.mp4")
+        assert abs(found - np.stack(pictures)).mean() < 12  # Colours are halved, and H.264 loses more.
+    else:
+        names = sorted(os.listdir(tmp_path / "one"))
+        assert names == [f"{index:05d}.png" for index in range(6)]
+        for name, picture in zip(names, pictures, strict=True):
+            np.testing.assert_array_equal(video.decode(tmp_path / "one" / name)[0], picture)
+
+
+def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(folder, tmp_path, capsys):
+    out = tmp_path / "new" / "flow"
+    assert run(folder, "--out", out, "--parallel", 2) == 1
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert found == ["a b/two.mp4", "flow.json", "one.mp4"]
+    said, errors = capsys.readouterr()
+    assert [line.split(" -> ")[0] for line in said.splitlines()] == [
+        str(folder / "a b" / "two.mkv"),
+        str(folder / "one.mp4"),
+    ]
+    assert f"{folder / 'text.mp4'}: cannot be decoded" in errors and "Traceback" not in errors
+    assert f"{folder / 'broken.mp4'}: " in errors
+
+
+def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_path, capsys):
+    assert run(folder / "one.mp4", "--out", tmp_path) == 0
+    (tmp_path / ".two.mp4.killed.1").write_bytes(b"half")  # What a run that was killed leaves.
+    before = (tmp_path / "one.mp4").stat()
+    assert run(folder / "one.mp4", folder / "a b" / "two.mkv", "--out", tmp_path) == 0
+    assert (tmp_path / "one.mp4").stat().st_mtime_ns == before.st_mtime_ns
+    said = capsys.readouterr().out
+    assert "one.mp4: was there\n" in said and "two.mp4: 4 frames of 32x40" in said
+    for change in ("--format", "npz"), ("--preset", "opencv"), ("--frames", 3), ("--short-side", 34):
+        assert run(folder / "one.mp4", "--out", tmp_path, *change) == 2
+        assert f"{tmp_path} has results of other settings: " in capsys.readouterr().err
+    (tmp_path / "flow.json").write_text("{")
+    assert run(folder / "one.mp4", "--out", tmp_path) == 2
+    assert "flow.json: damaged" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_video_that_fails_half_way(folder, tmp_path, monkeypatch):
+    def failing(path, **_):
+        yield from clip(20)[..., 0]
+        raise video.VideoError(str(path), "is damaged")
+
+    monkeypatch.setattr(video, "grey", failing)
+    for form in command.FORMATS:
+        assert run(folder / "one.mp4", "--out", tmp_path / form, "--format", form) == 1
+        assert os.listdir(tmp_path / form) == ["flow.json"]
+
+
+def test_a_run_that_is_killed_goes_on_with_the_same_bytes(folder, tmp_path):
+    several = tmp_path / "videos"
+    several.mkdir()
+    for number in range(4):
+        (several / f"{number}.mp4").write_bytes(h264.encode(clip(30, number)))
+    arguments = [sys.executable, "-m", "i3d_jax.flow", several, "--short-side", "32", "--preset", "fast", "--out"]
+    subprocess.run([*arguments, tmp_path / "whole"], check=True, capture_output=True)
+    process = subprocess.Popen([*arguments, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "0.mp4").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(list((tmp_path / "killed").glob("[0-9].mp4"))) < 4
+    subprocess.run([*arguments, tmp_path / "killed"], check=True, capture_output=True)
+    for name in (*(f"{number}.mp4" for number in range(4)), "flow.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_flow_json_says_how_the_flow_was_made(folder, tmp_path):
+    assert run(folder / "one.mp4", "--out", tmp_path, "--frames", 3) == 0
+    noted = json.loads((tmp_path / "flow.json").read_text())
+    assert noted == flow.recipe("fast") | {"format": "h264", "short_side": 32, "frames": 3}
+    assert len(video.decode(tmp_path / "one.mp4", stream="flow")) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ("{0}/one.mp4", "arguments are required: --out"),
+        ("--out {1}", "arguments are required: VIDEO"),
+        ("{0}/one.mp4 --out {1} --format avi", "invalid choice: 'avi'"),
+        ("{0}/one.mp4 --out {1} --preset slow", "invalid choice: 'slow'"),
+        ("{0}/one.mp4 --out {1} --short-side 1", "--short-side: 1 is too small"),
+        ("{0}/one.mp4 --out {1} --frames 0", "--frames: 0 is not a positive number"),
+        ("{0}/one.mp4 --out {1} --full nan", "--full: nan is not a positive number"),
+        ("{0}/one.mp4 --out {1} --batch-size -1", "--batch-size: -1 is not a positive number"),
+        ("{0}/one.mp4 --out {0}", "one.mp4: is a video itself; use another --out"),
+        ("{0}/one.mp4 {0}/one.mp4 --out {1}", "one.mp4 would go there"),
+        ("{1} --out {1}/x", "has no videos"),
+        ("{0}/one.mp4 --out {0}/notes.txt", "notes.txt"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message, folder, tmp_path, capsys):
+    assert run(*(each.format(folder, tmp_path) for each in arguments.split())) == 2
+    said, errors = capsys.readouterr()
+    assert message in errors and "Traceback" not in errors and not said
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_a_video_that_is_missing_is_named(tmp_path, capsys):
+    assert run(tmp_path / "none.mp4", "--out", tmp_path / "out") == 1
+    assert "none.mp4: cannot be decoded: No such file or directory" in capsys.readouterr().err
