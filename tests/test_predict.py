@@ -1,10 +1,13 @@
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from test_weights import INFO, small_variables
 
-from i3d_jax import h264, predict, video, weights
+from i3d_jax import flow, h264, models, predict, video, weights
+from i3d_jax.flow.videos import of_frames
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +50,100 @@ def test_table(files, capsys):
 
 
 def test_lengths_are_compiled_by_bucket(files):
-    classify, network, info = predict.classifier(str(files / "w.safetensors"))
+    logits, network, info = predict.classifier(str(files / "w.safetensors"))
     lengths = [network.timing.ticks({"rgb": frames}, {"rgb": 250}) for frames in (9, 16, 17, 79, 241, 250, 999)]
     assert lengths == [16, 16, 32, 80, 250, 250, 250]
-    clip = predict.read(str(files / "good.mp4"), network, info)
-    assert clip.shape == (20, 32, 32, 3)
-    np.testing.assert_array_equal(classify(clip), classify(video.loop(clip, 32)))
+    streams = predict.read(str(files / "good.mp4"), network, info)
+    assert streams.keys() == {"rgb"} and streams["rgb"].shape == (20, 32, 32, 3)
+    np.testing.assert_array_equal(logits(streams), logits({"rgb": video.loop(streams["rgb"], 32)}))
+
+
+@pytest.fixture(scope="module")
+def streams(files):
+    """Weights that see flow, and some that see both."""
+    flow_info = dataclasses.replace(INFO, footprint={"flow": (250, 1)})
+    weights.save(files / "flow.safetensors", small_variables(1, channels=2), flow_info)
+    network = models.build("two_stream", num_classes=7, width=0.1)
+    footprint = {"rgb": (3, 10), "flow": (30, 1)}
+    clip = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), models.example(footprint, 32))
+    both_info = weights.Info("two_stream", INFO.classes, {"width": 0.1}, footprint, short_side=40, crop=32)
+    weights.save(files / "both.safetensors", jax.jit(network.init)(jax.random.key(0), clip), both_info)
+    return files
+
+
+def logits_of(capsys, *arguments):
+    """The logits by class that the command prints for one video."""
+    assert predict.main(["--json", "--top", "7", "--flow-preset", "fast", *map(str, arguments)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return {each["class"]: each["logit"] for each in json.loads(line)["top"]}
+
+
+def computed_flow(path):
+    frames = [video.flow_unit(each) for each in of_frames(video.grey(path, short_side=40), flow.FAST)]
+    return video.crop(np.stack(frames), 32)
+
+
+def test_a_flow_network_sees_the_videos_flow(streams, capsys):
+    variables, info = weights.read(streams / "flow.safetensors")
+    clip = computed_flow(streams / "good.mp4")
+    assert clip.shape == (20, 32, 32, 2) and abs(clip).max() > 0.01
+    network = models.build("i3d", num_classes=7, **info.options)
+    wanted = np.asarray(jax.jit(network.apply)(variables, video.loop(clip, 32)[None]))[0]
+    for stream in ([], ["--stream", "flow"]):
+        found = logits_of(capsys, "--weights", streams / "flow.safetensors", *stream, streams / "good.mp4")
+        np.testing.assert_allclose([found[name] for name in INFO.classes], wanted, rtol=1e-4)
+
+
+def test_logits_of_several_weights_are_added(streams, capsys):
+    names = [["--weights", streams / f"{name}.safetensors"] for name in ("w", "flow")]
+    rgb, moving = (logits_of(capsys, *name, streams / "good.mp4") for name in names)
+    found = logits_of(capsys, *names[0], *names[1], "--stream", "both", streams / "good.mp4")
+    assert found == pytest.approx({name: rgb[name] + moving[name] for name in rgb}, rel=1e-5)
+
+
+def test_a_network_of_two_streams_sees_both(streams, capsys):
+    variables, info = weights.read(streams / "both.safetensors")
+    rgb = video.crop(video.decode(streams / "other.mp4", short_side=40, stride=10), 32)
+    clip = {"rgb": video.to_unit(rgb)[None], "flow": computed_flow(streams / "other.mp4")[None]}
+    assert clip["rgb"].shape[1] == 3 and clip["flow"].shape[1] == 30
+    network = models.build("two_stream", num_classes=7, **info.options)
+    wanted = np.asarray(jax.jit(network.apply)(variables, clip))[0]
+    found = logits_of(capsys, "--weights", streams / "both.safetensors", "--stream", "both", streams / "other.mp4")
+    np.testing.assert_allclose([found[name] for name in INFO.classes], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names,stream,message",
+    [
+        (["w"], "flow", "w.safetensors: weights for rgb, not for flow"),
+        (["w"], "both", "w.safetensors: weights for rgb, not for both"),
+        (["w", "flow"], "rgb", "weights for flow and rgb, not for rgb"),
+        (["w", "renamed"], "rgb", "renamed.safetensors: has other classes than"),
+    ],
+)
+def test_weights_that_do_not_go_together_are_refused(names, stream, message, streams, capsys):
+    renamed = dataclasses.replace(INFO, classes=tuple("gfedcba"))
+    weights.save(streams / "renamed.safetensors", small_variables(), renamed)
+    arguments = [each for name in names for each in ("--weights", str(streams / f"{name}.safetensors"))]
+    assert predict.main([*arguments, "--stream", stream, "x.mp4"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stream,names",
+    [("rgb", ["rgb_scratch"]), ("flow", ["flow_imagenet"]), ("both", ["rgb_imagenet", "flow_imagenet"])],
+)
+def test_streams_have_published_weights(stream, names, monkeypatch, capsys):
+    asked = []
+
+    def network(name):
+        asked.append(name)
+        if len(asked) == len(names):
+            raise weights.WeightsError("enough")
+        return models.build("i3d", num_classes=7, width=0.0625), small_variables(), INFO
+
+    monkeypatch.setattr(weights, "network", network)
+    assert predict.main(["--stream", stream, "x.mp4"]) == 2 and asked == names
 
 
 @pytest.mark.parametrize(
