@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from i3d_jax import data, h264, planes, video
+from i3d_jax.ahead import ahead
 from i3d_jax.models.timing import Timing
 
 I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
@@ -493,7 +494,7 @@ def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(thr
             raise KeyError(number)
         return number * number
 
-    results = video.ahead(square, items(), threads)
+    results = ahead(square, items(), threads)
     for _ in range(17):
         found.append(next(results))
     with pytest.raises(KeyError, match="17"):

@@ -18,6 +18,7 @@ import real_files
 import tensorflow_datasets as tfds
 
 from i3d_jax import datasets, evaluate, h264, labels, video
+from i3d_jax.ahead import ahead
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
 
@@ -161,7 +162,7 @@ def test_every_good_file_is_there_bit_for_bit_as_it_is_transcoded_alone(real, pr
         return h264.transcode(good.path, short_side=256, seconds=good.seconds)
 
     goods = real.good.items()
-    for (identity, _), wanted in zip(goods, video.ahead(transcode, real.good.values(), 2), strict=True):
+    for (identity, _), wanted in zip(goods, ahead(transcode, real.good.values(), 2), strict=True):
         record = found[identity]
         assert (record["video"], record["frames"]) == (wanted.data, wanted.frames), identity
         assert (record["height"], record["width"]) == (wanted.height, wanted.width), identity

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from i3d_jax import planes, video
+from i3d_jax.ahead import ahead
 from i3d_jax.models.timing import Timing, Window
 
 PIECE = 8  # Clips of a batch that are decoded together.
@@ -229,7 +230,7 @@ def train_batches(
             yield from iterator
         else:
             groups = iter(lambda: list(itertools.islice(iterator, local // size)), [])
-            yield from video.ahead(joined, groups, 1)
+            yield from ahead(joined, groups, 1)
     finally:
         if workers:
             iterator.close()  # Ends the processes and frees what they share with this one.
@@ -307,7 +308,7 @@ def test_pieces(
         available = {stream: -(-record["frames"] // stride) for stream, (_, stride) in wanted.items()}
         return timing.ticks(available, most)
 
-    yield from video.ahead(lambda job: load(*job), jobs(), threads)
+    yield from ahead(lambda job: load(*job), jobs(), threads)
 
 
 def batches_of_one_length(

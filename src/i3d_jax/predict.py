@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 
 from i3d_jax import flow, models, video, weights
+from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network, layers
 
@@ -105,7 +106,7 @@ def read_all(
         except video.VideoError as error:
             return path, error
 
-    return video.ahead(attempt, paths, 1)
+    return ahead(attempt, paths, 1)
 
 
 def load(names: list[str], stream: str | None) -> list[Classifier]:

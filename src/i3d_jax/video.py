@@ -5,13 +5,11 @@ as 128 + 127 / 20 of them, so that no motion is exactly 128. A video is whatever
 bytes of a file. Flow is stored as one grey video, u above v.
 """
 
-import collections
-import concurrent.futures
 import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import av
@@ -230,26 +228,6 @@ def flow_bytes(flow: np.ndarray) -> np.ndarray:
 def loop(video: np.ndarray, frames: int) -> np.ndarray:
     """Repeats a video from its start until it has `frames` frames, or cuts it there."""
     return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Yields `function` of the items in their order, working ahead in threads by one item each."""
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    running: collections.deque = collections.deque()
-    try:
-        for item in items:
-            running.append(pool.submit(function, item))
-            if len(running) > threads:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.
 
 
 def _seek(container, stream, origin: int, seconds: float) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from i3d_jax import h264, video
+from i3d_jax.ahead import cores
 from i3d_jax.datasets import annotations, clips
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
@@ -89,7 +90,7 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
             (folder / "flow" / place).write_bytes(h264.encode(video.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
-    with concurrent.futures.ThreadPoolExecutor(video.cores()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         rows = list(pool.map(write, range(count * len(names))))
     path = folder / f"{split}.csv"
     annotations.write_kinetics(path, rows)

@@ -27,6 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
 from i3d_jax import h264, video
+from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
 from i3d_jax.files import replacing
@@ -108,7 +109,7 @@ def prepare(
                 run_on_beam(left, beam)
             elif processes is None:
                 for job in left:
-                    write(job, bar.update, threads=video.cores())
+                    write(job, bar.update, threads=cores())
             else:
                 run(left, processes, bar)
         except OSError as error:
@@ -208,7 +209,7 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
     with replacing(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for clip, found in zip(job.clips, video.ahead(example, job.clips, threads), strict=True):
+        for clip, found in zip(job.clips, ahead(example, job.clips, threads), strict=True):
             if isinstance(found, str):
                 rejected.append((clip.id, clip.path, found))
             else:

@@ -1,4 +1,4 @@
-"""Optical flow: TV-L1, as the paper's flow streams saw it. Light: jax and numpy only; `flow.videos` decodes."""
+"""Optical flow: TV-L1, as the paper's flow streams saw it. Light: jax and numpy only."""
 
 from i3d_jax.flow.tvl1 import FAST, OPENCV, PRESETS, TVL1, VERSION, recipe, tv_l1
 

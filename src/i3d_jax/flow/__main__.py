@@ -32,6 +32,7 @@ import numpy as np
 import tqdm
 
 from i3d_jax import files, h264, video
+from i3d_jax.ahead import ahead
 from i3d_jax.flow import PRESETS, TVL1, recipe
 from i3d_jax.flow.colours import colours
 from i3d_jax.flow.videos import of_frames
@@ -199,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_all(jobs: list[Job], flags: argparse.Namespace, settings: TVL1) -> int:
     status, parallel = 0, flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
     with tqdm.tqdm(unit="frame", disable=None) as bar:
-        for number, found in enumerate(video.ahead(lambda job: run(job, flags, settings, bar.update), jobs, parallel)):
+        for number, found in enumerate(ahead(lambda job: run(job, flags, settings, bar.update), jobs, parallel)):
             bar.set_description(f"{number + 1}/{len(jobs)} videos")
             if isinstance(found, video.VideoError):
                 tqdm.tqdm.write(str(found), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The flow of whole videos, a few frames in memory at a time."""
+"""The flow of whole videos, a few frames in memory at a time. Light too: whoever has frames need not decode."""
 
 import functools
 import itertools
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from i3d_jax import video
+from i3d_jax.ahead import ahead, cores
 from i3d_jax.flow.tvl1 import OPENCV, TVL1, tv_l1
 
 
@@ -51,9 +51,7 @@ def of_frames(
         return np.asarray(program(stack[:-1], stack[1:]))[:pairs]
 
     last = np.zeros((*first.shape, 2), np.float32)
-    for last in itertools.chain.from_iterable(
-        video.ahead(flow, batches(), threads or (video.cores() if on_cpu else 2))
-    ):
+    for last in itertools.chain.from_iterable(ahead(flow, batches(), threads or (cores() if on_cpu else 2))):
         yield last
     yield last
 
