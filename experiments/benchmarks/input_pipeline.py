@@ -12,8 +12,6 @@ one core; rounds are interleaved, figures are medians. The last table says how m
 """
 
 import argparse
-import contextlib
-import importlib.metadata
 import importlib.util
 import io
 import json
@@ -21,7 +19,6 @@ import math
 import multiprocessing
 import os
 import pathlib
-import platform
 import random
 import shutil
 import statistics
@@ -29,6 +26,7 @@ import sys
 import tempfile
 import time
 
+import machine
 import numpy as np
 
 FRAMES, CROP, BATCH, SIDE = 64, 224, 4, 256
@@ -230,20 +228,6 @@ def alone(target, *arguments):
     return found
 
 
-def versions() -> dict:
-    packages = ["jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-python-headless"]
-    found = {}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def cpu() -> str:
-    models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return models[0].partition(": ")[2] if models else platform.machine()
-
-
 def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
     begin = time.perf_counter()
     records = prepare(videos, folder, flags.clips).records("train")
@@ -306,7 +290,7 @@ def main() -> None:
     parser.add_argument("--growth", type=int, nargs="+", metavar="CLIPS", help="numbers of clips of data sets")
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     flags = parser.parse_args()
-    about = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu(), "versions": versions()}
+    about = machine.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         videos = []
@@ -323,7 +307,7 @@ def main() -> None:
         else:
             result = compare(folder, videos, flags)
             print(table(result))
-    print(f"\n{about['date']}, {about['cpu']}, {', '.join(' '.join(each) for each in about['versions'].items())}")
+    print(f"\n{machine.line(about)}")
     if flags.json:
         flags.json.write_text(json.dumps(about | result, indent=2) + "\n")
 
