@@ -4,7 +4,7 @@ r"""The paper's networks on Kinetics-400. Not run: it takes a cluster.
     python -m i3d_jax.main --config=configs/kinetics.py:RUN --workdir=runs/RUN --config.dataset.data_dir=data \
         --config.init=inception_v1.ckpt
 
-The networks that see flow need it prepared too (--flow).
+The networks that see flow need it prepared too: --flow computes it.
 
 RUN is one of i3d_rgb, i3d_flow (the release's runs, which gave the published weights), two_stream, fused_two_stream,
 convnet_lstm, c3d (the paper's section 2.5; leave --config.init out for c3d, and to start any other from scratch). The
@@ -31,7 +31,8 @@ def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas
         checkpoint_every=1000,
         model=dict(name=model, dropout=0.5, norm_decay=0.999),
         dataset=dict(name="kinetics/400", data_dir=config_dict.placeholder(str)),
-        clips=dict(crop=crop, flip=True, workers=8, threads=4, **streams, **resize),  # For a host of 32 cores.
+        # For a host of 32 cores.
+        clips=dict(crop=crop, flip=True, reverse=False, workers=8, threads=4, **streams, **resize),
         test_clips=dict(crop=crop, batch_size=64, threads=16, **test_streams, **resize),
         optimizer=dict(lr=0.1, momentum=0.9, weight_decay=1e-7, milestones=milestones),
         init=config_dict.placeholder(str),
