@@ -97,7 +97,8 @@ def recipe(preset: str) -> dict[str, Any]:
 def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
     """Returns the optical flow from `first` to `second`: second(x + u, y + v) shows what first(x, y) does.
 
-    A pure function, for `jit` (settings static) and `vmap`. Pairs are independent: each stops by itself.
+    A pure function, compiled once per shape; for `jit` (settings static) and `vmap` too. Pairs are independent: each stops by
+    itself.
 
     Args:
       first, second: grey images [..., H, W] of one shape, levels 0 to 255, of any real type.
@@ -114,15 +115,17 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
     if np.ndim(first) < 2 or 0 in np.shape(first)[-2:]:
         raise ValueError(f"TV-L1: images of shape {np.shape(first)}, wanted [..., H, W]")
     first, second = (jnp.asarray(image, jnp.float32) for image in (first, second))
-    if first.ndim == 2:
-        return tv_l1(first[None], second[None], settings)[0]
     *batch, height, width = first.shape
-    first, second = (image.reshape(-1, height, width) for image in (first, second))
+    flow = _batched(*(image.reshape(-1, height, width) for image in (first, second)), settings)
+    return flow.reshape(*batch, height, width, 2)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _batched(first: jax.Array, second: jax.Array, settings: TVL1) -> jax.Array:
     # A CPU is fastest pair by pair, in its caches, each for as many iterations as it needs.
-    flow = lax.platform_dependent(
+    return lax.platform_dependent(
         first, second, cpu=functools.partial(_in_turn, settings), default=functools.partial(_together, settings)
     )
-    return flow.reshape(*batch, height, width, 2)
 
 
 def _in_turn(settings, first, second):
