@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, datasets, h264, models, planes, predict, train, weights
+from i3d_jax import checkpoints, checks, datasets, h264, models, optimizers, planes, predict, train, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -76,9 +76,9 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
 
 def test_splits_that_the_data_set_does_not_have_are_named_before_training(undisturbed, config):
     for name in "train_split", "test_split":
-        with pytest.raises(train.ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
-            train.validate(config | {name: "tset"})
-    train.validate(config | {"train_split": "train[:50%]"})
+        with pytest.raises(checks.ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
+            checks.validate(config | {name: "tset"}, train.train)
+    checks.validate(config | {"train_split": "train[:50%]"}, train.train)
 
 
 def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
@@ -100,10 +100,10 @@ def test_a_run_is_not_resumed_as_another(undisturbed, config):
         (dict(seed=1), "config.seed: 1, but .* was started with 0; use another workdir"),
         (dict(optimizer=dict(lr=0.2)), "config.optimizer.lr: 0.2, but .* was started with 0.05"),
     ):
-        with pytest.raises(train.ConfigError, match=message):
+        with pytest.raises(checks.ConfigError, match=message):
             train.train(str(folder), **config | change)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    with pytest.raises(train.ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
+    with pytest.raises(checks.ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
         train.train(str(folder), **config | {"steps": 3})
 
 
@@ -193,7 +193,7 @@ def packed(rng, batch, frames, size):
 
 
 def test_every_step_in_time_is_taught():
-    model, (tx, _) = Steps(), train.sgd(lr=0.1)
+    model, (tx, _) = Steps(), optimizers.sgd(lr=0.1)
     rng = np.random.default_rng(0)
     batch = packed(rng, 4, 3, 2) | {"label": np.arange(4)}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 2, 2, 3)))
@@ -220,7 +220,7 @@ class Small(nn.Module):
 
 def test_two_devices_match_one(float64):
     # Not in float32: rounding alone flips ReLUs, and gradients of deep layers then differ in the second digit.
-    model, tx = Small(), train.sgd(lr=0.1)[0]
+    model, tx = Small(), optimizers.sgd(lr=0.1)[0]
     rng = np.random.default_rng(0)
     batch = packed(rng, 8, 4, 16) | {"label": np.arange(8) % 5}
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
@@ -239,7 +239,7 @@ def test_two_devices_match_one(float64):
 
 
 def test_weight_decay_is_an_l2_penalty_on_kernels_only():
-    tx, _ = train.sgd(lr=1.0, momentum=0.0, weight_decay=0.5)
+    tx, _ = optimizers.sgd(lr=1.0, momentum=0.0, weight_decay=0.5)
     params = {"kernel": jnp.full((2, 3), 4.0), "bias": jnp.full(3, 4.0)}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     new = optax.apply_updates(params, updates)
@@ -248,7 +248,7 @@ def test_weight_decay_is_an_l2_penalty_on_kernels_only():
 
 
 def test_the_releases_flow_schedule_with_its_restart():
-    _, rate = train.sgd(
+    _, rate = optimizers.sgd(
         lr=0.1, milestones=((97_000, 0.1), (104_500, 0.01), (115_000, 1.0), (140_000, 0.1), (150_000, 0.01))
     )
     steps = [0, 96_999, 97_000, 104_500, 115_000, 139_999, 140_000, 150_000, 154_999]
@@ -310,8 +310,8 @@ def test_the_releases_flow_schedule_with_its_restart():
     ],
 )
 def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, message):
-    with pytest.raises(train.ConfigError) as error:
-        train.validate(config | change)
+    with pytest.raises(checks.ConfigError) as error:
+        checks.validate(config | change, train.train)
     assert message in str(error.value)
 
 
@@ -324,29 +324,32 @@ def configs(name):
 
 @pytest.mark.parametrize("run,config", configs("moving_shapes").items())
 def test_every_config_of_moving_shapes_is_valid(run, config):
-    train.validate(config)
+    checks.validate(config, train.train)
 
 
 def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
     clips = dict(crop=32, rgb=(16, 1))
     c3d = config | dict(model=dict(name="c3d", width=0.1), clips=clips)
-    train.validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)))
-    with pytest.raises(train.ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
-        train.validate(c3d | dict(clips=clips | dict(rgb=(30, 1)), test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)))
+    checks.validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), train.train)
+    with pytest.raises(checks.ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
+        checks.validate(
+            c3d | dict(clips=clips | dict(rgb=(30, 1)), test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)),
+            train.train,
+        )
 
 
 @pytest.mark.parametrize("run,config", configs("kinetics").items())
 def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
     config["dataset"]["data_dir"] = str(tmp_path)
     message = f"config: kinetics/400 is not prepared in {tmp_path}: python -m i3d_jax.datasets prepare kinetics/400 "
-    with pytest.raises(train.ConfigError, match=message):
-        train.validate(config)
+    with pytest.raises(checks.ConfigError, match=message):
+        checks.validate(config, train.train)
 
     class Kinetics:
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
     monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Kinetics)
-    train.validate(config)
+    checks.validate(config, train.train)
     entry = models.MODELS[config["model"]["name"]]
     for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):
         found = {stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")}

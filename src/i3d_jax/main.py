@@ -14,7 +14,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import checkpoints, train, video, weights
+from i3d_jax import checkpoints, checks, train, video, weights
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
@@ -53,9 +53,9 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
     config = _CONFIG.value.to_dict()
     try:
-        train.bind("config", train.train, config, workdir="")
+        checks.bind("config", train.train, config, workdir="")
         result = train.train(str(_WORKDIR.value), **config)
-    except (train.ConfigError, weights.WeightsError, checkpoints.DamagedError, video.VideoError, OSError) as error:
+    except (checks.ConfigError, weights.WeightsError, checkpoints.DamagedError, video.VideoError, OSError) as error:
         fail(error)
     splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
     shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]

@@ -1,0 +1,172 @@
+"""What a run's config must be, checked before anything is made or compiled; and that a folder is of one run."""
+
+import functools
+import inspect
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from i3d_jax import data, datasets, files, models, optimizers
+
+# What may be another in a run that is resumed: the rest makes its result.
+CHANGEABLE = ("steps", "log_every", "checkpoint_every", "data_dir", "threads", "workers")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the key."""
+
+
+def note_config(folder: pathlib.Path, config: dict) -> None:
+    """Writes a run's config to its folder or, if it is there, makes sure that this is the same run.
+
+    Raises:
+      ConfigError: it is another, or its config is damaged.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            earlier, now = _flat(files.read_json(path)), _flat(json.loads(json.dumps(config)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        for name in {**earlier, **now}:
+            if earlier.get(name) != now.get(name) and name.split(".")[-1] not in CHANGEABLE:
+                raise ConfigError(
+                    f"config.{name}: {now.get(name)!r}, but {folder} was started with {earlier.get(name)!r}; "
+                    "use another workdir"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, config)
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    pairs = {}
+    for name, value in config.items():
+        pairs |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return pairs
+
+
+def validate(config: dict, run: Callable) -> None:
+    """Checks a config, the arguments of `run` but `workdir`, before anything is made or compiled.
+
+    Args:
+      run: `train.train`, which says what there is and what is left out.
+
+    Raises:
+      ConfigError: names the argument or section that is missing, unknown or does not fit.
+    """
+    bind("config", run, config, workdir="")
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "norm_group"):
+        value = config.get(name, 1)
+        if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
+            raise ConfigError(f"config.{name}: {value!r} is not a positive whole number")
+    try:
+        json.dumps(config)
+    except TypeError as error:
+        raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
+    given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
+    bind("config.dataset", datasets.readable, config["dataset"])
+    bind("config.clips", data.train_batches, config["clips"], **given)
+    bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=(), chunk=None)
+    bind("config.optimizer", optimizers.sgd, config["optimizer"])
+    bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
+    try:
+        builder = datasets.readable(**config["dataset"])
+        network = models.build(num_classes=1, norm_groups=1, **config["model"])
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from None
+    if builder.final.exists():
+        validate_splits(builder, config, run)
+    if config["model"]["name"] == "two_stream_i3d":
+        raise ConfigError(
+            "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
+        )
+    group = config.get("norm_group") or config["batch_size"]
+    validate_clips("config.clips", config["clips"], builder, network, group)
+    validate_clips("config.test_clips", config["test_clips"], builder, network)
+    same = [set(config[section]) & {"rgb", "flow"} for section in ("clips", "test_clips")]
+    if same[0] != same[1]:
+        raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
+    batch_size, test_batch_size = config["batch_size"], config["test_clips"]["batch_size"]
+    for name, size, what, part in (
+        ("batch_size", batch_size, "norm_group", config.get("norm_group") or batch_size),
+        ("batch_size", batch_size, "the number of devices", jax.device_count()),
+        ("test_clips.batch_size", test_batch_size, "the number of devices", jax.device_count()),
+    ):
+        if size % part:
+            raise ConfigError(f"config.{name}: {size} cannot be divided by {what}, {part}")
+    if config.get("pretrain") is not None:
+        if config.get("init") is not None:
+            raise ConfigError("config.pretrain and config.init: only one can say what to start from")
+        try:
+            validate(config["pretrain"], run)
+        except ValueError as error:
+            raise ConfigError(f"config.pretrain: {error}") from None
+
+
+def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) -> None:
+    """Checks that a data set that is prepared has the splits."""
+    for name in ("train_split", "test_split"):
+        split = config.get(name) or inspect.signature(run).parameters[name].default
+        if split.partition("[")[0] not in builder.info.splits:
+            raise ConfigError(
+                f"config.{name}: the data set has no split {split!r}; there are {', '.join(builder.info.splits)}"
+            )
+
+
+def validate_clips(
+    where: str, clips: dict, builder: Any, network: models.Network, norm_group: int | None = None
+) -> None:
+    """Checks that a data set has such clips and a network takes them; in training if there is a `norm_group`."""
+    for name in ("batch_size", "threads", "crop"):
+        value = clips.get(name, 1)
+        if not (isinstance(value, int) and value > 0):
+            raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
+    workers = clips.get("workers", 0)
+    if not (isinstance(workers, int) and workers >= 0):
+        raise ConfigError(f"{where}.workers: {workers!r} is not a whole number of processes")
+    side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
+    try:
+        data.even(crop)
+    except ValueError as error:
+        raise ConfigError(f"{where}.{error}") from None
+    if crop > side:
+        raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
+    try:
+        streams = data.streams(clips.get("rgb"), clips.get("flow"))
+        lacking = [stream for stream in streams if stream not in builder.streams]
+        if lacking:
+            raise ValueError(f"the data set has no {lacking[0]}")
+        if clips.get("short_side") and "flow" in streams:
+            raise ValueError("short_side: flow cannot be resized")
+        if norm_group is None:  # Of a test video the whole ticks are used.
+            timing = network.timing
+            most = {stream: frames for stream, (frames, _) in streams.items()}
+            for stream, frames in most.items():
+                if frames < (least := timing.least * timing.frames(stream)):
+                    raise ValueError(f"{stream}: {frames} frames, and the network takes {least} at least")
+            ticks = timing.ticks(most, most)
+            streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
+        key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
+        variables = jax.eval_shape(network.init, key, batch)
+        if norm_group is not None:
+            train = functools.partial(network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+            jax.eval_shape(train, variables, batch)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+    """Checks that `section` can be the keyword arguments of `function`, but for those `given` to it.
+
+    Raises:
+      ConfigError: names the section, `where`, and the argument.
+    """
+    for name in given.keys() & section.keys():
+        raise ConfigError(f"{where}.{name}: is not for a config to set")
+    try:
+        inspect.signature(function).bind(**given, **section)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
