@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -180,12 +181,20 @@ def test_images_that_do_not_fit_are_errors(first, second, message):
         ("epsilon", float("nan"), "0 or more"),
         ("outer", 0, "1 or more"),
         ("inner", -1, "1 or more"),
+        ("warps", 2.5, "1 or more"),
+        ("scales", 2.5, "1 or more"),
+        ("median", 3.0, "1, 3 or 5"),
         ("median", 4, "1, 3 or 5"),
     ],
 )
 def test_parameters_that_cannot_be_are_errors(name, value, wanted):
     with pytest.raises(ValueError, match=f"TV-L1: {name} is {value}, wanted {wanted}"):
         TVL1(**{name: value})
+
+
+def test_images_of_complex_numbers_are_errors():
+    with pytest.raises(ValueError, match="complex numbers"):
+        tv_l1(np.zeros((4, 4), complex), np.zeros((4, 4)))
 
 
 def test_scales_are_those_of_opencv():
@@ -277,6 +286,48 @@ def test_flow_of_a_video_is_that_of_its_pairs_whatever_the_batch(count):
 
 def test_a_single_frame_does_not_move():
     np.testing.assert_array_equal(list(videos.of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2)))
+
+
+@pytest.mark.parametrize(
+    "frames,message",
+    [
+        ([], "flow: no frames"),
+        ([np.zeros((8, 9), np.float32)], r"a frame of float32 \(8, 9\), wanted uint8 \(8, 9\)"),
+        ([np.zeros((8, 9, 3), np.uint8)], r"a frame of uint8 \(8, 9, 3\), wanted uint8 \[H, W\]"),
+        ([np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)], r"a frame of uint8 \(9, 8\), wanted uint8 \(8, 9\)"),
+    ],
+)
+def test_frames_that_are_not_grey_or_not_of_one_size_are_errors(frames, message):
+    with pytest.raises(ValueError, match=message):
+        list(videos.of_frames(frames, QUICK))
+
+
+def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(monkeypatch):
+    begun, go_on, compiled = [], threading.Event(), {}
+
+    def compile_(shape, settings):
+        begun.append(shape)
+        assert shape != (2, 32, 32) or go_on.wait(60)
+        return lambda first, second: np.zeros((*first.shape, 2), np.float32)
+
+    monkeypatch.setattr(videos, "_compile", compile_)
+    monkeypatch.setattr(videos, "_programs", compiled)
+    waiting = [threading.Thread(target=videos.compiled, args=((2, 32, 32), QUICK)) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    for width in range(40, 40 + 2 * videos.KEPT):
+        videos.compiled((2, 32, width), QUICK)
+    assert len(compiled) == videos.KEPT
+    go_on.set()
+    for thread in waiting:
+        thread.join()
+    assert begun.count((2, 32, 32)) == 1
+
+
+def test_a_program_that_cannot_be_compiled_fails_everywhere_it_is_wanted():
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            videos.compiled((2, "high", 3), QUICK)
 
 
 def test_few_frames_of_a_long_video_are_in_memory():

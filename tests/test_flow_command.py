@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -66,7 +68,7 @@ def test_npz_is_exact_and_in_units_of_20_pixels(folder, wanted, tmp_path):
     found = np.load(tmp_path / "one.npz")
     assert found.files == ["flow"] and found["flow"].dtype == np.float32
     np.testing.assert_array_equal(found["flow"], video.flow_unit(wanted))
-    assert sorted(os.listdir(tmp_path)) == ["flow.json", "one.npz"]
+    assert sorted(os.listdir(tmp_path)) == ["done.jsonl", "flow.json", "one.npz"]
 
 
 def test_motion_of_more_than_20_pixels_is_truncated(tmp_path):
@@ -82,17 +84,17 @@ def test_pictures_are_the_colours_of_flow(form, full, folder, wanted, tmp_path):
         found = video.decode(tmp_path / "one.colours.mp4")
         assert abs(found - np.stack(pictures)).mean() < 12  # Colours are halved, and H.264 loses more.
     else:
-        names = sorted(os.listdir(tmp_path / "one"))
+        names = sorted(os.listdir(tmp_path / "one.frames"))
         assert names == [f"{index:05d}.png" for index in range(6)]
         for name, picture in zip(names, pictures, strict=True):
-            np.testing.assert_array_equal(video.decode(tmp_path / "one" / name)[0], picture)
+            np.testing.assert_array_equal(video.decode(tmp_path / "one.frames" / name)[0], picture)
 
 
 def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "flow"
     assert run(folder, "--out", out, "--parallel", 2) == 1
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert found == ["a b/two.mp4", "flow.json", "one.mp4"]
+    assert found == ["a b/two.mp4", "done.jsonl", "flow.json", "one.mp4"]
     said, errors = capsys.readouterr()
     assert [line.split(" -> ")[0] for line in said.splitlines()] == [
         str(folder / "a b" / "two.mkv"),
@@ -104,12 +106,17 @@ def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(fol
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_path, capsys):
     assert run(folder / "one.mp4", "--out", tmp_path) == 0
-    (tmp_path / ".two.mp4.killed.1").write_bytes(b"half")  # What a run that was killed leaves.
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for name in f".{socket.gethostname()}.{killed.pid}.1.abc.raw", f".{socket.gethostname()}.{killed.pid}.2.abc":
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "two.mp4").write_bytes(b"whole, but not noted: killed in between")
     before = (tmp_path / "one.mp4").stat()
     assert run(folder / "one.mp4", folder / "a b" / "two.mkv", "--out", tmp_path) == 0
     assert (tmp_path / "one.mp4").stat().st_mtime_ns == before.st_mtime_ns
     said = capsys.readouterr().out
     assert "one.mp4: was there\n" in said and "two.mp4: 4 frames of 32x40" in said
+    assert sorted(os.listdir(tmp_path)) == ["done.jsonl", "flow.json", "one.mp4", "two.mp4"]
     for change in ("--format", "npz"), ("--preset", "opencv"), ("--frames", 3), ("--short-side", 34):
         assert run(folder / "one.mp4", "--out", tmp_path, *change) == 2
         assert f"{tmp_path} has results of other settings: " in capsys.readouterr().err
@@ -129,23 +136,95 @@ def test_nothing_is_left_of_a_video_that_fails_half_way(folder, tmp_path, monkey
         assert os.listdir(tmp_path / form) == ["flow.json"]
 
 
-def test_a_run_that_is_killed_goes_on_with_the_same_bytes(folder, tmp_path):
-    several = tmp_path / "videos"
-    several.mkdir()
-    for number in range(4):
-        (several / f"{number}.mp4").write_bytes(h264.encode(clip(30, number)))
-    arguments = [sys.executable, "-m", "i3d_jax.flow", several, "--short-side", "32", "--preset", "fast", "--out"]
-    subprocess.run([*arguments, tmp_path / "whole"], check=True, capture_output=True)
-    process = subprocess.Popen([*arguments, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def several(folder, count, frames):
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.mp4").write_bytes(h264.encode(clip(frames, number)))
+    return [sys.executable, "-m", "i3d_jax.flow", folder, "--short-side", "32", "--preset", "fast", "--out"]
+
+
+def started(command, first):
+    """The process of a command, once a file is there."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "0.mp4").exists() and time.monotonic() < deadline:
+    while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(list((tmp_path / "killed").glob("[0-9].mp4"))) < 4
-    subprocess.run([*arguments, tmp_path / "killed"], check=True, capture_output=True)
-    for name in (*(f"{number}.mp4" for number in range(4)), "flow.json"):
+    return process
+
+
+def test_a_run_that_is_killed_goes_on_with_the_same_bytes(tmp_path):
+    command = several(tmp_path / "videos", 20, 30)
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    process = started([*command, tmp_path / "killed"], tmp_path / "killed" / "0.mp4")
+    process.kill()
+    process.communicate()
+    assert len(list((tmp_path / "killed").glob("[0-9]*.mp4"))) < 20
+    subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
+    assert sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
+    for name in (*(f"{number}.mp4" for number in range(20)), "flow.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_at_once_and_nothing_half_written(number, tmp_path):
+    command = several(tmp_path / "videos", 2, 1500)
+    process = started([*command, tmp_path / "out", "--format", "npz"], tmp_path / "out" / "done.jsonl")
+    process.send_signal(number)
+    begin = time.monotonic()
+    _, errors = process.communicate()
+    assert time.monotonic() - begin < 10 and process.returncode == 128 + number
+    assert errors.splitlines()[-1] == "stopped; what is done is kept, and the same command goes on"
+    assert sorted(os.listdir(tmp_path / "out")) == ["0.npz", "done.jsonl", "flow.json"]
+
+
+def test_flow_of_another_video_of_the_same_name_is_no_result(folder, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "one.mp4").write_bytes(h264.encode(clip(9, 9)))
+    assert run(folder / "one.mp4", "--out", tmp_path / "out") == 0
+    assert run(tmp_path / "other" / "one.mp4", "--out", tmp_path / "out") == 2
+    assert "is the flow of another one.mp4, of " in capsys.readouterr().err
+
+
+def test_files_that_are_not_from_this_command_are_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "one.mp4").write_bytes(b"mine")
+    assert run(folder / "one.mp4", "--out", tmp_path) == 2
+    assert "one.mp4: is there already, and not from this command; use another --out" in capsys.readouterr().err
+    assert (tmp_path / "one.mp4").read_bytes() == b"mine"
+
+
+def test_out_may_be_inside_the_folder_of_videos(tmp_path, capsys):
+    (tmp_path / "one.mp4").write_bytes(h264.encode(clip(3)))
+    for _ in range(2):
+        assert run(tmp_path, "--out", tmp_path / "flow") == 0
+    assert "one.mp4: was there" in capsys.readouterr().out
+
+
+def test_one_failure_stops_the_others_at_work(tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(h264.encode(clip(3)))
+    given = iter(range(10**6))
+
+    def endless(path, **_):
+        while next(given) < 10**5:
+            yield clip(1)[0, ..., 0]
+
+    def failing(path, flow, _):
+        next(iter(flow))
+        if "b.mp4" in str(wanted[threading.get_ident()]):
+            raise OSError(28, "No space left on device", "b.mp4")
+        for _ in flow:
+            pass
+
+    wanted = {}
+    whole = command.run
+    monkeypatch.setattr(
+        command, "run", lambda job, *rest: (wanted.update({threading.get_ident(): job}), whole(job, *rest))[1]
+    )
+    monkeypatch.setattr(video, "grey", endless)
+    monkeypatch.setitem(command.FORMATS, "h264", command.Format(".mp4", failing))
+    assert run(tmp_path / "a.mp4", tmp_path / "b.mp4", "--out", tmp_path / "out", "--parallel", 2) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert next(given) < 10**5 and os.listdir(tmp_path / "out") == ["flow.json"]
 
 
 def test_flow_json_says_how_the_flow_was_made(folder, tmp_path):
@@ -166,6 +245,7 @@ def test_flow_json_says_how_the_flow_was_made(folder, tmp_path):
         ("{0}/one.mp4 --out {1} --frames 0", "--frames: 0 is not a positive number"),
         ("{0}/one.mp4 --out {1} --full nan", "--full: nan is not a positive number"),
         ("{0}/one.mp4 --out {1} --batch-size -1", "--batch-size: -1 is not a positive number"),
+        ("{0}/one.mp4 --out {1} --batch-size 100000", "--batch-size: 100000 is too large"),
         ("{0}/one.mp4 --out {0}", "one.mp4: is a video itself; use another --out"),
         ("{0}/one.mp4 {0}/one.mp4 --out {1}", "one.mp4 would go there"),
         ("{1} --out {1}/x", "has no videos"),

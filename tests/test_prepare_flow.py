@@ -83,8 +83,24 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
     assert main(arguments(made, tmp_path / "copied", "--flow", tmp_path / "flow")) == 0
     copied = records(tmp_path / "copied")
     assert all(copied[identity]["flow"] == record["flow"] for identity, record in found.items())
-    # How files were made is not known.
-    assert datasets.readable("kinetics/400", str(tmp_path / "copied")).flow_recipe is None
+    assert datasets.readable("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe("fast")
+    (tmp_path / "flow" / "flow.json").unlink()  # Then nothing says how it was made.
+    assert main(arguments(made, tmp_path / "unknown", "--flow", tmp_path / "flow")) == 0
+    assert datasets.readable("kinetics/400", str(tmp_path / "unknown")).flow_recipe is None
+
+
+@pytest.mark.parametrize(
+    "name,value,wanted",
+    [("format", "colours", "wanted 'h264'"), ("short_side", 48, "wanted 32"), ("frames", 9, "wanted None")],
+)
+def test_flow_that_was_made_for_something_else_is_refused_before_anything_is_done(
+    name, value, wanted, made, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(shards, "write", None)
+    note = flow.recipe("fast") | {"format": "h264", "short_side": 32, "frames": None, name: value}
+    (tmp_path / "flow.json").write_text(json.dumps(note))
+    assert main(arguments(made, tmp_path / "out", "--flow", tmp_path)) == 2
+    assert f"flow.json: {name} is {value!r}, {wanted}" in capsys.readouterr().err
 
 
 def test_a_data_set_says_how_its_flow_was_made(prepared, capsys):

@@ -1,11 +1,14 @@
 """Files that are never seen half-written, notes on what a folder is of, and where downloads are kept."""
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import pathlib
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,17 +23,50 @@ def cache() -> pathlib.Path:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
-    The block writes a file there or, where `path` does not exist, a folder.
+    The block writes a file there or, where `path` does not exist, a folder. Its name says whose it is, and is short: that of
+    `path` may be as long as the system allows.
     """
-    own = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    temporary = path.with_name(f".{path.name}.{own}")
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    temporary = path.with_name(f"{_prefix()}{os.getpid()}.{threading.get_ident()}.{digest}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the temporary files below a folder of processes on this machine that were killed."""
+    for path in folder.rglob(f"{_prefix()}*"):
+        process = path.name.removeprefix(_prefix()).partition(".")[0]
+        if process.isdigit() and not _alive(int(process)):
+            _remove(path)
+
+
+def _prefix() -> str:
+    return f".{socket.gethostname()}."
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def any_name_can_be_printed() -> None:
+    """Has stdout take names of files that are not text, as names may be."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def note(path: pathlib.Path, settings: dict) -> None:

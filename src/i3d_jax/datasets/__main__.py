@@ -12,13 +12,12 @@ depend on the number of workers. Videos that cannot be used are listed, with the
 
 import argparse
 import contextlib
-import io
 import pathlib
 import shlex
 import sys
 from typing import Any
 
-from i3d_jax import datasets, flow
+from i3d_jax import datasets, files, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
 
 COMPUTED: Any = object()  # What --flow is without a folder.
@@ -61,8 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if getattr(flags, "workers", None) is not None and flags.workers < 1:
         parser.error(f"--workers: {flags.workers} is not a positive number")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may be anything.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    files.any_name_can_be_printed()
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
-from i3d_jax import labels, video
+from i3d_jax import files, flow, labels, video
 from i3d_jax.datasets import annotations, shards
 
 
@@ -81,7 +81,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     @property
     def flow_recipe(self) -> dict | None:
-        """How the records' flow was computed (see `flow.recipe`); None: it was not, or there is none."""
+        """How the records' flow was computed (see `flow.recipe`); None: that is not known, or there is none."""
         return self._metadata.get("flow")
 
     @property
@@ -131,13 +131,13 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager, download_config=None):
         own = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
         tv_l1 = None if self.source is None else self.source.tv_l1
-        settings = shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1)
+        recipe = self._flow_recipe() if tv_l1 is None else flow.recipe(tv_l1)
         result = shards.prepare(
             self.clips(own),
             name=self.name,
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
-            settings=settings,
+            settings=shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe),
             processes=self.workers,
             beam=self.beam,
         )
@@ -148,8 +148,26 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         self.info.set_splits(splits_lib.SplitDict(splits))
         metadata: Any = self.info.metadata
         metadata["splits"] = {split: found.statistics for split, found in result.items()}
-        if tv_l1 is not None:
-            metadata["flow"] = shards.recipe(settings)
+        if recipe is not None:
+            metadata["flow"] = recipe
+
+    def _flow_recipe(self) -> dict | None:
+        """How the folder of flow says that it was made, if it does.
+
+        Raises:
+          PrepareError: it is not flow that these records can have.
+        """
+        path = None if self.source is None or self.source.flow is None else self.source.flow / flow.NOTE
+        if path is None or not path.exists():
+            return None
+        try:
+            found = files.read_json(path)
+        except ValueError as error:
+            raise shards.PrepareError(str(error)) from None
+        for name, wanted in (("format", "h264"), ("short_side", self.SHORT_SIDE), ("frames", None)):
+            if found.pop(name, wanted) != wanted:
+                raise shards.PrepareError(f"{path}: {name} is {files.read_json(path)[name]!r}, wanted {wanted!r}")
+        return {name: found[name] for name in flow.recipe("opencv") if name in found}
 
     def prepare(self, wait: bool = False) -> None:
         """Prepares the data set, or goes on with that; see `shards.prepare`.

@@ -20,17 +20,19 @@ from typing import Any, NamedTuple
 
 import av.error
 import filelock
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
-from i3d_jax import h264, video
+from i3d_jax import flow, h264, video
 from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
 from i3d_jax.files import replacing
+from i3d_jax.flow.videos import of_frames
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
 FORMAT = "1"  # Of the records; another makes the shards of an earlier one be written again.
@@ -44,14 +46,16 @@ class Settings(NamedTuple):
     """What the records of a data set are.
 
     Attributes:
-      flow: whether they have flow: that of the clips' files or, if there are none, `tv_l1`.
-      tv_l1: the preset of TV-L1 that computes it.
+      flow: whether they have flow: that of the clips' files or, if there is a preset `tv_l1`, computed.
+      tv_l1: of `flow.PRESETS`.
+      recipe: how the flow is or was made, if that is known (see `flow.recipe`).
     """
 
     classes: tuple[str, ...]
     short_side: int
     flow: bool
     tv_l1: str | None = None
+    recipe: dict | None = None
 
 
 class Job(NamedTuple):
@@ -259,9 +263,6 @@ def record(clip: Clip, settings: Settings) -> dict:
 
 def computed_flow(clip: Clip, settings: Settings) -> bytes:
     """The TV-L1 flow of a clip's file; other clips are worked on at the same time."""
-    from i3d_jax import flow  # JAX is for those who compute.
-    from i3d_jax.flow.videos import of_frames
-
     assert clip.path is not None and settings.tv_l1 is not None
     most = None if clip.seconds is None else video.frames_in(clip.seconds)
     grey = video.grey(clip.path, short_side=settings.short_side, frames=most, threads=1, strict=True)
@@ -318,17 +319,8 @@ def flow_shape(path: str) -> tuple[int, int, int]:
 def made_from(job: Job) -> str:
     # The folder may be another: videos are known by their names.
     clips = [[*clip[:4], *(path and os.path.basename(path) for path in clip[4:])] for clip in job.clips]
-    text = json.dumps([FORMAT, clips, job.settings, recipe(job.settings)])
+    text = json.dumps([FORMAT, clips, job.settings])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def recipe(settings: Settings) -> dict | None:
-    """How flow is computed, with every parameter, or None if it is not."""
-    if settings.tv_l1 is None:
-        return None
-    from i3d_jax import flow
-
-    return flow.recipe(settings.tv_l1)
 
 
 def marker_path(job: Job) -> pathlib.Path:
@@ -388,10 +380,7 @@ STOP = -(10**12)  # What the counter of clips is set to for the workers to leave
 
 def _write(job: Job) -> None:
     counter = workers.shared()
-    if job.settings.tv_l1 is not None:  # Many processes cannot share an accelerator.
-        import jax
-
-        jax.config.update("jax_platforms", "cpu")
+    _leave_accelerators(job.settings)
 
     def advance() -> None:
         with counter.get_lock():
@@ -400,6 +389,12 @@ def _write(job: Job) -> None:
             counter.value += 1
 
     write(job, advance)
+
+
+def _leave_accelerators(settings: Settings) -> None:
+    """For one of many processes: they cannot share an accelerator, and compute flow on the CPU."""
+    if settings.tv_l1 is not None:
+        jax.config.update("jax_platforms", "cpu")
 
 
 def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
@@ -418,7 +413,9 @@ def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
 def _write_text(text: str) -> None:
     shard, clips, settings = json.loads(text)
     classes, *others = settings
-    write(Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), *others)))
+    job = Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), *others))
+    _leave_accelerators(job.settings)
+    write(job)
 
 
 @contextlib.contextmanager

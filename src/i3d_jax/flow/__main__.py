@@ -11,16 +11,21 @@ videos are taken, and their flow is laid out as they are. OUT gets, per video NA
     h264     NAME.mp4, as records hold flow: for `python -m i3d_jax.datasets prepare --flow OUT`
     npz      NAME.npz, "flow": float32 [T, H, W, 2], u to the right and v down, in [-1, 1]
     colours  NAME.colours.mp4, a video to look at: the hue is the direction, the saturation the length
-    png      NAME/00000.png, ...: the same as pictures
+    png      NAME.frames/00000.png, ...: the same as pictures
 
-What is there already is not computed again: the same command goes on where it was stopped. A video that cannot be read is
-named on stderr, the others go on, and the exit status is then 1.
+and flow.json, how it was made, and done.jsonl, of which videos. What is done is not done again: the same command goes on where it
+was stopped. A video that cannot be read is named on stderr, the others go on, and the exit status is then 1.
 """
 
 import argparse
+import contextlib
 import fractions
+import json
+import os
 import pathlib
+import signal
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -33,7 +38,7 @@ import tqdm
 
 from i3d_jax import files, h264, video
 from i3d_jax.ahead import ahead
-from i3d_jax.flow import PRESETS, TVL1, recipe
+from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.colours import colours
 from i3d_jax.flow.videos import of_frames
 
@@ -93,11 +98,12 @@ FORMATS = {
     "h264": Format(".mp4", write_h264),
     "npz": Format(".npz", write_npz),
     "colours": Format(".colours.mp4", write_colours),
-    "png": Format("", write_pngs),
+    "png": Format(".frames", write_pngs),
 }
 
 
 PICTURES = ("colours", "png")
+MOST_PAIRS = 1024  # At a time; more are of no use and take all memory.
 
 
 class Job(NamedTuple):
@@ -105,6 +111,10 @@ class Job(NamedTuple):
 
     source: pathlib.Path
     target: pathlib.Path
+
+
+class StoppedError(Exception):
+    """The user wants no more."""
 
 
 def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[Job]:
@@ -115,41 +125,85 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
     """
     jobs = []
     for name in names:
-        inside = list(_inside(name)) if name.is_dir() else [(name, pathlib.PurePath(name.name))]
+        inside = list(_inside(name, out)) if name.is_dir() else [(name, pathlib.PurePath(name.name))]
         if not inside:
             raise ValueError(f"{name}: has no videos")
         jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]
-    sources = {job.source.resolve(): job.source for job in jobs}
-    places: dict[pathlib.Path, pathlib.Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
+    places: dict[str, pathlib.Path] = {}
     for job in jobs:
-        if (place := job.target.resolve()) in sources:
+        if (place := os.path.realpath(job.target)) in sources:
             raise ValueError(f"{job.target}: is a video itself; use another --out")
         if (other := places.setdefault(place, job.source)) is not job.source:
             raise ValueError(f"{job.target}: the flow of both {other} and {job.source} would go there")
     return jobs
 
 
-def _inside(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.PurePath]]:
+def _inside(folder: pathlib.Path, out: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.PurePath]]:
+    """The videos below a folder, but for those in `out`, and their paths relative to it."""
     from i3d_jax.datasets import annotations  # Takes seconds, which single files need not wait for.
 
     paths = [path for paths in annotations.videos(folder).values() for path in paths]
+    made = os.path.join(os.path.realpath(out), "")
     for path in sorted(paths):
-        if pathlib.PurePath(path).suffix.lower() in annotations.VIDEO:
+        is_video = pathlib.PurePath(path).suffix.lower() in annotations.VIDEO
+        if is_video and not os.path.realpath(folder / path).startswith(made):
             yield folder / path, pathlib.PurePath(path)
 
 
-def run(job: Job, flags: argparse.Namespace, settings: TVL1, advance: Callable) -> str | video.VideoError:
-    """Computes and writes the flow of one video; returns what is to be said of it."""
-    if job.target.exists():
+class Done:
+    """Which videos the flow in a folder is of, also on disk, a line each in done.jsonl."""
+
+    def __init__(self, out: pathlib.Path):
+        self.out, self.path = out, out / "done.jsonl"
+        self.videos: dict[str, list] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                with contextlib.suppress(ValueError, KeyError):  # One that was cut off.
+                    noted = json.loads(line)
+                    self.videos[noted["flow"]] = noted["of"]
+
+    def __contains__(self, job: Job) -> bool:
+        """Whether its flow is there.
+
+        Raises:
+          ValueError: what is there is another video's.
+        """
+        noted = self.videos.get(self._name(job))
+        if noted is None or not job.target.exists() or not job.source.exists():
+            return False
+        if noted != self._video(job):
+            raise ValueError(f"{job.target}: is the flow of another {noted[0]}, of {noted[1]} bytes; use another --out")
+        return True
+
+    def add(self, job: Job) -> None:
+        line = json.dumps({"flow": self._name(job), "of": self._video(job)}) + "\n"
+        with self.path.open("a") as file:
+            file.write(line)
+
+    def _name(self, job: Job) -> str:
+        return str(job.target.relative_to(self.out))
+
+    def _video(self, job: Job) -> list:
+        return [job.source.name, job.source.stat().st_size]
+
+
+def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], bool | None]) -> str | video.VideoError:
+    """Computes and writes the flow of one video; returns what is to be said of it.
+
+    Args:
+      advance: is called for every frame; may raise.
+    """
+    if job in done:
         return f"{job.source} -> {job.target}: was there"
     count, total, size = 0, 0.0, (0, 0)
 
     def counted() -> Flow:
         nonlocal count, total, size
         frames = video.grey(job.source, short_side=flags.short_side, frames=flags.frames, strict=True)
-        for frame in of_frames(frames, settings, batch_size=flags.batch_size):
-            count, total, size = count + 1, total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()), frame.shape[:2]
+        for frame in of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size):
             advance()
+            count, total, size = count + 1, total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()), frame.shape[:2]
             yield frame
 
     try:
@@ -160,6 +214,7 @@ def run(job: Job, flags: argparse.Namespace, settings: TVL1, advance: Callable) 
         return error
     except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
         return video.VideoError(str(job.source), f"its flow cannot be encoded: {error.strerror}")
+    done.add(job)
     height, width = size
     about = f"{count} frames of {height}x{width}, mean motion {total / count:.2f} pixels per frame"
     return f"{job.source} -> {job.target}: {about}"
@@ -186,28 +241,79 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number")
     if flags.short_side < 2:
         parser.error("--short-side: 1 is too small, wanted 2 or more")
-    settings = PRESETS[flags.preset]
+    if (flags.batch_size or 1) > MOST_PAIRS:
+        parser.error(f"--batch-size: {flags.batch_size} is too large, wanted {MOST_PAIRS} or less")
+    files.any_name_can_be_printed()
     try:
         jobs = jobs_of(flags.videos, flags.out, FORMATS[flags.format].suffix)
+        new = not (flags.out / NOTE).exists()
+        strangers = [job.target for job in jobs if new and job.target.exists()]
+        if strangers:
+            raise ValueError(f"{strangers[0]}: is there already, and not from this command; use another --out")
         about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
-        files.note(flags.out / "flow.json", about | ({"full": flags.full} if flags.format in PICTURES else {}))
-        return _run_all(jobs, flags, settings)
+        files.note(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
+        files.remove_leftovers(flags.out)
+        return _run_all(jobs, flags)
     except (OSError, ValueError) as error:
         print(f"python -m i3d_jax.flow: {error}", file=sys.stderr)
         return 2
 
 
-def _run_all(jobs: list[Job], flags: argparse.Namespace, settings: TVL1) -> int:
-    status, parallel = 0, flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
-    with tqdm.tqdm(unit="frame", disable=None) as bar:
-        for number, found in enumerate(ahead(lambda job: run(job, flags, settings, bar.update), jobs, parallel)):
-            bar.set_description(f"{number + 1}/{len(jobs)} videos")
-            if isinstance(found, video.VideoError):
-                tqdm.tqdm.write(str(found), file=sys.stderr)
-                status = 1
-            else:
-                tqdm.tqdm.write(found)
+def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
+    done, status, failures = Done(flags.out), 0, []
+    parallel = flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
+    with _stopping() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
+
+        def advance() -> None:
+            if stopped or failures:
+                raise StoppedError
+            bar.update()
+
+        def attempt(job: Job) -> str | video.VideoError:
+            try:
+                return run(job, done, flags, advance)
+            except (OSError, ValueError) as error:  # A disk that is full: the others at work need not finish.
+                failures.append(error)
+                raise
+
+        try:
+            for number, found in enumerate(ahead(attempt, jobs, parallel)):
+                bar.set_description(f"{number + 1}/{len(jobs)} videos")
+                if isinstance(found, video.VideoError):
+                    tqdm.tqdm.write(str(found), file=sys.stderr)
+                    status = 1
+                else:
+                    tqdm.tqdm.write(found)
+        except StoppedError:
+            if failures:
+                raise failures[0] from None
+            tqdm.tqdm.write("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+            return 128 + stopped[0]
     return status
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """A list that gets the number of the first signal to stop; a second one stops at once."""
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, _) -> None:
+        stopped.append(number)
+        restore()
+
+    before.update({number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)})
+    try:
+        yield stopped
+    finally:
+        restore()
 
 
 if __name__ == "__main__":

@@ -17,20 +17,13 @@ def resize(image: jax.Array, size: tuple[int, int], step: float | None = None) -
     Args:
       step: pixels of the image to one of the result, along both axes; None: the ratio of their sizes.
     """
-    down, across = (_linear(*sides, step or sides[0] / sides[1]) for sides in zip(image.shape, size, strict=True))
-    return jnp.einsum("ih,hw,jw->ij", down, image, across, precision="highest")
-
-
-@functools.lru_cache
-def _linear(source: int, target: int, step: float) -> np.ndarray:
-    """Linear interpolation of `source` samples at `target` places, as a matrix."""
-    places = (np.arange(target) + 0.5) * step - 0.5
-    floor = np.floor(places)
-    matrix = np.zeros((target, source))
-    for offset, weight in ((0, 1 - (places - floor)), (1, places - floor)):
-        index = np.clip(floor + offset, 0, source - 1).astype(int)
-        np.add.at(matrix, (np.arange(target), index), weight)
-    return matrix.astype(np.float32)
+    for axis, (source, target) in enumerate(zip(image.shape, size, strict=True)):
+        places = (np.arange(target) + 0.5) * (step or source / target) - 0.5
+        floor = np.floor(places)
+        before, after = (np.clip(floor + offset, 0, source - 1).astype(int) for offset in (0, 1))
+        share = jnp.asarray(places - floor, image.dtype).reshape((-1, 1) if axis == 0 else (1, -1))
+        image = (1 - share) * jnp.take(image, before, axis) + share * jnp.take(image, after, axis)
+    return image
 
 
 def central_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:

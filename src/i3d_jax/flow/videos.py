@@ -1,5 +1,6 @@
 """The flow of whole videos, a few frames in memory at a time. Light too: whoever has frames need not decode."""
 
+import concurrent.futures
 import functools
 import itertools
 import threading
@@ -24,15 +25,18 @@ def of_frames(
     Args:
       frames: grey, uint8 [H, W], one at least; see `video.grey`.
       settings: of TV-L1.
-      batch_size: pairs at a time; None: 8 on a CPU, 64 on each accelerator.
+      batch_size: pairs at a time; None: 8 on a CPU, 64 elsewhere.
       threads: batches at a time; None: 2, on a CPU as many as there are cores.
+
+    Raises:
+      ValueError: there are no frames, or other ones.
     """
     on_cpu, devices = jax.default_backend() == "cpu", jax.local_device_count()
-    size = batch_size or (8 if on_cpu else 64 * devices)
-    size = -(-size // devices) * devices
-    frames = iter(frames)
-    first = next(frames)
-    program = _program((size, *first.shape), settings)
+    size = -(-(batch_size or (8 if on_cpu else 64)) // devices) * devices
+    frames = checked(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("flow: no frames")
 
     def batches() -> Iterator[list[np.ndarray]]:
         """`size` + 1 frames or, at the end, what is left; the last of one is the first of the next."""
@@ -48,7 +52,7 @@ def of_frames(
     def flow(batch: list[np.ndarray]) -> np.ndarray:
         pairs = len(batch) - 1
         stack = np.stack(batch + batch[-1:] * (size - pairs))  # Nothing moves in the pairs that are added.
-        return np.asarray(program(stack[:-1], stack[1:]))[:pairs]
+        return np.asarray(compiled((size, *first.shape), settings)(stack[:-1], stack[1:]))[:pairs]
 
     last = np.zeros((*first.shape, 2), np.float32)
     for last in itertools.chain.from_iterable(ahead(flow, batches(), threads or (cores() if on_cpu else 2))):
@@ -56,16 +60,41 @@ def of_frames(
     yield last
 
 
-_compiling = threading.Lock()
+def checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, if they are uint8 [H, W] and all of one size."""
+    size = None
+    for frame in frames:
+        size = frame.shape if size is None else size
+        if frame.dtype != np.uint8 or frame.ndim != 2 or frame.shape != size:
+            wanted = f"{size}" if len(size) == 2 else "[H, W]"
+            raise ValueError(f"flow: a frame of {frame.dtype} {frame.shape}, wanted uint8 {wanted}")
+        yield frame
 
 
-def _program(shape: tuple[int, ...], settings: TVL1) -> Callable:
-    with _compiling:  # Threads that want the same one wait for it.
-        return _compiled(shape, settings)
+KEPT = 8  # Programs: one for a size of frames, of 40 MB.
+_programs: dict[tuple, concurrent.futures.Future] = {}
+_lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(shape: tuple[int, ...], settings: TVL1) -> Callable:
+def compiled(shape: tuple[int, ...], settings: TVL1) -> Callable:
+    """The program for batches of pairs of one shape. Threads that want the same one wait for one of them to compile it."""
+    key = shape, settings
+    with _lock:
+        program = _programs.pop(key, None)
+        is_new = program is None
+        _programs[key] = program = concurrent.futures.Future() if program is None else program
+        for oldest in list(_programs)[:-KEPT]:
+            del _programs[oldest]
+    if is_new:
+        try:
+            program.set_result(_compile(shape, settings))
+        except BaseException as error:
+            program.set_exception(error)
+            raise
+    return program.result()
+
+
+def _compile(shape: tuple[int, ...], settings: TVL1) -> Callable:
     """TV-L1 for batches of pairs of one shape, uint8, cut along their first axis over the devices."""
     cut = PartitionSpec("data")
     function = jax.shard_map(
