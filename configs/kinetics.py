@@ -4,6 +4,8 @@ r"""The paper's networks on Kinetics-400. Not run: it takes a cluster.
     python -m i3d_jax.main --config=configs/kinetics.py:RUN --workdir=runs/RUN --config.dataset.data_dir=data \
         --config.init=inception_v1.ckpt
 
+On 64 devices these are the release's 64 replicas. On 8, --config.accumulate=8 is the same run, and on one, 64.
+
 The networks that see flow need it prepared too: --flow computes it.
 
 RUN is one of i3d_rgb, i3d_flow (the release's runs, which gave the published weights), two_stream, fused_two_stream,
@@ -28,6 +30,7 @@ def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas
         steps=steps,
         batch_size=6 * replicas,
         norm_group=6,  # Clips per replica of the release; statistics are a replica's own.
+        accumulate=1,  # Parts of a batch, one after another.
         checkpoint_every=1000,
         model=dict(name=model, dropout=0.5, norm_decay=0.999),
         dataset=dict(name="kinetics/400", data_dir=config_dict.placeholder(str)),

@@ -198,7 +198,7 @@ def test_every_step_in_time_is_taught():
     batch = packed(rng, 4, 3, 2) | {"label": np.arange(4)}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 2, 2, 3)))
     params, stats = variables["params"], variables["batch_stats"]
-    state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+    state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params), jnp.zeros(2, jnp.int32))
     _, scalars = train.train_step(state, batch, jax.random.key(1), model=model, tx=tx)
     logits = model.apply(variables, planes.unpacked(batch)["rgb"])
     losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
@@ -215,7 +215,7 @@ class Small(nn.Module):
         x = unit(6, (3, 3, 3), (1, 1, 1), name="a")(x, train)
         x = layers.max_pool(x, (1, 3, 3), (1, 2, 2))
         x = unit(8, (3, 3, 3), (2, 2, 2), name="b")(x, train).mean((1, 2, 3))
-        return nn.Dense(5, name="Logits")(nn.Dropout(0.5, deterministic=not train)(x))
+        return nn.Dense(5, name="Logits")(layers.Dropout(0.5)(x, train))
 
 
 def test_two_devices_match_one(float64):
@@ -225,7 +225,7 @@ def test_two_devices_match_one(float64):
     batch = packed(rng, 8, 4, 16) | {"label": np.arange(8) % 5}
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
-    state = train.State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
+    state = train.State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), jnp.zeros(2, jnp.int32))
     step = jax.jit(train.train_step, static_argnames=("model", "tx"))
     results = []
     for devices in jax.devices()[:1], jax.devices()[:2]:
@@ -236,6 +236,105 @@ def test_two_devices_match_one(float64):
             here, scalars = step(here, clips, jax.random.key(1), model=model, tx=tx)
         results.append(jax.device_get((scalars["loss"], here.batch_stats, here.params)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7, rtol=1e-6), *results)
+
+
+class Fragile(nn.Module):
+    """Logits that are not finite for bright clips."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        self.variable("batch_stats", "unused", jnp.zeros, ())
+        x = x.mean((1, 2, 3))
+        return nn.Dense(5, name="Logits")(x) + jnp.where(x.mean() > 0.5, jnp.nan, 0.0)
+
+
+def fragile_run(average=None):
+    """A state, and a function that takes a step with dark or bright clips."""
+    model, (tx, _) = Fragile(), optimizers.sgd(lr=0.1, milestones=((2, 0.1),))
+    rng = np.random.default_rng(0)
+    dark = packed(rng, 4, 2, 4) | {"label": np.arange(4)}
+    bright = dark | {"rgb": np.full_like(dark["rgb"], 235)}
+    bright["rgb"][:, :, 6:] = 128
+    params = model.init(jax.random.key(0), jnp.zeros((1, 2, 4, 4, 3)))["params"]
+    bad, averaged = jnp.zeros(2, jnp.int32), None if average is None else params
+    state = train.State(jnp.zeros((), jnp.int32), params, {"unused": jnp.zeros(())}, tx.init(params), bad, averaged)
+    step = functools.partial(train.train_step, key=jax.random.key(1), model=model, tx=tx, average=average)
+    return state, lambda state, is_bright: step(state, bright if is_bright else dark)
+
+
+def test_updates_that_are_not_finite_are_passed_over_and_counted():
+    state, step = fragile_run()
+    counted = []
+    for is_bright in (False, True, True, False, True):
+        before = state
+        state, scalars = step(state, is_bright)
+        counted.append(state.bad.tolist())
+        assert [float(scalars["bad_in_a_row"]), float(scalars["bad"])] == counted[-1]
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, before.params)
+        assert all(jax.tree.leaves(same)) == is_bright
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert counted == [[0, 0], [1, 1], [2, 2], [0, 2], [1, 3]]
+    # Steps are steps, also for the learning rate.
+    counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert int(state.step) == 5 and [int(count) for count in counts] == [5]
+
+
+def test_the_average_of_parameters_is_exponential():
+    state, step = fragile_run(average=0.9)
+    wanted = state.params
+    for is_bright in (False, False, True, False):
+        state, _ = step(state, is_bright)
+        if not is_bright:
+            wanted = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, wanted, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.average, wanted)
+
+
+def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
+    batch = {"number": np.arange(24), "rgb": np.arange(24)[:, None] * np.ones((1, 2))}
+    for parts, devices, group in ((2, 2, 3), (2, 4, 3), (4, 2, 3), (1, 8, 3), (2, 8, 6)):
+        runs = train.runs_per_part(24, parts, group, devices)
+        found = train.in_parts(jax.tree.map(jnp.asarray, batch), parts, runs)
+        assert sorted(found["number"].ravel().tolist()) == list(range(24))
+        assert (found["rgb"][..., 0] == found["number"]).all()
+        groups = found["number"].reshape(-1, group)
+        assert (groups[:, 0] % group == 0).all() and (jnp.diff(groups, axis=1) == 1).all()
+        if runs == devices:  # A device's clips stay where they are.
+            whose = found["number"].reshape(parts, devices, -1) // (24 // devices)
+            assert (whose == jnp.arange(devices)[None, :, None]).all()
+    assert [train.runs_per_part(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [4, 4, 2, 1, 1]
+
+
+def test_dropout_drops_the_same_of_a_clip_whatever_part_it_is_in():
+    module, key = layers.Dropout(0.5), jax.random.key(3)
+
+    def drop(x, numbers):
+        return module.apply({"clips": {"number": numbers}}, x, True, rngs={"dropout": key})
+
+    x = jnp.ones((6, 2, 50))
+    whole = drop(x, jnp.arange(6))
+    assert 0.4 < (whole == 0).mean() < 0.6 and set(np.unique(whole)) == {0.0, 2.0}
+    assert len({each.tobytes() for each in np.asarray(whole)}) == 6
+    chosen = jnp.array([4, 1])
+    np.testing.assert_array_equal(drop(x[chosen], chosen), whole[chosen])
+    rows = drop(x[chosen].reshape(4, 50), chosen)  # Two rows per clip.
+    np.testing.assert_array_equal(rows.reshape(2, 2, 50), whole[chosen])
+    np.testing.assert_array_equal(module.apply({}, x, False), x)
+
+
+def test_a_run_may_take_its_batches_in_parts_and_go_on_without(undisturbed, config, tmp_path):
+    train.train(str(tmp_path), **config | {"accumulate": 2, "steps": 1})
+    train.train(str(tmp_path), **config | {"steps": 2})
+    wanted, found = ([line["loss"] for line in log_of(each) if "loss" in line] for each in (undisturbed[0], tmp_path))
+    assert found == [pytest.approx(wanted[0], rel=1e-5), pytest.approx(wanted[1], rel=1e-2)]
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_was_good(config, tmp_path):
+    wild = config | {"optimizer": dict(lr=1e30), "steps": 20, "most_bad": 3, "checkpoint_every": 1}
+    message = r"step \d: loss or gradient of the last 3 steps was not finite; .* has the last good parameters"
+    with pytest.raises(train.DivergedError, match=message):
+        train.train(str(tmp_path), **wild)
+    log = [line for line in log_of(tmp_path) if "loss" in line]
+    assert log[-1]["bad_in_a_row"] == 3 and log[-1]["loss"] is None
 
 
 def test_weight_decay_is_an_l2_penalty_on_kernels_only():
@@ -305,6 +404,17 @@ def test_the_releases_flow_schedule_with_its_restart():
             "config.clips: batch norm: a group with one value per channel has no variance",
         ),
         (dict(model=dict(name="two_stream_i3d")), "config.model.name: two_stream_i3d's streams are trained separately"),
+        (dict(accumulate=2, norm_group=None), "config.norm_group: is needed, as parts of a batch"),
+        (dict(accumulate=3), "config.batch_size: 8 cannot be divided by accumulate, 3"),
+        (dict(accumulate=4), "config.batch_size: 2 clips per part cannot be divided by norm_group, 4"),
+        (
+            dict(batch_size=12, accumulate=4, norm_group=3),
+            "config.batch_size: 3 clips per part cannot be divided by the number of devices, 2",
+        ),
+        (dict(accumulate=0), "config.accumulate: 0 is not a positive whole number"),
+        (dict(most_bad=0), "config.most_bad: 0 is not a positive whole number"),
+        (dict(average=1.0), "config.average: 1.0 is not a number between 0 and 1"),
+        (dict(average="0.9"), "config.average: '0.9' is not a number between 0 and 1"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
     ],

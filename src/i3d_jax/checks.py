@@ -12,7 +12,7 @@ import jax
 from i3d_jax import data, datasets, files, models, optimizers
 
 # What may be another in a run that is resumed: the rest makes its result.
-CHANGEABLE = ("steps", "log_every", "checkpoint_every", "data_dir", "threads", "workers")
+CHANGEABLE = ("steps", "log_every", "checkpoint_every", "accumulate", "most_bad", "data_dir", "threads", "workers")
 
 
 class ConfigError(ValueError):
@@ -58,10 +58,13 @@ def validate(config: dict, run: Callable) -> None:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
     bind("config", run, config, workdir="")
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "norm_group"):
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "accumulate", "most_bad", "norm_group"):
         value = config.get(name, 1)
         if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
             raise ConfigError(f"config.{name}: {value!r} is not a positive whole number")
+    average = config.get("average")
+    if average is not None and not (isinstance(average, float) and 0 < average < 1):
+        raise ConfigError(f"config.average: {average!r} is not a number between 0 and 1")
     try:
         json.dumps(config)
     except TypeError as error:
@@ -90,13 +93,20 @@ def validate(config: dict, run: Callable) -> None:
     if same[0] != same[1]:
         raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
     batch_size, test_batch_size = config["batch_size"], config["test_clips"]["batch_size"]
+    accumulate, norm_group = config.get("accumulate", 1), config.get("norm_group")
+    if accumulate > 1 and norm_group is None:
+        raise ConfigError(
+            "config.norm_group: is needed, as parts of a batch (accumulate) have no statistics of the whole"
+        )
     for name, size, what, part in (
-        ("batch_size", batch_size, "norm_group", config.get("norm_group") or batch_size),
-        ("batch_size", batch_size, "the number of devices", jax.device_count()),
+        ("batch_size", batch_size, "accumulate", accumulate),
+        ("batch_size", batch_size // accumulate, "norm_group", norm_group or batch_size // accumulate),
+        ("batch_size", batch_size // accumulate, "the number of devices", jax.device_count()),
         ("test_clips.batch_size", test_batch_size, "the number of devices", jax.device_count()),
     ):
         if size % part:
-            raise ConfigError(f"config.{name}: {size} cannot be divided by {what}, {part}")
+            whole = f"{size}" if accumulate == 1 or what == "accumulate" else f"{size} clips per part"
+            raise ConfigError(f"config.{name}: {whole} cannot be divided by {what}, {part}")
     if config.get("pretrain") is not None:
         if config.get("init") is not None:
             raise ConfigError("config.pretrain and config.init: only one can say what to start from")

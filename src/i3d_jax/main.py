@@ -55,7 +55,14 @@ def main(_: list[str]) -> None:
     try:
         checks.bind("config", train.train, config, workdir="")
         result = train.train(str(_WORKDIR.value), **config)
-    except (checks.ConfigError, weights.WeightsError, checkpoints.DamagedError, video.VideoError, OSError) as error:
+    except (
+        checks.ConfigError,
+        train.DivergedError,
+        weights.WeightsError,
+        checkpoints.DamagedError,
+        video.VideoError,
+        OSError,
+    ) as error:
         fail(error)
     splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
     shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]

@@ -42,7 +42,7 @@ class Network(nn.Module):
     training [B, T, K], every one of which is taught. With `endpoints=True` they return (logits, {layer name:
     activations}), where "Logits" are those of every step in time, [B, S, K], that the logits are the average of
     (ConvNet+LSTM: the last).
-    Training needs the rng "dropout" and `mutable=["batch_stats"]`.
+    Training needs the rng "dropout" and `mutable=["batch_stats"]`; see `layers.Dropout` for a batch in parts.
 
     Attributes:
       num_classes: K, the number of logits.
@@ -100,7 +100,7 @@ class Network(nn.Module):
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
         """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
         assert self.num_classes is not None, "only an Inception inside another network has none"
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = layers.Dropout(self.dropout)(x, train)
         x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
         return layers.at_least_float32(x)
 

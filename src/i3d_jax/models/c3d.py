@@ -7,6 +7,7 @@ Eight 3x3x3 convolutions, five max-pools, two dense layers of 4096; batch norm a
 import flax.linen as nn
 import jax
 
+from i3d_jax.models import layers
 from i3d_jax.models.body import VIDEO, Network, check_stream
 from i3d_jax.models.timing import Timing
 
@@ -60,7 +61,7 @@ class C3D(Network):
         x = x.reshape(x.shape[0], -1)
         for number, (name, features) in enumerate(DENSE):
             if number:
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                x = layers.Dropout(self.dropout)(x, train)
             x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, train)
         ends["Logits"] = self.classify(x, train)
         ends = {name: end.reshape(batch, -1, *end.shape[1:]) for name, end in ends.items()}

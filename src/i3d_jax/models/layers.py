@@ -184,6 +184,27 @@ class Conv(nn.Module):
         return x
 
 
+class Dropout(nn.Module):
+    """Dropout whose masks are made clip by clip, from the rng "dropout" and the clip's number in the global batch.
+
+    A batch that is taken in parts then drops what the whole one does. The numbers are the variable "number" int32 [B] of the
+    collection "clips", if it is given, and 0, 1, ... if it is not; x may have several rows per clip, one after the other.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        if not train or self.rate == 0:
+            return x
+        assert self.scope is not None, "a module that is called has a scope"
+        numbers = self.scope.root.get_variable("clips", "number", jnp.arange(x.shape[0]))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), numbers)
+        shape = (x.shape[0] // len(numbers), *x.shape[1:])
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
+        return jnp.where(kept.reshape(x.shape), x / (1 - self.rate), 0).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch norm with an offset and no scale (the published checkpoints have none), in `groups` independent groups.
 
