@@ -14,7 +14,7 @@ import pytest
 
 from i3d_jax import flow, h264, video
 from i3d_jax.flow import __main__ as command
-from i3d_jax.flow import videos
+from i3d_jax.flow import formats, videos
 from i3d_jax.flow.colours import colours
 
 
@@ -72,7 +72,7 @@ def test_npz_is_exact_and_in_units_of_20_pixels(folder, wanted, tmp_path):
 
 
 def test_motion_of_more_than_20_pixels_is_truncated(tmp_path):
-    command.write_npz(tmp_path / "x.npz", [np.array([[[30.0, -40.0], [10.0, 0.0]]])], 1.0)
+    formats.write_npz(tmp_path / "x.npz", [np.array([[[30.0, -40.0], [10.0, 0.0]]])], 1.0)
     assert np.load(tmp_path / "x.npz")["flow"].tolist() == [[[[1, -1], [0.5, 0]]]]
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_left_of_a_video_that_fails_half_way(folder, tmp_path, monkey
         raise video.VideoError(str(path), "is damaged")
 
     monkeypatch.setattr(video, "grey", failing)
-    for form in command.FORMATS:
+    for form in formats.FORMATS:
         assert run(folder / "one.mp4", "--out", tmp_path / form, "--format", form) == 1
         assert os.listdir(tmp_path / form) == ["flow.json"]
 
@@ -221,7 +221,7 @@ def test_one_failure_stops_the_others_at_work(tmp_path, monkeypatch, capsys):
         command, "run", lambda job, *rest: (wanted.update({threading.get_ident(): job}), whole(job, *rest))[1]
     )
     monkeypatch.setattr(video, "grey", endless)
-    monkeypatch.setitem(command.FORMATS, "h264", command.Format(".mp4", failing))
+    monkeypatch.setitem(formats.FORMATS, "h264", formats.Format(".mp4", failing))
     assert run(tmp_path / "a.mp4", tmp_path / "b.mp4", "--out", tmp_path / "out", "--parallel", 2) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert next(given) < 10**5 and os.listdir(tmp_path / "out") == ["flow.json"]

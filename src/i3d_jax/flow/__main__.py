@@ -19,90 +19,26 @@ was stopped. A video that cannot be read is named on stderr, the others go on, a
 
 import argparse
 import contextlib
-import fractions
 import json
 import os
 import pathlib
 import signal
 import sys
 import threading
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import av
 import av.error
 import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import files, h264, video
+from i3d_jax import files, video
 from i3d_jax.ahead import ahead
 from i3d_jax.flow import NOTE, PRESETS, recipe
-from i3d_jax.flow.colours import colours
+from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
 from i3d_jax.flow.videos import of_frames
 
-Flow = Iterable[np.ndarray]
-
-
-def write_h264(path: pathlib.Path, flow: Flow, _: float) -> None:
-    path.write_bytes(h264.encode(map(video.flow_bytes, flow)))
-
-
-def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
-    """Frame by frame: there may be more of them than memory has room for."""
-    raw = path.with_name(f"{path.name}.raw")
-    try:
-        count, shape = 0, (0, 0, 2)
-        with raw.open("wb") as file:
-            for frame in flow:
-                count, shape = count + 1, frame.shape
-                file.write(video.flow_unit(frame).tobytes())
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
-        with (
-            zipfile.ZipFile(path, "w") as archive,
-            archive.open("flow.npy", "w", force_zip64=True) as member,
-            raw.open("rb") as file,
-        ):
-            np.lib.format.write_array_header_1_0(member, header)
-            while part := file.read(2**20):
-                member.write(part)
-    finally:
-        raw.unlink(missing_ok=True)
-
-
-def write_colours(path: pathlib.Path, flow: Flow, most: float) -> None:
-    path.write_bytes(h264.encode(colours(frame, most) for frame in flow))
-
-
-def write_pngs(path: pathlib.Path, flow: Flow, most: float) -> None:
-    path.mkdir()
-    encoder = av.CodecContext.create("png", "w")
-    for index, frame in enumerate(flow):
-        image = av.VideoFrame.from_ndarray(colours(frame, most), format="rgb24")
-        if not encoder.is_open:
-            encoder.height, encoder.width, encoder.pix_fmt = image.height, image.width, "rgb24"
-            encoder.time_base = fractions.Fraction(1, round(video.FPS))
-        data = b"".join(bytes(packet) for packet in encoder.encode(image))
-        (path / f"{index:05d}.png").write_bytes(data)
-
-
-class Format(NamedTuple):
-    """How flow is written: what comes after a video's name, and a function (path, flow, pixels of full colour)."""
-
-    suffix: str
-    write: Callable[[pathlib.Path, Flow, float], None]
-
-
-FORMATS = {
-    "h264": Format(".mp4", write_h264),
-    "npz": Format(".npz", write_npz),
-    "colours": Format(".colours.mp4", write_colours),
-    "png": Format(".frames", write_pngs),
-}
-
-
-PICTURES = ("colours", "png")
 MOST_PAIRS = 1024  # At a time; more are of no use and take all memory.
 
 
@@ -188,7 +124,7 @@ class Done:
         return [job.source.name, job.source.stat().st_size]
 
 
-def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], bool | None]) -> str | video.VideoError:
+def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], Any]) -> str | video.VideoError:
     """Computes and writes the flow of one video; returns what is to be said of it.
 
     Args:
