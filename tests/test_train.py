@@ -107,6 +107,19 @@ def test_a_run_is_not_resumed_as_another(undisturbed, config):
         train.train(str(folder), **config | {"steps": 3})
 
 
+def test_two_runs_in_one_folder_are_refused(undisturbed, config):
+    folder, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name not in (".lock", "config.json")}
+    with (
+        checks.only_process(folder),
+        pytest.raises(checks.ConfigError, match="another process is training in it; use another workdir"),
+    ):
+        train.train(str(folder), **config)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    with checks.only_process(folder):  # It was let go of.
+        pass
+
+
 def test_weights_of_another_width_are_an_error_of_one_line(undisturbed):
     folder, _ = undisturbed
     model = models.build("inception", num_classes=24, width=0.2)

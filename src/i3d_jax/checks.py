@@ -1,12 +1,14 @@
 """What a run's config must be, checked before anything is made or compiled; and that a folder is of one run."""
 
+import contextlib
 import functools
 import inspect
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import filelock
 import jax
 
 from i3d_jax import data, datasets, files, models, optimizers
@@ -39,6 +41,24 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
                 )
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, config)
+
+
+@contextlib.contextmanager
+def only_process(folder: pathlib.Path) -> Iterator[None]:
+    """Makes sure that no other run works in a folder; a process that dies lets go of it.
+
+    Raises:
+      ConfigError: one does.
+    """
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"{folder}: another process is training in it; use another workdir") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:

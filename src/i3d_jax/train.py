@@ -242,7 +242,8 @@ def train(
 
     shapes = jax.eval_shape(lambda: fresh(network.init(key, example)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
-    with checkpoints.manager(folder / "checkpoints") as saved:
+    one = checks.only_process(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with one, checkpoints.manager(folder / "checkpoints") as saved:
         start, state = checkpoints.restore(saved, like) or (0, None)
         if start > steps:
             raise checks.ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
