@@ -1,7 +1,9 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,7 +15,20 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import checkpoints, checks, datasets, h264, models, optimizers, planes, predict, train, weights
+from i3d_jax import (
+    checkpoints,
+    checks,
+    data,
+    datasets,
+    h264,
+    models,
+    optimizers,
+    planes,
+    predict,
+    stopping,
+    train,
+    weights,
+)
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
 
@@ -91,6 +106,33 @@ def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
     assert again["loss"] == result["loss"]
     resumed = [line for line in log_of(tmp_path) if "loss" in line]
     assert resumed == [line for line in log_of(folder) if "loss" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_had_been(
+    number, undisturbed, config, tmp_path, monkeypatch
+):
+    folder, result = undisturbed
+    batches = data.train_batches
+
+    def interrupted(*args, **options):
+        for index, batch in enumerate(batches(*args, **options)):
+            if index == 2:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "train_batches", interrupted)
+        message = "has step 3, and the same command goes on"
+        # Of step 3 there would be no checkpoint otherwise.
+        with pytest.raises(stopping.StoppedError, match=message) as stopped:
+            train.train(str(tmp_path), **config)
+    assert stopped.value.status == 128 + number and signal.getsignal(number) is before
+    assert (tmp_path / "checkpoints" / "3").exists()
+    assert train.train(str(tmp_path), **config)["loss"] == result["loss"]
+    jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
+    assert [line for line in log_of(tmp_path) if "loss" in line] == [line for line in log_of(folder) if "loss" in line]
 
 
 def test_a_run_is_not_resumed_as_another(undisturbed, config):

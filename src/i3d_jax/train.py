@@ -23,6 +23,7 @@ from i3d_jax.evaluate import evaluate, shardings
 from i3d_jax.logs import Log
 from i3d_jax.models import layers
 from i3d_jax.models.initial import initial
+from i3d_jax.stopping import StoppedError, stopping
 
 
 class DivergedError(ValueError):
@@ -205,6 +206,7 @@ def train(
       one; "steps" and "seconds", the time this call took.
 
     Raises:
+      StoppedError: SIGINT or SIGTERM came; the step it came in has been saved, and the same call goes on.
       DivergedError: too many updates were not finite.
       checks.ConfigError: an argument that does not fit the others (see `checks.validate`) or those the run was started with.
     """
@@ -266,25 +268,34 @@ def train(
         bar = tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step")
         with Log(folder, start) as log, contextlib.closing(batches), bar:
             clock, clock_step = time.time(), start
-            for step in range(start + 1, steps + 1):
-                batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()}
-                state, scalars = update(state, batch, key)
-                if step % log_every == 0 or step == steps:
-                    scalars = {name: float(value) for name, value in scalars.items()}
-                    scalars["lr"] = float(np.asarray(rate(step - 1)))
-                    scalars["clips_per_second"] = (step - clock_step) * batch_size / (time.time() - clock)
-                    clock, clock_step = time.time(), step
-                    log(step, scalars)
-                    if scalars["bad_in_a_row"] >= most_bad:
-                        raise DivergedError(
-                            f"step {step}: loss or gradient of the last {scalars['bad_in_a_row']:.0f} steps was not finite; "
-                            f"{folder / 'checkpoints'} has the last good parameters: lower the learning rate, or raise "
-                            "most_bad"
+            # Of several processes one cannot stop and save alone.
+            with stopping() if jax.process_count() == 1 else contextlib.nullcontext([]) as asked:
+                for step in range(start + 1, steps + 1):
+                    batch = {
+                        name: jax.make_array_from_process_local_data(sharded, x) for name, x in next(batches).items()
+                    }
+                    state, scalars = update(state, batch, key)
+                    if step % log_every == 0 or step == steps:
+                        scalars = {name: float(value) for name, value in scalars.items()}
+                        scalars["lr"] = float(np.asarray(rate(step - 1)))
+                        scalars["clips_per_second"] = (step - clock_step) * batch_size / (time.time() - clock)
+                        clock, clock_step = time.time(), step
+                        log(step, scalars)
+                        if scalars["bad_in_a_row"] >= most_bad:
+                            raise DivergedError(
+                                f"step {step}: loss or gradient of the last {scalars['bad_in_a_row']:.0f} steps was not finite; "
+                                f"{folder / 'checkpoints'} has the last good parameters: lower the learning rate, or raise "
+                                "most_bad"
+                            )
+                        bar.set_postfix(
+                            loss=f"{scalars['loss']:.3f}", accuracy=f"{scalars['accuracy']:.2f}", refresh=False
                         )
-                    bar.set_postfix(loss=f"{scalars['loss']:.3f}", accuracy=f"{scalars['accuracy']:.2f}", refresh=False)
-                bar.update()
-                if step % checkpoint_every == 0 or step == steps:
-                    checkpoints.save(saved, step, state)
+                    bar.update()
+                    if step % checkpoint_every == 0 or step == steps or asked:
+                        checkpoints.save(saved, step, state)
+                    if asked:
+                        saved.wait_until_finished()
+                        raise StoppedError(asked, f"stopped; {folder} has step {step}, and the same command goes on")
             params = state.params if average is None else state.average
             variables = {"params": params, "batch_stats": state.batch_stats}
             options = {name: value for name, value in model.items() if name != "name"}

@@ -22,9 +22,7 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -38,6 +36,7 @@ from i3d_jax.ahead import ahead
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
 from i3d_jax.flow.videos import of_frames
+from i3d_jax.stopping import StoppedError, stopping
 
 MOST_PAIRS = 1024  # At a time; more are of no use and take all memory.
 
@@ -47,10 +46,6 @@ class Job(NamedTuple):
 
     source: pathlib.Path
     target: pathlib.Path
-
-
-class StoppedError(Exception):
-    """The user wants no more."""
 
 
 def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[Job]:
@@ -198,11 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
     done, status, failures = Done(flags.out), 0, []
     parallel = flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
-    with _stopping() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
+    with stopping() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
 
         def advance() -> None:
             if stopped or failures:
-                raise StoppedError
+                raise StoppedError(stopped)
             bar.update()
 
         def attempt(job: Job) -> str | video.VideoError:
@@ -220,36 +215,12 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
                     status = 1
                 else:
                     tqdm.tqdm.write(found)
-        except StoppedError:
+        except StoppedError as error:
             if failures:
                 raise failures[0] from None
             tqdm.tqdm.write("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
-            return 128 + stopped[0]
+            return error.status
     return status
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """A list that gets the number of the first signal to stop; a second one stops at once."""
-    stopped: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, _) -> None:
-        stopped.append(number)
-        restore()
-
-    before.update({number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)})
-    try:
-        yield stopped
-    finally:
-        restore()
 
 
 if __name__ == "__main__":
