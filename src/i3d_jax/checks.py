@@ -44,12 +44,19 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
 
 
 @contextlib.contextmanager
-def only_process(folder: pathlib.Path) -> Iterator[None]:
+def only_process(folder: pathlib.Path, first: bool = True) -> Iterator[None]:
     """Makes sure that no other run works in a folder; a process that dies lets go of it.
+
+    Args:
+      first: whether this is the process that answers for all of its run.
 
     Raises:
       ConfigError: one does.
     """
+    if not first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

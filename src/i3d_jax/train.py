@@ -215,7 +215,9 @@ def train(
     checks.validate(config, train)
     began = time.time()
     folder = pathlib.Path(workdir)
-    checks.note_config(folder, config)
+    first = jax.process_index() == 0
+    with checks.only_process(folder, first):  # A run that goes on keeps its config.
+        checks.note_config(folder, config)
     if pretrain is not None:
         init = str(folder / "pretrain" / "weights.safetensors")
         if not pathlib.Path(init).exists():
@@ -244,8 +246,7 @@ def train(
 
     shapes = jax.eval_shape(lambda: fresh(network.init(key, example)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
-    one = checks.only_process(folder) if jax.process_index() == 0 else contextlib.nullcontext()
-    with one, checkpoints.manager(folder / "checkpoints") as saved:
+    with checks.only_process(folder, first), checkpoints.manager(folder / "checkpoints") as saved:
         start, state = checkpoints.restore(saved, like) or (0, None)
         if start > steps:
             raise checks.ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
