@@ -4,7 +4,9 @@ r"""The paper's networks on Kinetics-400. Not run: it takes a cluster.
     python -m i3d_jax.main --config=configs/kinetics.py:RUN --workdir=runs/RUN --config.dataset.data_dir=data \
         --config.init=inception_v1.ckpt
 
-On 64 devices these are the release's 64 replicas. On 8, --config.accumulate=8 is the same run, and on one, 64.
+On 64 devices, a TPU pod's for one, these are the release's 64 replicas. The same run on 8 GPUs takes --config.accumulate=8,
+on one GPU 64; experiments/launch has the commands for machines of all kinds. --config.model.dtype=bfloat16 computes in
+that. With fewer clips per step, --config.batch_size=96 for one, the rate is scaled: lr is of lr_batch_size clips.
 
 The networks that see flow need it prepared too: --flow computes it.
 
@@ -14,14 +16,22 @@ expected top-1 are table 2's: 71.1, 63.4, 65.6, 67.2, 63.3, 56.1 % with ImageNet
 
 What is whose: clips, crops and steps of the older networks are the paper's; batch size, dropout, weight decay and
 batch norm those of the release, for all, since the paper does not give them. The paper lowers the older networks' rate when the
-validation loss saturates; the steps here are the release's RGB run's, scaled to 110,000.
+validation loss saturates; the steps here are the release's RGB run's, scaled to 110,000. RUN,plateau lowers it when the loss
+of a tenth of the validation clips has not improved for 3,000 steps.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config(run="i3d_rgb"):
-    return ConfigDict(RUNS[run]())
+    name, _, schedule = run.partition(",")
+    config = RUNS[name]()
+    if schedule == "plateau":
+        config["optimizer"]["milestones"] = ()
+        config |= dict(validate_every=1000, plateau=dict(factor=0.1, patience=3, threshold=0.001))
+    elif schedule:
+        raise ValueError(f"no schedule is called {schedule!r}; there is plateau")
+    return ConfigDict(config)
 
 
 def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas=64, **resize):
@@ -31,13 +41,22 @@ def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas
         batch_size=6 * replicas,
         norm_group=6,  # Clips per replica of the release; statistics are a replica's own.
         accumulate=1,  # Parts of a batch, one after another.
+        remat=False,
+        fixed=False,
+        average=config_dict.placeholder(float),
+        log_every=10,
         checkpoint_every=1000,
-        model=dict(name=model, dropout=0.5, norm_decay=0.999),
+        keep=3,
+        validate_every=config_dict.placeholder(int),
+        validation_split="validation[:10%]",
+        best="top1",
+        profile=(),
+        model=dict(name=model, dropout=0.5, norm_decay=0.999, dtype="float32"),
         dataset=dict(name="kinetics/400", data_dir=config_dict.placeholder(str)),
         # For a host of 32 cores.
         clips=dict(crop=crop, flip=True, reverse=False, workers=8, threads=4, **streams, **resize),
         test_clips=dict(crop=crop, batch_size=64, threads=16, **test_streams, **resize),
-        optimizer=dict(lr=0.1, momentum=0.9, weight_decay=1e-7, milestones=milestones),
+        optimizer=dict(lr=0.1, lr_batch_size=6 * replicas, momentum=0.9, weight_decay=1e-7, milestones=milestones),
         init=config_dict.placeholder(str),
     )
 

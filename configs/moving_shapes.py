@@ -19,7 +19,7 @@ The README has the results.
 
 from ml_collections import ConfigDict, config_dict
 
-NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95)
+NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95, dtype="float32")
 
 
 def get_config(run="i3d"):
@@ -30,10 +30,8 @@ def videos(model, streams, test_streams, steps=400, **changes):
     """A run on the videos; `streams` are of a training clip, `test_streams` the most of a video that has 32 frames."""
     return (
         dict(
-            seed=0,
+            **common(),
             steps=steps,
-            batch_size=32,
-            checkpoint_every=100,
             model=dict(name=model, **NETWORK),
             dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
             clips=dict(crop=48, flip=False, **streams),  # A mirrored "moving left" is no longer moving left.
@@ -42,6 +40,20 @@ def videos(model, streams, test_streams, steps=400, **changes):
             init=config_dict.placeholder(str),
         )
         | changes
+    )
+
+
+def common():
+    return dict(
+        seed=0,
+        batch_size=32,
+        fixed=False,
+        average=config_dict.placeholder(float),
+        log_every=10,
+        checkpoint_every=100,
+        keep=2,
+        validate_every=config_dict.placeholder(int),
+        profile=(),
     )
 
 
@@ -81,10 +93,8 @@ def frames():
 
 def images():
     return dict(
-        seed=0,
+        **common(),
         steps=400,
-        batch_size=32,
-        checkpoint_every=100,
         model=dict(name="inception", **NETWORK),
         dataset=dict(name="moving_shapes/images", data_dir=config_dict.placeholder(str)),
         clips=dict(rgb=(1, 1), crop=48, flip=True),

@@ -1,8 +1,11 @@
-"""One run, whatever it runs on: devices and parts of a batch change nothing but the order of summation."""
+"""One run, whatever it runs on: devices, processes and parts of a batch change nothing but the order of summation."""
 
+import functools
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 # In float64, parameters too: training is chaotic, and rounding of float32 flips ReLUs, which moves gradients of deep layers in
@@ -11,15 +14,20 @@ PROGRAM = """
 import functools, sys
 import flax.linen as nn
 import jax, jax.numpy as jnp, numpy as np
-jax.config.update("jax_num_cpu_devices", 8)
+name, steps, lr, out, port, processes, process, devices = sys.argv[1:9]
+jax.config.update("jax_num_cpu_devices", int(devices))
 jax.config.update("jax_enable_x64", True)
+if int(processes) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from i3d_jax import models, optimizers, train
+from i3d_jax import models, optimizers
 from i3d_jax.models import layers
+from i3d_jax.step import initial_state, runs_per_part, train_step
 
-name, steps, lr, batch_size, group, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), 16, 2, 16
+from i3d_jax.inflate import named_leaves
+
+steps, lr, batch_size, group, size = int(steps), float(lr), 16, 2, 16
 clips = {"rgb": (1, 10), "flow": (4, 1)} if name == "two_stream" else {"rgb": (5, 1)}
-layouts = [tuple(map(int, layout.split("x"))) for layout in sys.argv[4:]]
 
 
 class Small(nn.Module):
@@ -55,42 +63,54 @@ def run(devices, parts):
     tx, _ = optimizers.sgd(lr=lr)
     example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.example(clips, size))
     variables = jax.tree.map(jnp.float64, jax.jit(network.init)(jax.random.key(0), example))
-    params, stats = variables["params"], variables["batch_stats"]
-    state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params), jnp.zeros(2, jnp.int32))
+    params = variables["params"]
+    state = initial_state(variables, tx)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    cut = parts, train.runs_per_part(batch_size, parts, group, devices)
-    update = jax.jit(functools.partial(train.train_step, model=network, tx=tx, parts=cut))
+    cut = parts, runs_per_part(batch_size, parts, group, devices)
+    update = jax.jit(functools.partial(train_step, model=network, tx=tx, parts=cut))
     losses = []
     for step in range(steps):
         clip = jax.device_put(batch(step), NamedSharding(mesh, PartitionSpec("data")))
         state, scalars = update(state, clip, jax.random.key(7))
         losses.append(float(scalars["loss"]))
     moved = jax.tree.map(lambda after, before: (after - before) / lr, jax.device_get(state.params), jax.device_get(params))
-    return losses, (moved, jax.device_get(state.batch_stats))
+    return {"losses": np.array(losses), **named_leaves({"moved": moved, "stats": jax.device_get(state.batch_stats)})}
 
 
-first_losses, first = run(*layouts[0])
-assert np.ptp(first_losses) > 0.01, first_losses
-for layout in layouts[1:]:
-    losses, last = run(*layout)
-    np.testing.assert_allclose(losses, first_losses, rtol=1e-6, err_msg=str(layout))
-    close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4, err_msg=str(layout))
-    jax.tree.map(close, last, first)
-print("the same")
+for layout in sys.argv[9:]:
+    found = run(*map(int, layout.split("x")))
+    if jax.process_index() == 0:
+        np.savez(f"{out}/{processes}-{layout}.npz", **found)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "network,steps,lr,layouts",
+    "network,steps,lr,one,two",
     [
-        ("small", 20, 0.05, "1x1 2x1 4x1 8x1 1x2 2x2 4x2 8x2 1x4 2x4 4x4"),
-        ("two_stream", 2, 1e-6, "1x1 4x2"),
+        ("small", 20, 0.05, "1x1 2x1 4x1 8x1 1x2 2x2 4x2 8x2 1x4 2x4 4x4", "8x1 8x2"),
+        ("two_stream", 2, 1e-6, "1x1", "4x2"),
     ],
 )
-def test_devices_and_parts_make_no_difference(network, steps, lr, layouts):
-    """With dropout and augmentation; 8x2 is two parts on eight devices."""
-    command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), *layouts.split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == "the same\n", done.stderr[-3000:]
+def test_devices_processes_and_parts_make_no_difference(network, steps, lr, one, two, tmp_path):
+    """With dropout and augmentation; 8x2 is two parts on eight devices, of one process or of two."""
+    most = max(int(layout[0]) for layout in two.split())
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), str(tmp_path), str(port)]
+    for jobs in ([["1", "0", "8", *one.split()]], [["2", process, str(most // 2), *two.split()] for process in "01"]):
+        started = [subprocess.Popen([*command, *job], stderr=subprocess.PIPE, text=True) for job in jobs]
+        for each in started:
+            _, error = each.communicate(timeout=600)
+            assert each.returncode == 0, error[-3000:]
+    names = [f"1-{layout}" for layout in one.split()] + [f"2-{layout}" for layout in two.split()]
+    first, *others = (dict(np.load(tmp_path / f"{name}.npz")) for name in names)
+    assert np.ptp(first["losses"]) > 0.01
+    for name, found in zip(names[1:], others, strict=True):
+        assert found.keys() == first.keys()
+        np.testing.assert_allclose(found["losses"], first["losses"], rtol=1e-6, err_msg=name)
+        close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4)
+        for leaf, value in found.items():
+            close(value, first[leaf], err_msg=f"{name}: {leaf}")

@@ -3,9 +3,11 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import flax.linen as nn
 import jax
@@ -27,10 +29,12 @@ from i3d_jax import (
     predict,
     stopping,
     train,
+    validation,
     weights,
 )
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers
+from i3d_jax.step import in_parts, initial_state, runs_per_part, train_step
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -65,7 +69,8 @@ def undisturbed(config, tmp_path_factory):
 
 def log_of(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "clips_per_second"} for line in lines]
+    timings = "clips_per_second", "input_wait", "memory_mb"
+    return [{name: value for name, value in line.items() if name not in timings} for line in lines]
 
 
 def weights_of(folder):
@@ -190,16 +195,16 @@ def test_damaged_checkpoints_are_passed_over_loudly(undisturbed, config, tmp_pat
 def test_checkpoints_that_are_all_damaged_are_an_error_and_left_alone(tmp_path):
     state = {"w": jnp.arange(1000.0)}
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    with checkpoints.manager(tmp_path) as saved:
-        assert checkpoints.restore(saved, like) is None
-        checkpoints.save(saved, 1, state)
-        saved.wait_until_finished()
-        step, restored = checkpoints.restore(saved, like)
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        assert saved.restore(like) is None
+        saved.save(1, state)
+        saved.wait()
+        step, restored = saved.restore(like)
         assert step == 1 and (restored["w"] == state["w"]).all()
         with pytest.raises(RuntimeError, match="step 1 was not saved"):
-            checkpoints.save(saved, 1, state)
+            saved.save(1, state)
         with pytest.raises(ValueError, match=r"none of the steps \[1\] can be restored"):
-            checkpoints.restore(saved, {"w": jax.ShapeDtypeStruct((999,), jnp.float32, sharding=state["w"].sharding)})
+            saved.restore({"w": jax.ShapeDtypeStruct((999,), jnp.float32, sharding=state["w"].sharding)})
         assert saved.all_steps() == [1]
 
 
@@ -253,8 +258,8 @@ def test_every_step_in_time_is_taught():
     batch = packed(rng, 4, 3, 2) | {"label": np.arange(4)}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 2, 2, 3)))
     params, stats = variables["params"], variables["batch_stats"]
-    state = train.State(jnp.zeros((), jnp.int32), params, stats, tx.init(params), jnp.zeros(2, jnp.int32))
-    _, scalars = train.train_step(state, batch, jax.random.key(1), model=model, tx=tx)
+    state = initial_state({"params": params, "batch_stats": stats}, tx)
+    _, scalars = train_step(state, batch, jax.random.key(1), model=model, tx=tx)
     logits = model.apply(variables, planes.unpacked(batch)["rgb"])
     losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
     np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
@@ -280,8 +285,8 @@ def test_two_devices_match_one(float64):
     batch = packed(rng, 8, 4, 16) | {"label": np.arange(8) % 5}
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
-    state = train.State(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), jnp.zeros(2, jnp.int32))
-    step = jax.jit(train.train_step, static_argnames=("model", "tx"))
+    state = initial_state({"params": params, "batch_stats": batch_stats}, tx)
+    step = jax.jit(train_step, static_argnames=("model", "tx"))
     results = []
     for devices in jax.devices()[:1], jax.devices()[:2]:
         mesh = Mesh(np.array(devices), ("data",))
@@ -311,9 +316,8 @@ def fragile_run(average=None):
     bright = dark | {"rgb": np.full_like(dark["rgb"], 235)}
     bright["rgb"][:, :, 6:] = 128
     params = model.init(jax.random.key(0), jnp.zeros((1, 2, 4, 4, 3)))["params"]
-    bad, averaged = jnp.zeros(2, jnp.int32), None if average is None else params
-    state = train.State(jnp.zeros((), jnp.int32), params, {"unused": jnp.zeros(())}, tx.init(params), bad, averaged)
-    step = functools.partial(train.train_step, key=jax.random.key(1), model=model, tx=tx, average=average)
+    state = initial_state({"params": params, "batch_stats": {"unused": jnp.zeros(())}}, tx, average is not None)
+    step = functools.partial(train_step, key=jax.random.key(1), model=model, tx=tx, average=average)
     return state, lambda state, is_bright: step(state, bright if is_bright else dark)
 
 
@@ -327,7 +331,7 @@ def test_updates_that_are_not_finite_are_passed_over_and_counted():
         assert [float(scalars["bad_in_a_row"]), float(scalars["bad"])] == counted[-1]
         same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, before.params)
         assert all(jax.tree.leaves(same)) == is_bright
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state._replace(validation=None)))
     assert counted == [[0, 0], [1, 1], [2, 2], [0, 2], [1, 3]]
     # Steps are steps, also for the learning rate.
     counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
@@ -347,8 +351,8 @@ def test_the_average_of_parameters_is_exponential():
 def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
     batch = {"number": np.arange(24), "rgb": np.arange(24)[:, None] * np.ones((1, 2))}
     for parts, devices, group in ((2, 2, 3), (2, 4, 3), (4, 2, 3), (1, 8, 3), (2, 8, 6)):
-        runs = train.runs_per_part(24, parts, group, devices)
-        found = train.in_parts(jax.tree.map(jnp.asarray, batch), parts, runs)
+        runs = runs_per_part(24, parts, group, devices)
+        found = in_parts(jax.tree.map(jnp.asarray, batch), parts, runs)
         assert sorted(found["number"].ravel().tolist()) == list(range(24))
         assert (found["rgb"][..., 0] == found["number"]).all()
         groups = found["number"].reshape(-1, group)
@@ -356,7 +360,7 @@ def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
         if runs == devices:  # A device's clips stay where they are.
             whose = found["number"].reshape(parts, devices, -1) // (24 // devices)
             assert (whose == jnp.arange(devices)[None, :, None]).all()
-    assert [train.runs_per_part(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [4, 4, 2, 1, 1]
+    assert [runs_per_part(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [4, 4, 2, 1, 1]
 
 
 def test_dropout_drops_the_same_of_a_clip_whatever_part_it_is_in():
@@ -471,6 +475,19 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(average=1.0), "config.average: 1.0 is not a number between 0 and 1"),
         (dict(average="0.9"), "config.average: '0.9' is not a number between 0 and 1"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
+        (dict(keep=0), "config.keep: 0 is not a positive whole number"),
+        (dict(validate_every=0), "config.validate_every: 0 is not a positive whole number"),
+        (dict(fixed=1, init="x"), "config.fixed: 1 is neither True nor False"),
+        (dict(fixed=True), "config.fixed: what is before the last layer is not trained: config.init must say"),
+        (dict(best="top3"), "config.best: 'top3' is none of top1, top5, mean_class, loss"),
+        (dict(plateau=dict(factor=0.1)), "config.plateau: needs validations: set config.validate_every"),
+        (dict(plateau=dict(facto=0.1), validate_every=1), "config.plateau: got an unexpected keyword argument 'facto'"),
+        (dict(plateau=dict(factor=2), validate_every=1), "config.plateau.factor: 2 is not a number between 0 and 1"),
+        (dict(plateau=dict(patience=0.5), validate_every=1), "config.plateau.patience: 0.5 is not a positive whole"),
+        (dict(profile=(3,)), "config.profile: (3,), wanted (first step, number of steps)"),
+        (dict(profile=("3", 1)), "config.profile: ('3', 1), wanted (first step, number of steps)"),
+        (dict(optimizer=dict(lr=0.1, only="Logits")), "config.optimizer.only: is not for a config to set"),
+        (dict(model=dict(name="inception", fixed=True)), "config.model.fixed: is not for a config to set"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
     ],
 )
@@ -547,3 +564,163 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "i3d_jax.main" in line]
     assert message in line and "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_a_fixed_trunk_stays_to_the_bit_with_its_statistics_and_only_the_last_layer_is_trained(
+    undisturbed, config, tmp_path
+):
+    start = str(undisturbed[0] / "weights.safetensors")
+    run = config | dict(steps=2, fixed=True, init=start, optimizer=dict(lr=0.1, weight_decay=0.1))
+    train.train(str(tmp_path), **run)
+    before, after = weights_of(undisturbed[0]), weights_of(tmp_path)
+    for kind in "params", "batch_stats":
+        trunks = [{name: layer for name, layer in each[kind].items() if name != "Logits"} for each in (before, after)]
+        jax.tree.map(np.testing.assert_array_equal, *trunks)
+    kernel = after["params"]["Logits"]["kernel"]
+    assert np.isfinite(kernel).all() and not np.array_equal(kernel, before["params"]["Logits"]["kernel"])
+
+
+@pytest.mark.parametrize("name", ["inception", "convnet_lstm", "c3d", "fused_two_stream"])
+def test_a_fixed_trunk_computes_as_in_a_test(name):
+    """No gradient but the last layer's, no statistics of the batch; and the same tree of variables."""
+    entry = models.MODELS[name]
+    streams = {"rgb": (16, 1)} if len(entry.train) == 1 else {"rgb": (1, 1), "flow": (10, 1)}
+    network = models.build(name, num_classes=3, width=0.05, dropout=0.5, fixed=True)
+    video = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), models.example(streams, 32, 2))
+    variables = jax.jit(network.init)(jax.random.key(0), video)
+    free = models.build(name, num_classes=3, width=0.05)
+    assert jax.tree.structure(variables) == jax.tree.structure(jax.eval_shape(free.init, jax.random.key(0), video))
+
+    def loss(params):
+        found = {"params": params, "batch_stats": variables["batch_stats"]}
+        rngs = {"dropout": jax.random.key(2)}
+        logits, updates = network.apply(found, video, train=True, mutable=["batch_stats"], rngs=rngs)
+        return (logits[..., 1] - 2 * logits[..., 2]).sum(), updates
+
+    (_, updates), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert bool(jnp.any(grad != 0)) == ("Logits" in str(path)), path
+
+
+def test_fixed_layers_have_no_slots_in_the_optimiser():
+    params = {"Conv": {"kernel": jnp.ones((2, 3))}, "rgb": {"Logits": {"kernel": jnp.ones((3, 4))}}}
+    tx, _ = optimizers.sgd(lr=1.0, only="Logits", weight_decay=0.5)
+    state = tx.init(params)
+    assert [leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim] == [(3, 4)]
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert (updates["Conv"]["kernel"] == 0).all() and (updates["rgb"]["Logits"]["kernel"] == -0.5).all()
+
+
+def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
+    for options, wanted in (({}, 0.1), ({"lr_batch_size": 384}, 0.1 / 6), ({"lr_batch_size": 16}, 0.4)):
+        _, rate = optimizers.sgd(lr=0.1, batch_size=64, **options)
+        assert float(rate(0)) == pytest.approx(wanted)
+
+
+def test_rematerialisation_changes_neither_variables_nor_gradients(float64):
+    video = jax.random.normal(jax.random.key(1), (4, 9, 16, 16, 3))
+    found = []
+    for remat in (False, True):
+        network = models.build("i3d", num_classes=3, width=0.05, dropout=0.5, dtype=jnp.float64, remat=remat)
+        variables = jax.jit(network.init)(jax.random.key(0), video)
+
+        def loss(params, network=network, stats=variables["batch_stats"]):
+            rngs = {"dropout": jax.random.key(2)}
+            variables = {"params": params, "batch_stats": stats}
+            logits, updates = network.apply(variables, video, train=True, mutable=["batch_stats"], rngs=rngs)
+            return (logits[..., 1] - 2 * logits[..., 2]).sum(), updates
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        text = step.lower(variables["params"]).as_text()
+        assert ("optimization_barrier" in text) == remat
+        found.append(step(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *found)
+
+
+def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_exactly(config, tmp_path, monkeypatch):
+    losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] * 2)
+
+    def evaluate(*args, **options):
+        found = real(*args, **options)
+        return found | {"loss": next(losses)}
+
+    real = train.evaluate
+    run = config | dict(validate_every=1, best="loss", plateau=dict(factor=0.5, patience=2), keep=1, profile=(2, 1))
+    run |= dict(steps=5, optimizer=dict(lr=0.01))
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", evaluate)
+        train.train(str(whole), **run)
+    lines = [line for line in log_of(whole) if "loss" in line]
+    # Validated after steps 1 to 4: not lower after 2 and 3, and after 4 once.
+    assert [line["lr"] for line in lines] == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005])
+    assert sorted(int(path.name) for path in (whole / "checkpoints").iterdir()) == [1, 5]
+    assert list((whole / "profile").rglob("*.xplane.pb"))
+    best, info = weights.read(whole / "best.safetensors")
+    assert info.model == "inception" and not np.array_equal(
+        best["params"]["Logits"]["bias"], weights_of(whole)["params"]["Logits"]["bias"]
+    )
+    about = json.loads((whole / "checkpoints" / "5" / "about" / "metadata").read_text())
+    assert about["config"]["validate_every"] == 1 and {"i3d-jax-zoo", "jax"} <= about["versions"].keys()
+
+    train.train(str(halves), **run | dict(steps=3, profile=()))
+    train.train(str(halves), **run | dict(profile=()))
+    undisturbed = tmp_path / "undisturbed"
+    train.train(str(undisturbed), **run | dict(profile=()))
+    for a, b in zip(*(sorted(log_of(each), key=str) for each in (halves, undisturbed)), strict=True):
+        assert a == b
+    for file in "weights", "best":
+        first, second = (weights.read(each / f"{file}.safetensors")[0] for each in (halves, undisturbed))
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_what_is_best_and_when_the_rate_drops():
+    known = validation.none()
+    scores = [(0.1, 5.0), (0.3, 4.0), (0.2, 4.1), (0.3, 3.999), (0.4, 4.2), (float("nan"), float("nan"))]
+    found = []
+    for step, (top1, loss) in enumerate(scores, 1):
+        known = validation.after(known, step, {"top1": top1, "loss": loss}, plateau=dict(patience=2, threshold=0.01))
+        found.append((int(known.best_step), round(float(known.scale), 6), int(known.since)))
+    assert found == [(1, 1, 0), (2, 1, 0), (2, 1, 1), (2, 0.1, 0), (5, 0.1, 1), (5, 0.01, 0)]
+
+
+def test_disk_full_is_one_error_and_leaves_the_checkpoints_before(tmp_path, monkeypatch):
+    state = {"w": jnp.arange(1000.0)}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    with (
+        pytest.raises(checkpoints.SaveError, match="it takes 0 MB, and 0 MB are free"),
+        checkpoints.Checkpoints(tmp_path, keep=1) as saved,
+    ):
+        saved.save(1, state)
+        saved.wait()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=100))
+        saved.save(2, state)
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        assert saved.restore(like)[0] == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_to_its_end_leaves_the_one_before(tmp_path):
+    """A limit on the size of files stands for a disk that fills up in the middle."""
+    program = """
+import resource, signal, sys
+import jax, jax.numpy as jnp, numpy as np
+from i3d_jax import checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(1000, 1000)).astype("f"))}
+try:
+    with checkpoints.Checkpoints(sys.argv[1], keep=1) as saved:
+        saved.save(1, state)
+        saved.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        saved.save(2, state)
+        saved.wait()
+except checkpoints.SaveError as error:
+    print(error)
+with checkpoints.Checkpoints(sys.argv[1]) as saved:
+    print(saved.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state))[0])
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    message, step = done.stdout.splitlines()
+    assert "cannot save a checkpoint" in message and "File too large" in message and "are as they were" in message
+    assert step == "1"

@@ -1,14 +1,24 @@
-"""Checkpoints of a run: Orbax's, with a CRC per leaf, since Orbax restores damaged files without noticing."""
+"""Checkpoints of a run: Orbax's, with a CRC per leaf, since Orbax restores damaged files without noticing.
 
+Each has three items: the state; "crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it.
+"""
+
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import LatestN
 
+from i3d_jax import distributed
 from i3d_jax.inflate import named_leaves
 
 
@@ -16,68 +26,153 @@ class DamagedError(ValueError):
     """There are checkpoints, and none of them can be restored."""
 
 
-def manager(folder: str | os.PathLike, keep: int = 2) -> ocp.CheckpointManager:
-    """Opens the checkpoints in `folder`, of which the last `keep` are kept; saves run in the background."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager(os.path.abspath(folder), options=options)
+class SaveError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Starts to save a pytree of arrays as of `step`.
+class Kept:
+    """Which checkpoints stay when there is a new one: the last `number` and that of step `best`."""
 
-    Raises:
-      RuntimeError: Orbax declined, as it silently does for a step that is there already.
-    """
-    items = ocp.args.Composite(state=ocp.args.StandardSave(state), crc32c=ocp.args.JsonSave(crcs(state)))
-    if not checkpoints.save(step, args=items):
-        raise RuntimeError(
-            f"{checkpoints.directory}: step {step} was not saved; the last one there is {checkpoints.latest_step()}"
-        )
+    def __init__(self, number: int):
+        self.number, self.best = number, 0
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        latest = LatestN(self.number).should_preserve(checkpoints, context=context)
+        return [late or each.step == self.best for late, each in zip(latest, checkpoints, strict=True)]
 
 
-def restore(checkpoints: ocp.CheckpointManager, like: Any) -> tuple[int, Any] | None:
-    """Returns (step, state) of the last checkpoint whose every leaf is as it was saved; None if there is none.
-
-    Damaged checkpoints are named on stderr and moved to the folder "damaged", so that their steps can be saved again.
+class Checkpoints:
+    """The checkpoints in a folder; saves run in the background.
 
     Args:
-      like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings.
-
-    Raises:
-      DamagedError: there are checkpoints, and all are damaged or of another model.
+      folder: is made, if it is not there.
+      keep: how many are kept, the best one apart.
+      about: what made them, JSON.
     """
-    steps = sorted(checkpoints.all_steps(), reverse=True)
-    for step in steps:
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2, about: dict | None = None):
+        self.kept, self.about = Kept(keep), about or {}
+        options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, create=True)
+        with _reported(folder):
+            self.manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+        self.folder = self.manager.directory
+
+    def keep_best(self, step: int) -> None:
+        """Has the checkpoint of `step` stay, from now on."""
+        self.kept.best = step
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts to save a pytree of arrays as of `step`, when the save before it has ended.
+
+        Raises:
+          SaveError: this save, or the one before it, failed: the disk is full, for one.
+          RuntimeError: Orbax declined, as it silently does for a step that is there already.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            crc32c=ocp.args.JsonSave(crcs(state)),
+            about=ocp.args.JsonSave(self.about),
+        )
+        with _reported(self.folder):
+            if distributed.is_first():
+                self._check_room(state)
+            saved = self.manager.save(step, args=items)
+        if not saved:
+            raise RuntimeError(f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}")
+
+    def _check_room(self, state: Any) -> None:
+        """Raises an OSError if nothing can be written, or not so much; Orbax takes minutes to tell."""
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(f"it takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
+
+    def wait(self) -> None:
+        """Waits until everything is saved; raises what `save` does."""
+        with _reported(self.folder):
+            self.manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """The last step that was saved, or is about to be."""
+        return self.manager.latest_step()
+
+    def all_steps(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Returns (step, state) of the last checkpoint whose every leaf is as it was saved; None if there is none.
+
+        Damaged checkpoints are named on stderr and moved to the folder "damaged", so that their steps can be saved again. What
+        one of several processes cannot read, none uses.
+
+        Args:
+          like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings.
+
+        Raises:
+          DamagedError: there are checkpoints, and all are damaged or of another model.
+        """
+        steps = self.all_steps()[::-1]
+        for step in steps:
+            state, problem = self._read(step, like)
+            if problem:
+                print(f"{self.folder}: step {step}: {problem}", file=sys.stderr)
+            if not distributed.anywhere(problem is not None):
+                self._set_aside([other for other in steps if other > step])
+                return step, state
+        if steps:
+            raise DamagedError(
+                f"{self.folder}: none of the steps {steps} can be restored; move the folder away to start anew"
+            )
+        return None
+
+    def _read(self, step: int, like: Any) -> tuple[Any, str | None]:
+        """The state, or what is wrong with it."""
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore())
         try:
-            restored = checkpoints.restore(step, args=items)
-            found, wanted = crcs(restored["state"]), restored["crc32c"]
-            damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-            if not damaged:
-                _set_aside(checkpoints, [other for other in steps if other > step])
-                return step, restored["state"]
-            problem = f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
+            restored = self.manager.restore(step, args=items)
         except (MemoryError, PermissionError):
             raise  # Not the checkpoint's fault.
         except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
-            problem = f"cannot be restored: {(str(error) or repr(error)).splitlines()[0]}"
-        print(f"{checkpoints.directory}: step {step}: {problem}", file=sys.stderr)
-    if steps:
-        raise DamagedError(
-            f"{checkpoints.directory}: none of the steps {steps} can be restored; move the folder away to start anew"
-        )
-    return None
+            return None, f"cannot be restored: {(str(error) or repr(error)).splitlines()[0]}"
+        found, wanted = crcs(restored["state"]), restored["crc32c"]
+        damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+        return restored["state"], f"{len(damaged)} leaves are damaged, the first is {damaged[0]}" if damaged else None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
+        for step in steps if distributed.is_first() else []:
+            folder = self.folder.with_name("damaged") / str(step)
+            folder.parent.mkdir(exist_ok=True)
+            if folder.exists():
+                folder.rmtree()
+            (self.folder / str(step)).rename(folder)
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self.manager.reload()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind is None:
+            with _reported(self.folder):
+                self.manager.close()
+        elif not issubclass(kind, jax.errors.JaxRuntimeError):  # A process that was lost would be waited for.
+            with contextlib.suppress(Exception):  # What ended the run is told, not what closing makes of it.
+                self.manager.close()
 
 
-def _set_aside(checkpoints: ocp.CheckpointManager, steps: list[int]) -> None:
-    for step in steps:
-        folder = checkpoints.directory.with_name("damaged") / str(step)
-        folder.parent.mkdir(exist_ok=True)
-        if folder.exists():
-            folder.rmtree()
-        (checkpoints.directory / str(step)).rename(folder)
-    if steps:
-        checkpoints.reload()
+@contextlib.contextmanager
+def _reported(folder: Any) -> Iterator[None]:
+    """Raises what Orbax says of a disk that is full, or a folder that cannot be written to, as a SaveError of one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "os_error_code" not in str(error):
+            raise
+        reason = " ".join((str(error) or repr(error)).split())[-200:]  # Its end says what the matter was.
+        raise SaveError(f"{folder}: cannot save a checkpoint: {reason}; those before it are as they were") from error
 
 
 def crcs(state: Any) -> dict[str, int]:

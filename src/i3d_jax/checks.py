@@ -11,10 +11,13 @@ from typing import Any
 import filelock
 import jax
 
-from i3d_jax import data, datasets, files, models, optimizers
+from i3d_jax import data, datasets, files, models, optimizers, validation
 
 # What may be another in a run that is resumed: the rest makes its result.
-CHANGEABLE = ("steps", "log_every", "checkpoint_every", "accumulate", "most_bad", "data_dir", "threads", "workers")
+CHANGEABLE = (
+    *("steps", "log_every", "checkpoint_every", "keep", "profile", "accumulate", "remat", "most_bad"),
+    *("data_dir", "threads", "workers"),
+)
 
 
 class ConfigError(ValueError):
@@ -44,18 +47,12 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
 
 
 @contextlib.contextmanager
-def only_process(folder: pathlib.Path, first: bool = True) -> Iterator[None]:
+def only_process(folder: pathlib.Path) -> Iterator[None]:
     """Makes sure that no other run works in a folder; a process that dies lets go of it.
-
-    Args:
-      first: whether this is the process that answers for all of its run.
 
     Raises:
       ConfigError: one does.
     """
-    if not first:
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
@@ -85,10 +82,14 @@ def validate(config: dict, run: Callable) -> None:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
     bind("config", run, config, workdir="")
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "accumulate", "most_bad", "norm_group"):
+    numbers = "steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "most_bad"
+    for name in (*numbers, "norm_group", "validate_every"):
         value = config.get(name, 1)
-        if not (isinstance(value, int) and value > 0 or name == "norm_group" and value is None):
+        if not (is_count(value) or name not in numbers and value is None):
             raise ConfigError(f"config.{name}: {value!r} is not a positive whole number")
+    for name in ("remat", "fixed"):
+        if not isinstance(config.get(name, False), bool):
+            raise ConfigError(f"config.{name}: {config[name]!r} is neither True nor False")
     average = config.get("average")
     if average is not None and not (isinstance(average, float) and 0 < average < 1):
         raise ConfigError(f"config.average: {average!r} is not a number between 0 and 1")
@@ -96,12 +97,17 @@ def validate(config: dict, run: Callable) -> None:
         json.dumps(config)
     except TypeError as error:
         raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
+    validate_validation(config)
+    profile = config.get("profile", ())
+    if profile and not (isinstance(profile, tuple | list) and len(profile) == 2 and all(map(is_count, profile))):
+        raise ConfigError(f"config.profile: {profile!r}, wanted (first step, number of steps)")
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     bind("config.dataset", datasets.readable, config["dataset"])
     bind("config.clips", data.train_batches, config["clips"], **given)
-    bind("config.test_clips", data.test_pieces, config["test_clips"], source=None, timing=None, done=(), chunk=None)
-    bind("config.optimizer", optimizers.sgd, config["optimizer"])
-    bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1)
+    given = dict(source=None, timing=None, done=(), chunk=None, process=0, processes=1)
+    bind("config.test_clips", data.test_pieces, config["test_clips"], **given)
+    bind("config.optimizer", optimizers.sgd, config["optimizer"], batch_size=1, only=None)
+    bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False)
     try:
         builder = datasets.readable(**config["dataset"])
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
@@ -134,6 +140,10 @@ def validate(config: dict, run: Callable) -> None:
         if size % part:
             whole = f"{size}" if accumulate == 1 or what == "accumulate" else f"{size} clips per part"
             raise ConfigError(f"config.{name}: {whole} cannot be divided by {what}, {part}")
+    if config.get("fixed") and config.get("init") is None and config.get("pretrain") is None:
+        raise ConfigError(
+            "config.fixed: what is before the last layer is not trained: config.init must say where it is from"
+        )
     if config.get("pretrain") is not None:
         if config.get("init") is not None:
             raise ConfigError("config.pretrain and config.init: only one can say what to start from")
@@ -143,11 +153,33 @@ def validate(config: dict, run: Callable) -> None:
             raise ConfigError(f"config.pretrain: {error}") from None
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a positive whole number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def validate_validation(config: dict) -> None:
+    """Checks what a config says of validations."""
+    best, plateau = config.get("best", "top1"), config.get("plateau")
+    if best not in validation.METRICS:
+        raise ConfigError(f"config.best: {best!r} is none of {', '.join(validation.METRICS)}")
+    if plateau is None:
+        return
+    bind("config.plateau", validation.scaled, plateau, best=0.0, since=0, scale=1.0, loss=0.0)
+    if config.get("validate_every") is None:
+        raise ConfigError("config.plateau: needs validations: set config.validate_every")
+    for name, good in (("factor", lambda x: 0 < x < 1), ("patience", is_count), ("threshold", lambda x: 0 <= x < 1)):
+        value = plateau.get(name)
+        if value is not None and not (isinstance(value, int | float) and good(value)):
+            wanted = "a positive whole number" if name == "patience" else "a number between 0 and 1"
+            raise ConfigError(f"config.plateau.{name}: {value!r} is not {wanted}")
+
+
 def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) -> None:
     """Checks that a data set that is prepared has the splits."""
-    for name in ("train_split", "test_split"):
+    for name in ("train_split", "test_split", "validation_split"):
         split = config.get(name) or inspect.signature(run).parameters[name].default
-        if split.partition("[")[0] not in builder.info.splits:
+        if split is not None and split.partition("[")[0] not in builder.info.splits:
             raise ConfigError(
                 f"config.{name}: the data set has no split {split!r}; there are {', '.join(builder.info.splits)}"
             )
@@ -159,7 +191,7 @@ def validate_clips(
     """Checks that a data set has such clips and a network takes them; in training if there is a `norm_group`."""
     for name in ("batch_size", "threads", "crop"):
         value = clips.get(name, 1)
-        if not (isinstance(value, int) and value > 0):
+        if not is_count(value):
             raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
     workers = clips.get("workers", 0)
     if not (isinstance(workers, int) and workers >= 0):

@@ -240,10 +240,10 @@ class Piece(NamedTuple):
     """A window of some test videos that are of one length, for a network to see.
 
     Attributes:
-      records: of the videos, without their bytes; the batch's last rows, if there are fewer, repeat the first video.
+      records: of the videos, without their bytes; rows of the batch that there are none for repeat one of them.
       ticks: of the whole videos (see `Timing`).
       window: which part of them this is.
-      streams: batch_size clips, packed for `planes.unpacked`.
+      streams: this process's share of batch_size clips, packed for `planes.unpacked`.
     """
 
     records: list[dict]
@@ -263,6 +263,8 @@ def test_pieces(
     short_side: int | None = None,
     chunk: int | None = None,
     done: Container[str] = (),
+    process: int = 0,
+    processes: int = 1,
     threads: int = 2,
 ) -> Iterator[Piece]:
     """Yields whole videos, centre-cropped, in batches of one length, each batch window after window.
@@ -276,6 +278,7 @@ def test_pieces(
       rgb, flow: how many frames of a video may be used, and the step between them.
       chunk: the longest window, in ticks; None: all of the video.
       done: ids of records; batches of these are left out.
+      process, processes: which process this is, of how many; each decodes its share of every batch, all see the same records.
 
     Raises:
       ValueError: the windows are too short for the network, or the crop is odd.
@@ -284,8 +287,9 @@ def test_pieces(
     most = {stream: frames for stream, (frames, _) in wanted.items()}
 
     def load(records: list[dict], ticks: int, window: Window) -> Piece:
-        rows = []
-        for record in records:
+        rows, share = [], batch_size // processes
+        mine = records[process * share : (process + 1) * share] or records[:1]
+        for record in mine:
             height, width = sides(record, short_side)
             centre = planes.Window((height - crop) // 2, (width - crop) // 2, crop)
             clip: dict = {}
@@ -294,7 +298,7 @@ def test_pieces(
                 part = {stream: ((window.stop - window.start) * per_tick, stride)}
                 clip |= packed_clip(record, centre, part, {stream: window.start * per_tick * stride}, short_side)
             rows.append(clip)
-        rows += rows[:1] * (batch_size - len(rows))
+        rows += rows[:1] * (share - len(rows))
         about = [{name: value for name, value in record.items() if name not in ("video", "flow")} for record in records]
         return Piece(about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
 

@@ -18,7 +18,7 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -50,19 +50,29 @@ def predictions(
 
     Args:
       source: records (`ClipBuilder.records`).
-      sharding: of a batch over devices; None: one device.
+      sharding: of a batch over the devices of all processes; None: one device of one process.
       pieces: other arguments of `data.test_pieces`.
 
     Yields:
       per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
       ticks of it were used as "ticks".
     """
-    apply = jax.jit(logits_of_steps, static_argnames="network", compiler_options=layers.compiler_options())
-    timing = network.timing
+    whole = (
+        None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+    )  # Each process needs all logits.
+    apply = jax.jit(
+        logits_of_steps,
+        static_argnames="network",
+        out_shardings=(whole, None),
+        compiler_options=layers.compiler_options(),
+    )
+    timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
     total, steps, carry = {}, 0, None
-    for piece in data.test_pieces(source, timing=timing, **pieces):
-        window = piece.window
-        found, carry = apply(variables, jax.device_put(piece.streams, sharding), carry, network=network)
+    for piece in data.test_pieces(source, timing=timing, **process, **pieces):
+        window, streams = piece.window, piece.streams
+        if sharding is not None:
+            streams = {name: jax.make_array_from_process_local_data(sharding, x) for name, x in streams.items()}
+        found, carry = apply(variables, streams, carry, network=network)
         kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
         if timing.carries:
             total, steps = {name: each[:, -1] for name, each in kept.items()}, 1
@@ -84,9 +94,23 @@ def shardings() -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
-def evaluate(network: Network, variables: Any, source: Iterable[dict], sharding: Any = None, **pieces: Any) -> dict:
-    """The scores of a network on whole videos; arguments as `predictions`', result as `metrics.scores`'."""
-    found = [each for batch in predictions(network, variables, source, sharding, **pieces) for each in batch]
+def evaluate(
+    network: Network,
+    variables: Any,
+    source: Iterable[dict],
+    sharding: Any = None,
+    after_batch: Callable[[], None] = lambda: None,
+    **pieces: Any,
+) -> dict:
+    """The scores of a network on whole videos; arguments as `predictions`', result as `metrics.scores`'.
+
+    Args:
+      after_batch: called after every batch; what it raises is raised.
+    """
+    found = []
+    for batch in predictions(network, variables, source, sharding, **pieces):
+        found += batch
+        after_batch()
     logits = np.stack([each["logits"][""] for each in found])
     return metrics.scores(logits, np.array([each["label"] for each in found]))
 

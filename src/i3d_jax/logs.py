@@ -1,9 +1,16 @@
-"""What a run tells: JSON lines, the durable record, and TensorBoard."""
+"""What a run tells: JSON lines, the durable record, and TensorBoard; and how fast it is."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 import tensorboardX
 
 from i3d_jax.files import replacing
@@ -37,9 +44,66 @@ class Log:
         for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        """Makes the lines so far outlive the machine."""
+        os.fsync(self.file.fileno())
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.file.close()
         self.board.close()
+
+
+class Clock:
+    """How fast the steps since its start are, and how long they waited for clips."""
+
+    def __init__(self, step: int):
+        self.step, self.began, self.waited = step, time.perf_counter(), 0.0
+
+    def next(self, batches: Iterator[Any], running: Any) -> Any:
+        """The next batch; the time it takes was waited for unless the step that makes `running` outlasts it."""
+        began = time.perf_counter()
+        batch = next(batches)
+        if running is None or running.is_ready():
+            self.waited += time.perf_counter() - began
+        return batch
+
+    def scalars(self, step: int, batch_size: int) -> dict[str, float]:
+        """Clips per second, the share of the time that was waited for clips (at most), and the memory in use."""
+        seconds = time.perf_counter() - self.began
+        speed = (step - self.step) * batch_size / seconds
+        return {"clips_per_second": speed, "input_wait": self.waited / seconds, "memory_mb": memory_mb()}
+
+
+def memory_mb() -> float:
+    """The most memory that was in use of this process's fullest device or, as CPUs have none of their own, of the process."""
+    peaks = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    return max(peaks) / 1e6 if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+@contextlib.contextmanager
+def profiling(folder: pathlib.Path, steps: tuple[int, ...]) -> Iterator[Callable[[int, Any], None]]:
+    """A function to call with (steps made, state) before every step, which profiles `steps` (first, number) into `folder`.
+
+    TensorBoard's profile plugin and xprof read it.
+    """
+    running = False
+
+    def at(step: int, state: Any) -> None:
+        nonlocal running
+        if steps and step + 1 == steps[0]:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(folder))
+            running = True
+        elif running and step + 1 == sum(steps):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            running = False
+
+    try:
+        yield at
+    finally:
+        if running:
+            jax.profiler.stop_trace()

@@ -4,6 +4,10 @@
     python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/slower --config.optimizer.lr=0.05
 
 The same command resumes a run that was stopped. Every key that a config has can be set as --config.KEY=VALUE.
+
+On several machines each runs the same command; TPU pods, SLURM, Open MPI and Kubernetes tell JAX the rest. Elsewhere:
+
+    python -m i3d_jax.main ... --coordinator=HOST:PORT --num-processes=2 --process-id=0
 """
 
 import os
@@ -11,15 +15,23 @@ import re
 import sys
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import checkpoints, checks, train, video, weights
+from i3d_jax import checkpoints, checks, distributed, train, video, weights
+from i3d_jax.stopping import StoppedError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, logs, weights.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0 of a run of several.")
+_PROCESSES = flags.DEFINE_integer("num-processes", None, "How many processes the run has.", lower_bound=1)
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat", 100, "Seconds after which a process that gives no sign of life ends the others.", lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer("process-id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -54,16 +66,29 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value.to_dict()
     try:
         checks.bind("config", train.train, config, workdir="")
+        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
         result = train.train(str(_WORKDIR.value), **config)
     except (
         checks.ConfigError,
         train.DivergedError,
         weights.WeightsError,
         checkpoints.DamagedError,
+        distributed.ProcessError,
         video.VideoError,
         OSError,
     ) as error:
         fail(error)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        message = f"{str(error).splitlines()[0]}; was another process lost? Start all of them again: the run goes on"
+        print(f"python -m i3d_jax.main: {message}", file=sys.stderr, flush=True)
+        os._exit(1)  # In order, it would wait for the others.
+    except StoppedError as stopped:
+        print(f"python -m i3d_jax.main: {stopped}", file=sys.stderr)
+        sys.exit(stopped.status)
+    if not distributed.is_first():
+        return
     splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
     shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]
     print(

@@ -51,6 +51,9 @@ class Network(nn.Module):
       norm_groups: groups of clips with batch norm statistics of their own, in training (the release's replicas).
       norm_decay: of the running statistics, per step; 0.999 as released is for runs of many thousand steps.
       dtype: of the computation; parameters, statistics and logits are float32.
+      fixed: nothing but the last layer is trained: what is before it computes as in a test, statistics, dropout and all
+        (table 4's "Fixed").
+      remat: convolutions and blocks are computed once more in the backward pass, one at a time, and not kept until then.
     """
 
     num_classes: int | None
@@ -59,6 +62,8 @@ class Network(nn.Module):
     norm_groups: int = 1
     norm_decay: float = 0.999
     dtype: Any = jnp.float32
+    fixed: bool = False
+    remat: bool = False
 
     @property
     def timing(self) -> Timing:
@@ -67,11 +72,15 @@ class Network(nn.Module):
 
     def shared(self) -> dict[str, Any]:
         """The attributes that a network hands to the networks inside it."""
-        names = "width", "dropout", "norm_groups", "norm_decay", "dtype"
+        names = "width", "dropout", "norm_groups", "norm_decay", "dtype", "fixed", "remat"
         return {name: getattr(self, name) for name in names}
 
     def scaled(self, channels: int) -> int:
         return max(1, round(channels * self.width))
+
+    def trunk(self, train: bool) -> bool:
+        """Whether what is before the last layer is to compute as in training."""
+        return train and not self.fixed
 
     def unit(self, **options: Any) -> functools.partial:
         """Convolution, batch norm and ReLU as this network has them; to be called with channels, window, strides."""
@@ -84,6 +93,8 @@ class Network(nn.Module):
 
         Call it in a compact method: the layers become the module's own.
         """
+        train = self.trunk(train)
+        block = functools.partial(nn.remat, static_argnums=(2,)) if self.remat and train else lambda module: module
         ends = {}
         for kind, name, *spec in table:
             if kind == "pool":
@@ -91,16 +102,17 @@ class Network(nn.Module):
                 x = layers.max_pool(x, window[-dims:], strides[-dims:])
             elif kind == "conv":
                 features, window, strides = spec
-                x = unit(self.scaled(features), window[-dims:], strides[-dims:], name=name)(x, train)
+                conv = functools.partial(block(unit.func), **unit.keywords)
+                x = conv(self.scaled(features), window[-dims:], strides[-dims:], name=name)(x, train)
             else:
-                x = Mixed(tuple(map(self.scaled, spec)), unit, dims, name=name)(x, train)
+                x = block(Mixed)(tuple(map(self.scaled, spec)), unit, dims, name=name)(x, train)
             ends[name] = x
         return ends
 
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
         """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
         assert self.num_classes is not None, "only an Inception inside another network has none"
-        x = layers.Dropout(self.dropout)(x, train)
+        x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.fixed else x, train)
         x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
         return layers.at_least_float32(x)
 

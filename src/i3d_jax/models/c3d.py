@@ -61,8 +61,8 @@ class C3D(Network):
         x = x.reshape(x.shape[0], -1)
         for number, (name, features) in enumerate(DENSE):
             if number:
-                x = layers.Dropout(self.dropout)(x, train)
-            x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, train)
+                x = layers.Dropout(self.dropout)(x, self.trunk(train))
+            x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, self.trunk(train))
         ends["Logits"] = self.classify(x, train)
         ends = {name: end.reshape(batch, -1, *end.shape[1:]) for name, end in ends.items()}
         logits = ends["Logits"].mean(1)

@@ -56,7 +56,7 @@ class ConvNetLSTM(Network):
             dtype=self.dtype,
             name="lstm",
         )
-        states, carry = lstm(features, train, carry)
+        states, carry = lstm(features, self.trunk(train), carry)
         x = self.classify(states, train)
         ends = ends | {"LSTM": states, "Logits": x, "carry": carry}
         logits = x if train else x[:, -1]

@@ -1,0 +1,106 @@
+"""The processes of one run on several machines: how they find each other, fail together, and stop together."""
+
+import contextlib
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from i3d_jax.stopping import stopping
+
+Result = TypeVar("Result")
+
+
+class ProcessError(ValueError):
+    """The processes of a run cannot be joined, or another one of them cannot go on."""
+
+
+def initialize(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = 100
+) -> None:
+    """Joins the processes of a run; comes before anything that makes JAX look for devices.
+
+    JAX finds out for itself what is not given, on TPU pods, under SLURM and Open MPI, and on Kubernetes. Outside of these, and
+    with processes=1, there is nothing to join: one process is a run of its own.
+
+    Args:
+      coordinator: "host:port" of process 0, which all can reach.
+      processes: how many there are.
+      process: which of them this is, from 0.
+      heartbeat: seconds without a sign of life after which a process is taken for dead; the others then end, too.
+
+    Raises:
+      ProcessError: something is missing or wrong, or not all processes came.
+    """
+    if processes == 1:
+        return
+    given = coordinator, processes, process
+    if None not in given and not 0 <= process < processes:  # type: ignore
+        raise ProcessError(f"--process-id: {process}, wanted 0 to {processes - 1}")  # type: ignore
+    try:
+        # With processes that fail one after another there is nothing to wait for at the end.
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
+    except (ValueError, RuntimeError) as error:
+        if given == (None, None, None) and "coordinator_address should be defined" in str(error):
+            return
+        hint = (
+            "a run on several machines takes --coordinator, --num-processes and --process-id where JAX cannot find them"
+        )
+        raise ProcessError(f"{' '.join(str(error).split())[:300]}; {hint}") from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that answers for all: it writes logs and weights."""
+    return jax.process_index() == 0
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any of the processes, each of which must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Does `work` in every process; if it fails in one it fails in all, so that none waits for another in vain.
+
+    Raises:
+      ProcessError: it failed in another process.
+    """
+    try:
+        result, error = work(), None
+    except Exception as raised:  # noqa: BLE001 - it is raised again.
+        result, error = None, raised
+    failed = anywhere(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
+    return result  # type: ignore
+
+
+@contextlib.contextmanager
+def on_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """A context that the first process enters for all; they fail together if it cannot."""
+    with contextlib.ExitStack() as stack:
+        together(lambda: stack.enter_context(context) if is_first() else None)
+        yield
+
+
+@contextlib.contextmanager
+def stopping_together() -> Iterator[Callable[[], int]]:
+    """A function that says by which signal the run was asked to stop, 0: it was not.
+
+    All processes must call it, equally often: they learn at the same call of a SIGTERM that came to any of them. SIGINT stops
+    a run of one process in the same way.
+    """
+    if jax.process_count() == 1:
+        with stopping() as signals:
+            yield lambda: signals[0] if signals else 0
+        return
+    calls = itertools.count()
+    yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else 0

@@ -1,0 +1,166 @@
+"""A run of several processes, as `python -m i3d_jax.main` makes it: on this machine's CPU, over its own network."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from i3d_jax import weights
+
+CONFIG = """
+from i3d_jax.datasets import moving_shapes
+
+moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2, "validation": 1} for kind in ("videos", "images")}
+
+
+def get_config():
+    from ml_collections import ConfigDict
+
+    return ConfigDict(
+        dict(
+            steps=24,
+            batch_size=8,
+            norm_group=2,
+            model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
+            dataset=dict(name="moving_shapes/videos", data_dir="DATA"),
+            clips=dict(rgb=(1, 1), crop=32, flip=True),
+            test_clips=dict(rgb=(2, 1), crop=32, batch_size=8),
+            optimizer=dict(lr=1e-4),
+            log_every=1,
+            checkpoint_every=4,
+            validate_every=12,
+        )
+    )
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+class Run:
+    """`python -m i3d_jax.main` with a small config, in as many processes as it takes."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        (folder / "config.py").write_text(CONFIG.replace("DATA", str(folder / "data")))
+
+    def start(self, workdir, *options, processes=2, devices=2, slurm=False) -> list[subprocess.Popen]:
+        started, port = [], free_port()
+        for process in range(processes):
+            environment = os.environ | {
+                "JAX_NUM_CPU_DEVICES": str(devices),
+                "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            }
+            how = [f"--coordinator=localhost:{port}", f"--num-processes={processes}", f"--process-id={process}"]
+            if slurm:  # As `srun` sets them.
+                environment |= {"SLURM_JOB_ID": "17", "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": str(process)}
+                environment |= {"SLURM_NTASKS": str(processes), "SLURM_PROCID": str(process)}
+                environment |= {"JAX_COORDINATOR_PORT": str(port)}
+                how = []
+            command = [sys.executable, "-m", "i3d_jax.main", f"--config={self.folder / 'config.py'}"]
+            command += [f"--workdir={workdir}", "--heartbeat=10", *how, *options]
+            with (self.folder / f"{process}.err").open("w") as error:
+                started.append(
+                    subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True)
+                )
+        return started
+
+    def wait(self, started: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+        out = [each.communicate(timeout=240)[0] for each in started]
+        return [each.returncode for each in started], out
+
+    def errors(self, process: int) -> str:
+        return (self.folder / f"{process}.err").read_text()
+
+
+def lines(workdir):
+    path = workdir / "log.jsonl"
+    found = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in found if line.endswith("}")]
+
+
+def until(workdir, step, started):
+    """Waits until a step is logged."""
+    while not any(line["step"] >= step for line in lines(workdir)):
+        assert all(each.poll() is None for each in started)
+        time.sleep(0.01)
+
+
+def state_of(workdir):
+    variables, _ = weights.read(workdir / "weights.safetensors")
+    untimed = [{k: v for k, v in line.items() if k in ("step", "loss", "validation_loss")} for line in lines(workdir)]
+    return variables, untimed
+
+
+@pytest.mark.slow
+def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_theirs(tmp_path):
+    run = Run(tmp_path)
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    status, out = run.wait(run.start(undisturbed))
+    assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
+    said = [[line for line in each.splitlines() if line and "[Gloo]" not in line] for each in out]
+    assert "top-1" in said[0][0] and not said[1]  # The first answers for all.
+
+    started = run.start(disturbed)
+    until(disturbed, 6, started)
+    started[1].kill()
+    status, _ = run.wait(started)
+    assert status[1] == -signal.SIGKILL and status[0] != 0
+    lost = max(line["step"] for line in lines(disturbed))
+
+    started = run.start(disturbed, slurm=True)
+    until(disturbed, lost + 3, started)
+    started[1].terminate()
+    status, _ = run.wait(started)
+    assert status == [128 + signal.SIGTERM] * 2, run.errors(0)[-2000:]
+    (stopped,) = {line.split("has step ")[1].split(",")[0] for line in run.errors(0).splitlines() if "has step" in line}
+    assert (disturbed / "checkpoints" / stopped).exists() and f"has step {stopped}" in run.errors(1)
+
+    status, _ = run.wait(run.start(disturbed))
+    assert status == [0, 0]
+    for wanted, found in zip(state_of(undisturbed), state_of(disturbed), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, wanted, found)
+
+    status, _ = run.wait(run.start(disturbed, "--config.steps=26", processes=1, devices=1))
+    assert status == [0], run.errors(0)[-2000:]
+    assert [line["step"] for line in lines(disturbed) if "loss" in line] == list(range(1, 27))
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_all_processes_at_once_with_one_line_each(tmp_path):
+    run = Run(tmp_path)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text("{")
+    began = time.time()
+    status, _ = run.wait(run.start(workdir))
+    assert status == [2, 2] and time.time() - began < 60
+    assert "config.json: damaged" in run.errors(0) and "another process cannot go on" in run.errors(1)
+    assert "Traceback" not in run.errors(0) + run.errors(1)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--num-processes=2", "--process-id=2", "--coordinator=localhost:1"], "--process-id: 2, wanted 0 to 1"),
+        (["--num-processes=2"], "takes --coordinator, --num-processes and --process-id"),
+        (["--num-processes=0"], "num-processes"),
+    ],
+)
+def test_mistakes_in_joining_processes_are_one_line(options, message, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    command = [sys.executable, "-m", "i3d_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path}"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
