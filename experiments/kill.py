@@ -11,6 +11,7 @@ the undisturbed run to the bit, with no line twice. Prints a Markdown table; exi
 
 import argparse
 import json
+import os
 import pathlib
 import random
 import re
@@ -114,6 +115,9 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 def experiment(workdir: pathlib.Path, kills: int, arguments: list[str], every: int, seed: int = 0) -> tuple[list, list]:
     """Returns what `kill` did, and the differences in the end."""
     workdir.mkdir(parents=True, exist_ok=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+        (workdir / "compiled").absolute()
+    )  # Starting takes seconds, not a minute.
     command = [sys.executable, "-m", "i3d_jax.main", *arguments]
     undisturbed, killed = workdir / "undisturbed", workdir / "killed"
     subprocess.run([*command, f"--workdir={undisturbed}"], check=True)

@@ -12,34 +12,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import small_run
 
 from i3d_jax import weights
-
-CONFIG = """
-from i3d_jax.datasets import moving_shapes
-
-moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2, "validation": 1} for kind in ("videos", "images")}
-
-
-def get_config():
-    from ml_collections import ConfigDict
-
-    return ConfigDict(
-        dict(
-            steps=24,
-            batch_size=8,
-            norm_group=2,
-            model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
-            dataset=dict(name="moving_shapes/videos", data_dir="DATA"),
-            clips=dict(rgb=(1, 1), crop=32, flip=True),
-            test_clips=dict(rgb=(2, 1), crop=32, batch_size=8),
-            optimizer=dict(lr=1e-4),
-            log_every=1,
-            checkpoint_every=4,
-            validate_every=12,
-        )
-    )
-"""
 
 
 def free_port() -> int:
@@ -53,7 +28,7 @@ class Run:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        (folder / "config.py").write_text(CONFIG.replace("DATA", str(folder / "data")))
+        self.config = small_run.write(folder)
 
     def start(self, workdir, *options, processes=2, devices=2, slurm=False) -> list[subprocess.Popen]:
         started, port = [], free_port()
@@ -69,7 +44,7 @@ class Run:
                 environment |= {"SLURM_NTASKS": str(processes), "SLURM_PROCID": str(process)}
                 environment |= {"JAX_COORDINATOR_PORT": str(port)}
                 how = []
-            command = [sys.executable, "-m", "i3d_jax.main", f"--config={self.folder / 'config.py'}"]
+            command = [sys.executable, "-m", "i3d_jax.main", f"--config={self.config}"]
             command += [f"--workdir={workdir}", "--heartbeat=10", *how, *options]
             with (self.folder / f"{process}.err").open("w") as error:
                 started.append(
@@ -160,7 +135,6 @@ def test_a_mistake_ends_all_processes_at_once_with_one_line_each(tmp_path):
     ],
 )
 def test_mistakes_in_joining_processes_are_one_line(options, message, tmp_path):
-    (tmp_path / "config.py").write_text(CONFIG)
-    command = [sys.executable, "-m", "i3d_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-m", "i3d_jax.main", f"--config={small_run.write(tmp_path)}", f"--workdir={tmp_path}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

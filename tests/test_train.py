@@ -497,11 +497,12 @@ def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, 
     assert message in str(error.value)
 
 
-def configs(name):
+def configs(name, *others):
+    """The configs in a file, by run: all of its RUNS, and others that its argument can name."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {run: module.get_config(run).to_dict() for run in module.RUNS}
+    return {run: module.get_config(run).to_dict() for run in (*getattr(module, "RUNS", ()), *others)}
 
 
 @pytest.mark.parametrize("run,config", configs("moving_shapes").items())
@@ -520,7 +521,7 @@ def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
         )
 
 
-@pytest.mark.parametrize("run,config", configs("kinetics").items())
+@pytest.mark.parametrize("run,config", configs("kinetics", "two_stream,plateau").items())
 def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
     config["dataset"]["data_dir"] = str(tmp_path)
     message = f"config: kinetics/400 is not prepared in {tmp_path}: python -m i3d_jax.datasets prepare kinetics/400 "
@@ -537,6 +538,19 @@ def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monk
         found = {stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")}
         assert found == (wanted if run != "i3d_flow" else {"flow": wanted["rgb"]})
         assert config[section]["crop"] == entry.crop
+
+
+@pytest.mark.parametrize(
+    "run,config", configs("transfer", "fixed,ucf101/1", "full,hmdb51/2,flow", "original,ucf101/3").items()
+)
+def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
+    class Prepared:
+        SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
+
+    monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Prepared)
+    checks.validate(config | {"init": "rgb_imagenet"}, train.train)
+    assert config["dataset"]["name"] in run and config["fixed"] == run.startswith("fixed")
+    assert ("flow" in config["clips"]) == run.endswith("flow")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""What training costs beside the steps themselves: logging, saving, waiting for clips.
+
+    python experiments/benchmarks/train_loop.py --config configs/moving_shapes.py:i3d --data-dir runs/data
+
+Runs a config from random weights, at its settings ("all"), and with nothing logged or saved on the way ("bare"), in turn, and
+measures 100 steps of each; and, in "all", how long the loop was at each of them while no step was running. Prints a Markdown table,
+and JSON to --json.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import machine
+
+from i3d_jax import checkpoints, data, logs, train
+
+STEPS = 100
+FIRST = 3  # The steps before are compiled in.
+
+
+def configured(path: str) -> dict:
+    file, _, run = path.partition(":")
+    spec = importlib.util.spec_from_file_location("config", file)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return (module.get_config(run) if run else module.get_config()).to_dict()
+
+
+class Timers:
+    """Seconds spent in methods, by name, between the first step that counts and the last."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.asked: list[float] = []
+
+    def around(self, owner: type, method: str, name: str) -> None:
+        function = getattr(owner, method)
+
+        def timed(*args, **options):
+            began = time.perf_counter()
+            result = function(*args, **options)
+            if FIRST <= len(self.asked) <= FIRST + STEPS:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            return result
+
+        setattr(owner, method, timed)
+
+
+def measure(config: dict, timers: Timers) -> tuple[float, dict[str, float]]:
+    """Seconds per step, and of them those spent in each of what is timed."""
+    timers.seconds, timers.asked = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        train.train(folder, **config)
+    seconds = (timers.asked[FIRST + STEPS] - timers.asked[FIRST]) / STEPS
+    return seconds, {name: each / STEPS for name, each in timers.seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/moving_shapes.py:i3d")
+    parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--json", type=pathlib.Path)
+    flags = parser.parse_args()
+    config = configured(flags.config)
+    # Without what is not a step: a network of images first, and the test of all videos at the end.
+    config |= dict(steps=FIRST + STEPS + 1, init=None, pretrain=None, test_split="validation[:32]")
+    config["dataset"]["data_dir"] = flags.data_dir
+    timers = Timers()
+    timers.around(logs.Log, "__call__", "logging")
+    timers.around(checkpoints.Checkpoints, "save", "saving")
+    timers.around(logs.Clock, "next", "fetching")
+    batches = data.train_batches
+
+    def counted(*args, **options):
+        for batch in batches(*args, **options):
+            timers.asked.append(time.perf_counter())
+            yield batch
+
+    data.train_batches = counted
+    quiet = config | dict(log_every=config["steps"], checkpoint_every=config["steps"])
+    found: dict[str, list] = {"all": [], "bare": []}
+    for _ in range(flags.rounds):
+        for name, each in (("all", config), ("bare", quiet)):
+            found[name].append(measure(each, timers))
+    steps = {name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()}
+    parts = {name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]}
+    ratios = [with_all / bare for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)]
+    print("| of a step | ms | share |")
+    print("|---|---|---|")
+    for name, seconds in parts.items():
+        print(f"| {name} | {seconds * 1e3:.2f} | {seconds / steps['all']:.2%} |")
+    print(f"| the whole | {steps['all'] * 1e3:.1f} | |")
+    print(f"| without logging and saving | {steps['bare'] * 1e3:.1f} | |")
+    print(
+        f"\nWith both, a step takes {statistics.median(ratios):.3f} times as long ({min(ratios):.3f} to {max(ratios):.3f})."
+    )
+    about = machine.about("jax", "flax", "orbax-checkpoint", "grain")
+    print(f"\n{flags.config}, {STEPS} steps, medians of {flags.rounds} rounds. {machine.line(about)}")
+    if flags.json:
+        flags.json.write_text(json.dumps({"about": about, "steps": steps, "parts": parts, "ratios": ratios}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

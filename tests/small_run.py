@@ -1,0 +1,36 @@
+"""A config of a run of seconds, for tests of the command line: Inception-v1 on single frames of a few moving shapes."""
+
+import pathlib
+
+CONFIG = """
+from i3d_jax.datasets import moving_shapes
+
+moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2, "validation": 1} for kind in ("videos", "images")}
+
+
+def get_config():
+    from ml_collections import ConfigDict
+
+    return ConfigDict(
+        dict(
+            steps=24,
+            batch_size=8,
+            norm_group=2,
+            model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
+            dataset=dict(name="moving_shapes/videos", data_dir="DATA"),
+            clips=dict(rgb=(1, 1), crop=32, flip=True),
+            test_clips=dict(rgb=(2, 1), crop=32, batch_size=8),
+            optimizer=dict(lr=1e-4),
+            log_every=1,
+            checkpoint_every=4,
+            validate_every=12,
+        )
+    )
+"""
+
+
+def write(folder: pathlib.Path) -> pathlib.Path:
+    """Writes it into a folder, where its data will be too."""
+    path = folder / "config.py"
+    path.write_text(CONFIG.replace("DATA", str(folder / "data")))
+    return path
