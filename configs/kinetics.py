@@ -20,12 +20,14 @@ validation loss saturates; the steps here are the release's RGB run's, scaled to
 of a tenth of the validation clips has not improved for 3,000 steps.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config(run="i3d_rgb"):
     name, _, schedule = run.partition(",")
-    config = RUNS[name]()
+    config: dict[str, Any] = RUNS[name]()
     if schedule == "plateau":
         config["optimizer"]["milestones"] = ()
         config |= dict(validate_every=1000, plateau=dict(factor=0.1, patience=3, threshold=0.001))

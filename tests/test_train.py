@@ -703,7 +703,7 @@ def test_disk_full_is_one_error_and_leaves_the_checkpoints_before(tmp_path, monk
     state = {"w": jnp.arange(1000.0)}
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     with (
-        pytest.raises(checkpoints.SaveError, match="it takes 0 MB, and 0 MB are free"),
+        pytest.raises(checkpoints.SaveError, match="it takes 0.0 MB, and 0.0 MB are free"),
         checkpoints.Checkpoints(tmp_path, keep=1) as saved,
     ):
         saved.save(1, state)

@@ -14,7 +14,10 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import machine
 
 from i3d_jax import checkpoints, data, logs, train
@@ -39,14 +42,15 @@ class Timers:
         self.seconds: dict[str, float] = {}
         self.asked: list[float] = []
 
-    def around(self, owner: type, method: str, name: str) -> None:
+    def around(self, owner: type, method: str, name: str, clock: Callable[[Any], float]) -> None:
+        """Has the calls of a method take what `clock` of its object goes on by meanwhile."""
         function = getattr(owner, method)
 
-        def timed(*args, **options):
-            began = time.perf_counter()
-            result = function(*args, **options)
+        def timed(self_, *args, **options):
+            began = clock(self_)
+            result = function(self_, *args, **options)
             if FIRST <= len(self.asked) <= FIRST + STEPS:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+                self.seconds[name] = self.seconds.get(name, 0.0) + clock(self_) - began
             return result
 
         setattr(owner, method, timed)
@@ -73,9 +77,10 @@ def main() -> None:
     config |= dict(steps=FIRST + STEPS + 1, init=None, pretrain=None, test_split="validation[:32]")
     config["dataset"]["data_dir"] = flags.data_dir
     timers = Timers()
-    timers.around(logs.Log, "__call__", "logging")
-    timers.around(checkpoints.Checkpoints, "save", "saving")
-    timers.around(logs.Clock, "next", "fetching")
+    timers.around(logs.Clock, "next", "waiting for clips, no step running", lambda clock: clock.waited)
+    timers.around(logs.Clock, "next", "fetching clips, most of it during a step", lambda _: time.perf_counter())
+    timers.around(logs.Log, "__call__", "logging, no step running", lambda _: time.perf_counter())
+    timers.around(checkpoints.Checkpoints, "save", "saving, no step running", lambda _: time.perf_counter())
     batches = data.train_batches
 
     def counted(*args, **options):
@@ -86,9 +91,11 @@ def main() -> None:
     data.train_batches = counted
     quiet = config | dict(log_every=config["steps"], checkpoint_every=config["steps"])
     found: dict[str, list] = {"all": [], "bare": []}
-    for _ in range(flags.rounds):
-        for name, each in (("all", config), ("bare", quiet)):
-            found[name].append(measure(each, timers))
+    with tempfile.TemporaryDirectory() as compiled:
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        for _ in range(flags.rounds):
+            for name, each in (("all", config), ("bare", quiet)):
+                found[name].append(measure(each, timers))
     steps = {name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()}
     parts = {name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]}
     ratios = [with_all / bare for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)]

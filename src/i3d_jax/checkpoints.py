@@ -84,9 +84,12 @@ class Checkpoints:
         """Raises an OSError if nothing can be written, or not so much; Orbax takes minutes to tell."""
         with tempfile.TemporaryFile(dir=self.folder):
             pass
-        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        needed = 2 * sum(
+            leaf.nbytes for leaf in jax.tree.leaves(state)
+        )  # Orbax writes each process's part, then the whole.
+        free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise OSError(f"it takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
+            raise OSError(f"it takes {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
 
     def wait(self) -> None:
         """Waits until everything is saved; raises what `save` does."""

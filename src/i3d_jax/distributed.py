@@ -91,6 +91,9 @@ def on_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
         yield
 
 
+_calls = itertools.count()  # Processes agree on a call that is to come: one count for all of a process's runs.
+
+
 @contextlib.contextmanager
 def stopping_together() -> Iterator[Callable[[], int]]:
     """A function that says by which signal the run was asked to stop, 0: it was not.
@@ -102,5 +105,4 @@ def stopping_together() -> Iterator[Callable[[], int]]:
         with stopping() as signals:
             yield lambda: signals[0] if signals else 0
         return
-    calls = itertools.count()
-    yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else 0
+    yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(_calls)) else 0

@@ -89,8 +89,9 @@ def predictions(
 
 
 def shardings() -> tuple[NamedSharding, NamedSharding]:
-    """How variables and batches lie on all devices: whole on each, and cut along the first axis."""
-    mesh = Mesh(np.array(jax.devices()), ("data",))
+    """How variables and batches lie on all devices: whole on each, and cut along the first axis, process after process."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices), ("data",))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 

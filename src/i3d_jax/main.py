@@ -48,16 +48,16 @@ def parse(argv: list[str]) -> list[str]:
             if value is None:
                 raise ValueError(f"--{flag} is missing")
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError, SyntaxError) as error:
-        fail(error)
+        fail(error, " (--help for help)")
     return rest
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception, hint: str = "") -> NoReturn:
     message = (str(error) or repr(error)).splitlines()[0]
     unknown = re.match(r"\W*'(\w+)", message)
     if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
         message = f"the config has no {unknown[1]!r}"
-    print(f"python -m i3d_jax.main: {message} (--help for help)", file=sys.stderr)
+    print(f"python -m i3d_jax.main: {message}{hint}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -262,8 +262,10 @@ def _data_set(config: dict) -> datasets.ClipBuilder:
 
 def versions() -> dict[str, str]:
     """Of this package and those that compute; with the commit, if it is used from its repository."""
-    names = "i3d-jax-zoo", "jax", "flax", "optax"
-    found = {name: importlib.metadata.version(name) for name in names}
+    found = {}
+    for name in ("i3d-jax-zoo", "jax", "flax", "optax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Used without being installed.
+            found[name] = importlib.metadata.version(name)
     repository = pathlib.Path(__file__).parents[2]
     if (repository / ".git").exists():
         command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
