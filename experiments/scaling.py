@@ -55,7 +55,7 @@ def collectives(text: str) -> list[tuple[str, int]]:
     """(kind, bytes of its result) of every collective in a compiled program's text."""
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
     found = []
-    for shapes, kind in re.findall(rf"^ *%?\S+ = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE):
+    for shapes, kind in re.findall(rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE):
         sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         found.append((kind, sum(BYTES[t] * math.prod(map(int, filter(None, dims.split(",")))) for t, dims in sizes)))
     return found

@@ -8,15 +8,13 @@ are medians. --sample are the release's sample clip and its flow, whose pairs 2 
 """
 
 import argparse
+import functools
 import importlib.util
 import itertools
-import json
 import pathlib
-import statistics
-import time
 
+import harness
 import jax
-import machine
 import motions
 import numpy as np
 
@@ -66,23 +64,10 @@ def endpoint_error(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def speed(made: dict, frames: np.ndarray, rounds: int) -> dict:
     """Per method seconds per pair, and by how much it is faster than the first of them."""
-    pairs, found = len(frames) - 1, {name: [] for name in made}
-    for method in made.values():
-        method(frames)  # Compiles.
-    for _ in range(rounds):
-        for name, method in made.items():
-            begin = time.perf_counter()
-            method(frames)
-            found[name].append((time.perf_counter() - begin) / pairs)
-    first = next(iter(found.values()))
-    return {
-        name: {
-            "seconds_per_pair": statistics.median(each),
-            "spread": [min(each), max(each)],
-            "faster": statistics.median(one / other for one, other in zip(first, each, strict=True)),
-        }
-        for name, each in found.items()
-    }
+    pairs = len(frames) - 1
+    seconds = harness.interleaved({name: functools.partial(method, frames) for name, method in made.items()}, rounds)
+    per_pair = {name: [each / pairs for each in rounds] for name, rounds in seconds.items()}
+    return harness.summary(per_pair, than=next(iter(made)))
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> dict:
@@ -131,7 +116,7 @@ def tables(result: dict) -> str:
         apart = result["difference"][name]
         low, high = each["spread"]
         lines.append(
-            f"| {name} | {each['seconds_per_pair']:.3f} ({low:.3f} to {high:.3f}) | {each['faster']:.1f}x "
+            f"| {name} | {each['seconds']:.3f} ({low:.3f} to {high:.3f}) | {each['times_as_fast']:.1f}x "
             f"| {apart['mean']:.3f}, {apart['median']:.3f}, {apart['p99']:.3f} |"
         )
     lines.append(f"\nMean motion {result['mean_motion']:.2f} px.\n")
@@ -161,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     flags = parser.parse_args()
-    about = machine.about("jax", "numpy", "opencv-contrib-python-headless") | {"device": jax.devices()[0].device_kind}
+    about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {"device": jax.devices()[0].device_kind}
     made, frames = methods(flags.batch), frames_of(flags.video, flags.pairs + 1)
     result = {"speed": speed(made, frames, flags.rounds)}
     flows = {name: method(frames) for name, method in made.items()}
@@ -171,10 +156,7 @@ def main() -> None:
     result["known"] = known(made)
     if flags.sample:
         result["sample"] = sample(made, *flags.sample)
-    print(tables(result))
-    print(f"{machine.line(about)}, {about['device']}")
-    if flags.json:
-        flags.json.write_text(json.dumps(about | result, indent=2) + "\n")
+    harness.tell(tables(result), result, about, flags.json)
 
 
 if __name__ == "__main__":

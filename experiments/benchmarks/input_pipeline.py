@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-import machine
+import harness
 import numpy as np
 
 FRAMES, CROP, BATCH, SIDE = 64, 224, 4, 256
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--growth", type=int, nargs="+", metavar="CLIPS", help="numbers of clips of data sets")
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     flags = parser.parse_args()
-    about = machine.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
+    about = harness.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         videos = []
@@ -301,15 +301,12 @@ def main() -> None:
             for number in flags.growth:
                 for kind, peaks in result.items():
                     peaks[number] = alone(grow, kind, videos, folder / str(number), number)
-            text = ["| clips | preparing, peak MB | reading, peak MB |", "|---|---|---|"]
-            text += [f"| {n} | {result['prepare'][n]:.0f} | {result['read'][n]:.0f} |" for n in flags.growth]
-            print("\n".join(text))
+            rows = {str(n): [f"{result[kind][n]:.0f}" for kind in ("prepare", "read")] for n in flags.growth}
+            text = harness.table(rows, ["clips", "preparing, peak MB", "reading, peak MB"])
         else:
             result = compare(folder, videos, flags)
-            print(table(result))
-    print(f"\n{machine.line(about)}")
-    if flags.json:
-        flags.json.write_text(json.dumps(about | result, indent=2) + "\n")
+            text = table(result)
+    harness.tell(text, result, about, flags.json)
 
 
 if __name__ == "__main__":

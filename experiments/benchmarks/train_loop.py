@@ -9,7 +9,6 @@ and JSON to --json.
 
 import argparse
 import importlib.util
-import json
 import pathlib
 import statistics
 import tempfile
@@ -17,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import jax
-import machine
 
 from i3d_jax import checkpoints, data, logs, train
 
@@ -99,19 +98,16 @@ def main() -> None:
     steps = {name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()}
     parts = {name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]}
     ratios = [with_all / bare for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)]
-    print("| of a step | ms | share |")
-    print("|---|---|---|")
-    for name, seconds in parts.items():
-        print(f"| {name} | {seconds * 1e3:.2f} | {seconds / steps['all']:.2%} |")
-    print(f"| the whole | {steps['all'] * 1e3:.1f} | |")
-    print(f"| without logging and saving | {steps['bare'] * 1e3:.1f} | |")
-    print(
-        f"\nWith both, a step takes {statistics.median(ratios):.3f} times as long ({min(ratios):.3f} to {max(ratios):.3f})."
+    rows = {name: [f"{seconds * 1e3:.2f}", f"{seconds / steps['all']:.2%}"] for name, seconds in parts.items()}
+    rows |= {"the whole": [f"{steps['all'] * 1e3:.1f}", ""]}
+    rows |= {"the whole, without logging and saving": [f"{steps['bare'] * 1e3:.1f}", ""]}
+    text = (
+        f"{harness.table(rows, ['of a step', 'ms', 'share'])}\n\nWith logging and saving, a step takes "
+        f"{statistics.median(ratios):.3f} times as long ({min(ratios):.3f} to {max(ratios):.3f}). {flags.config}, {STEPS} steps, "
+        f"medians of {flags.rounds} rounds."
     )
-    about = machine.about("jax", "flax", "orbax-checkpoint", "grain")
-    print(f"\n{flags.config}, {STEPS} steps, medians of {flags.rounds} rounds. {machine.line(about)}")
-    if flags.json:
-        flags.json.write_text(json.dumps({"about": about, "steps": steps, "parts": parts, "ratios": ratios}, indent=2))
+    about = harness.about("jax", "flax", "orbax-checkpoint", "grain")
+    harness.tell(text, {"steps": steps, "parts": parts, "ratios": ratios}, about, flags.json)
 
 
 if __name__ == "__main__":
