@@ -28,10 +28,10 @@ def start(script: str, folder: pathlib.Path, *arguments: str, **environment: str
 
 
 def calls(folder: pathlib.Path) -> list[str]:
-    return (folder / "calls").read_text().splitlines()
+    return [line.rstrip() for line in (folder / "calls").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("ends,status", [("0", 0), ("2", 2), ("143", 143), ("1 134 0", 0), ("1 1 1", 1)])
+@pytest.mark.parametrize("ends,status", [("0", 0), ("2", 2), ("127", 127), ("143", 143), ("1 134 0", 0), ("1 1 1", 1)])
 def test_a_run_is_started_again_unless_it_ended_or_is_wrong_or_was_stopped(ends, status, tmp_path):
     body = f'ends=({ends}); exit "${{ends[$(($(wc -l < {tmp_path}/calls) - 1))]}}"'
     python = stand_in(tmp_path, "python", body)
@@ -51,6 +51,29 @@ def test_a_run_that_is_asked_to_stop_may_save_its_step_and_is_not_started_again(
     run.send_signal(signal.SIGTERM)
     assert run.wait(30) == 143
     assert calls(tmp_path) == ["python -m i3d_jax.main --config=x", "up", "saved"]
+
+
+def test_ctrl_c_reaches_a_run_once(tmp_path):
+    """From a terminal, it goes to all of a process group."""
+    body = f"trap 'echo interrupted >> {tmp_path}/calls' INT; trap 'sleep 0.5; echo saved >> {tmp_path}/calls; exit 143' TERM"
+    python = stand_in(tmp_path, "python", f"{body}; echo up >> {tmp_path}/calls; sleep 60 & wait")
+    environment = os.environ | {"PYTHON": str(python), "PAUSE": "0"}
+    run = subprocess.Popen(["bash", str(LAUNCH / "run.sh")], env=environment, start_new_session=True)
+    while not (tmp_path / "calls").exists() or "up" not in calls(tmp_path):
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(30) == 143
+    assert calls(tmp_path) == ["python -m i3d_jax.main", "up", "saved"]
+
+
+def test_a_stop_between_two_starts_is_not_forgotten(tmp_path):
+    python = stand_in(tmp_path, "python", "exit 1")
+    run = start("run.sh", tmp_path, PYTHON=str(python), PAUSE="60")
+    while not (tmp_path / "calls").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(30) == 143 and len(calls(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("status,again", [(0, False), (2, False), (143, True), (137, True)])

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,9 @@ def test_splits_that_the_data_set_does_not_have_are_named_before_training(undist
         with pytest.raises(checks.ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
             checks.validate(config | {name: "tset"}, train.train)
     checks.validate(config | {"train_split": "train[:50%]"}, train.train)
+    for split in "validation[nonsense]", "validation[:10 %%", "validation[:0]":
+        with pytest.raises(checks.ConfigError, match=re.escape(f"config.validation_split: '{split}'")):
+            checks.validate(config | {"validation_split": split}, train.train)
 
 
 def test_a_resumed_run_ends_bit_identical(undisturbed, config, tmp_path):
@@ -480,6 +484,10 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(fixed=1, init="x"), "config.fixed: 1 is neither True nor False"),
         (dict(fixed=True), "config.fixed: what is before the last layer is not trained: config.init must say"),
         (dict(best="top3"), "config.best: 'top3' is none of top1, top5, mean_class, loss"),
+        (dict(best=["top1"]), "config.best: ['top1'] is none of"),
+        (dict(plateau="x"), "config.plateau: 'x', wanted a section"),
+        (dict(optimizer=dict(lr="0.1")), "config.optimizer.lr: '0.1' is not a number"),
+        (dict(optimizer=dict(lr=0.1, lr_batch_size=0)), "config.optimizer.lr_batch_size: 0 is no number of clips"),
         (dict(plateau=dict(factor=0.1)), "config.plateau: needs validations: set config.validate_every"),
         (dict(plateau=dict(facto=0.1), validate_every=1), "config.plateau: got an unexpected keyword argument 'facto'"),
         (dict(plateau=dict(factor=2), validate_every=1), "config.plateau.factor: 2 is not a number between 0 and 1"),
@@ -615,6 +623,40 @@ def test_a_fixed_trunk_computes_as_in_a_test(name):
     jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert bool(jnp.any(grad != 0)) == ("Logits" in str(path)), path
+
+
+def test_weights_that_leave_a_fixed_layer_new_are_refused(undisturbed):
+    """The LSTM of a ConvNet+LSTM is not in an image network's weights."""
+    network = models.build("convnet_lstm", num_classes=24, width=0.1, fixed=True)
+    init = str(undisturbed[0] / "weights.safetensors")
+    arguments = "convnet_lstm", network, jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)), init
+    train.initial_variables(*arguments)
+    with pytest.raises(
+        weights.WeightsError, match="fixed: 13 leaves are not in them and would never be trained: .*lstm/bias"
+    ):
+        train.initial_variables(*arguments, fixed=True)
+
+
+def test_a_run_that_is_extended_has_the_best_of_the_whole_one(config, tmp_path, monkeypatch):
+    """The test at an end that no validation is due at is none."""
+    scores = {1: 0.1, 2: 0.3, 3: 0.9, 4: 0.2, 5: 0.4}
+    real, steps = train.evaluate, []
+
+    def log(self, step, scalars):
+        steps.append(step)
+        return logged(self, step, scalars)
+
+    logged = train.Log.__call__
+    monkeypatch.setattr(train.Log, "__call__", log)
+    monkeypatch.setattr(train, "evaluate", lambda *a, **k: real(*a, **k) | {"top1": scores[steps[-1]]})
+    run = config | dict(validate_every=2, keep=1)
+    train.train(str(tmp_path), **run | dict(steps=3))
+    train.train(str(tmp_path), **run | dict(steps=5))
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5]
+    best = weights.read(tmp_path / "best.safetensors")[0]
+    again = tmp_path / "again"
+    train.train(str(again), **run | dict(steps=2))
+    jax.tree.map(np.testing.assert_array_equal, best, weights_of(again))
 
 
 def test_fixed_layers_have_no_slots_in_the_optimiser():

@@ -3,14 +3,15 @@
 #
 #   experiments/launch/run.sh --config=configs/kinetics.py:i3d_rgb --workdir=runs/i3d_rgb [--config.KEY=VALUE ...]
 #
-# Ends when the run has ended (0), cannot be run as it is asked for (2), or was asked to stop (130, 143). RESTARTS (default: 100)
-# is how often it starts again at most, PAUSE (default: 10) how many seconds later, PYTHON (default: python) with what.
+# Ends when the run has ended (0), cannot be run as it is asked for (2; 126 and 127: there is no such Python), or was asked to stop
+# (130, 143), by SIGTERM or Ctrl-C, which let it save its step; a second one does not. RESTARTS (default: 100) is how often
+# it is started again at most, PAUSE (default: 10) how many seconds later, PYTHON (default: python) with what.
 set -u
-python=${PYTHON:-python}
-child=0
-trap '[ "$child" = 0 ] || kill -TERM "$child"' TERM INT
-for ((restart = 0; restart <= ${RESTARTS:-100}; restart++)); do
-  "$python" -m i3d_jax.main "$@" &
+child='' stopped=''
+trap 'stopped=143; [ -z "$child" ] || kill -TERM "$child"' TERM INT
+for ((restart = 0; ; restart++)); do
+  # In a session of its own, Ctrl-C does not reach it too.
+  setsid "${PYTHON:-python}" -m i3d_jax.main "$@" &
   child=$!
   wait "$child"
   status=$?
@@ -19,10 +20,15 @@ for ((restart = 0; restart <= ${RESTARTS:-100}; restart++)); do
     wait "$child"
     status=$?
   done
+  child=''
   case $status in
-    0 | 2 | 130 | 143) exit "$status" ;;
+    0 | 2 | 126 | 127 | 130 | 143) exit "$status" ;;
   esac
-  echo "run.sh: status $status; again in ${PAUSE:-10} s" >&2
-  sleep "${PAUSE:-10}"
+  ((restart < ${RESTARTS:-100})) || exit "$status"
+  if [ -z "$stopped" ]; then
+    echo "run.sh: status $status; again in ${PAUSE:-10} s" >&2
+    sleep "${PAUSE:-10}" &
+    wait $!
+  fi
+  [ -z "$stopped" ] || exit "$stopped"
 done
-exit "$status"

@@ -3,9 +3,10 @@
 #
 #   TPU=my-v5e-64 ZONE=us-west4-a experiments/launch/tpu_pod.sh --config=configs/kinetics.py:i3d_rgb --workdir=/shared/runs/i3d_rgb
 #
-# Every host has this repository in REPOSITORY (default: ~/i3d_jax) with `pip install -e .[tpu]` in it, and the workdir on
-# storage that all share (Filestore, or a bucket mounted with gcsfuse). 64 chips are the release's replicas; with N,
-# --config.accumulate=$((64 / N)). When a host is lost the others end: run.sh starts each again, and they meet.
+# Every host has this repository in REPOSITORY (default: ~/i3d_jax), with a virtual environment .venv in it where `pip install
+# -e .[tpu]` was run, and the workdir on a file system that all share (Filestore; not a bucket, which cannot rename folders).
+# 64 chips are the release's replicas; with N, --config.accumulate=$((64 / N)). When a host is lost the others end: run.sh
+# starts each again, and they meet.
 set -eu
 arguments=$(printf ' %q' "$@")
 gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \

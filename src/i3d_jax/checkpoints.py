@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from i3d_jax import distributed
 from i3d_jax.inflate import named_leaves
+
+PATIENCE = 90.0  # Seconds.
 
 
 class DamagedError(ValueError):
@@ -55,6 +58,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, create=True)
         with _reported(folder):
             self.manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+        # The run asks JAX for itself: it counts the questions, and Orbax's own, by step, would spoil the count.
+        self.manager.reached_preemption = lambda step: False
         self.folder = self.manager.directory
 
     def keep_best(self, step: int) -> None:
@@ -74,8 +79,7 @@ class Checkpoints:
             about=ocp.args.JsonSave(self.about),
         )
         with _reported(self.folder):
-            if distributed.is_first():
-                self._check_room(state)
+            distributed.together(lambda: self._check_room(state) if distributed.is_first() else None)
             saved = self.manager.save(step, args=items)
         if not saved:
             raise RuntimeError(f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}")
@@ -115,7 +119,8 @@ class Checkpoints:
         Raises:
           DamagedError: there are checkpoints, and all are damaged or of another model.
         """
-        steps = self.all_steps()[::-1]
+        steps = distributed.of_first(self.all_steps())[::-1]
+        distributed.together(lambda: self._wait_until_seen(steps))
         for step in steps:
             state, problem = self._read(step, like)
             if problem:
@@ -128,6 +133,18 @@ class Checkpoints:
                 f"{self.folder}: none of the steps {steps} can be restored; move the folder away to start anew"
             )
         return None
+
+    def _wait_until_seen(self, steps: list[int]) -> None:
+        """Waits until this process sees what the first one does: shared storage may show it a minute later."""
+        until = time.time() + PATIENCE
+        while missing := [step for step in steps if not (self.folder / str(step)).exists()]:
+            if time.time() > until:
+                raise DamagedError(
+                    f"{self.folder}: process {jax.process_index()} does not see step {missing[0]}, which the first process "
+                    "does; the workdir must be one folder for all"
+                )
+            time.sleep(0.5)
+        self.manager.reload()
 
     def _read(self, step: int, like: Any) -> tuple[Any, str | None]:
         """The state, or what is wrong with it."""

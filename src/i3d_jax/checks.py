@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,8 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         for name in {**earlier, **now}:
-            if earlier.get(name) != now.get(name) and name.split(".")[-1] not in CHANGEABLE:
+            changeable = name.split(".")[-1] in CHANGEABLE and name != "pretrain.steps"
+            if earlier.get(name) != now.get(name) and not changeable:
                 raise ConfigError(
                     f"config.{name}: {now.get(name)!r}, but {folder} was started with {earlier.get(name)!r}; "
                     "use another workdir"
@@ -47,8 +49,11 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
 
 
 @contextlib.contextmanager
-def only_process(folder: pathlib.Path) -> Iterator[None]:
+def only_process(folder: pathlib.Path, patience: float = 0) -> Iterator[None]:
     """Makes sure that no other run works in a folder; a process that dies lets go of it.
+
+    Args:
+      patience: seconds to wait for another to end. Of a machine that is lost, shared storage holds the lock for a while.
 
     Raises:
       ConfigError: one does.
@@ -56,7 +61,7 @@ def only_process(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except filelock.Timeout:
         raise ConfigError(f"{folder}: another process is training in it; use another workdir") from None
     try:
@@ -107,6 +112,12 @@ def validate(config: dict, run: Callable) -> None:
     given = dict(source=None, timing=None, done=(), chunk=None, process=0, processes=1)
     bind("config.test_clips", data.test_pieces, config["test_clips"], **given)
     bind("config.optimizer", optimizers.sgd, config["optimizer"], batch_size=1, only=None)
+    for name, value in config["optimizer"].items():
+        if name != "milestones" and not (is_number(value) or value is None and name == "lr_batch_size"):
+            raise ConfigError(f"config.optimizer.{name}: {value!r} is not a number")
+    size = config["optimizer"].get("lr_batch_size")
+    if size is not None and not is_count(size):
+        raise ConfigError(f"config.optimizer.lr_batch_size: {size!r} is no number of clips")
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False)
     try:
         builder = datasets.readable(**config["dataset"])
@@ -158,13 +169,19 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def validate_validation(config: dict) -> None:
     """Checks what a config says of validations."""
     best, plateau = config.get("best", "top1"), config.get("plateau")
-    if best not in validation.METRICS:
+    if best not in list(validation.METRICS):
         raise ConfigError(f"config.best: {best!r} is none of {', '.join(validation.METRICS)}")
     if plateau is None:
         return
+    if not isinstance(plateau, dict):
+        raise ConfigError(f"config.plateau: {plateau!r}, wanted a section")
     bind("config.plateau", validation.scaled, plateau, best=0.0, since=0, scale=1.0, loss=0.0)
     if config.get("validate_every") is None:
         raise ConfigError("config.plateau: needs validations: set config.validate_every")
@@ -179,10 +196,18 @@ def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) 
     """Checks that a data set that is prepared has the splits."""
     for name in ("train_split", "test_split", "validation_split"):
         split = config.get(name) or inspect.signature(run).parameters[name].default
-        if split is not None and split.partition("[")[0] not in builder.info.splits:
+        if split is None:
+            continue
+        if split.partition("[")[0] not in builder.info.splits:
             raise ConfigError(
                 f"config.{name}: the data set has no split {split!r}; there are {', '.join(builder.info.splits)}"
             )
+        try:
+            number = builder.info.splits[split].num_examples
+        except (ValueError, KeyError, AssertionError) as error:
+            raise ConfigError(f"config.{name}: {split!r}: {' '.join(str(error).split())[:200]}") from None
+        if not number:
+            raise ConfigError(f"config.{name}: {split!r} has no clips")
 
 
 def validate_clips(

@@ -8,6 +8,7 @@ the compiled step unpacks.
 import collections
 import functools
 import itertools
+import signal
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -160,6 +161,12 @@ class Share:
         return cast(dict, self.clips[(self.first + batch * self.step) * self.batch_size + row])
 
 
+def _leave_stopping_to_the_first(*_: int) -> None:
+    """Has a process that decodes outlive signals that come to all of a run's: the clips of its last step are needed yet."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def joined(pieces: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -209,8 +216,8 @@ def train_batches(
     """
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    options = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
-    clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
+    how = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
+    clip = functools.partial(random_clip, streams=streams(rgb, flow), **how)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     local = batch_size // processes
     # Threads and processes work on, and buffers hold, pieces of a few clips: a batch may be gigabytes.
@@ -223,7 +230,8 @@ def train_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, also in programs that have none.
             flags.FLAGS.mark_as_parsed()
-        pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        pieces = pieces.mp_prefetch(options, worker_init_fn=_leave_stopping_to_the_first)
     iterator = iter(pieces)
     try:
         if size == local:

@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from jax.experimental import multihost_utils
 from i3d_jax.stopping import stopping
 
 Result = TypeVar("Result")
+SHARED = "in_all_processes"  # An attribute of the errors of `together`.
 
 
 class ProcessError(ValueError):
@@ -24,8 +27,8 @@ def initialize(
 ) -> None:
     """Joins the processes of a run; comes before anything that makes JAX look for devices.
 
-    JAX finds out for itself what is not given, on TPU pods, under SLURM and Open MPI, and on Kubernetes. Outside of these, and
-    with processes=1, there is nothing to join: one process is a run of its own.
+    JAX finds out for itself what is not given on TPU pods and under SLURM and Open MPI. Outside of these, and with processes=1,
+    there is nothing to join: one process is a run of its own.
 
     Args:
       coordinator: "host:port" of process 0, which all can reach.
@@ -34,7 +37,7 @@ def initialize(
       heartbeat: seconds without a sign of life after which a process is taken for dead; the others then end, too.
 
     Raises:
-      ProcessError: something is missing or wrong, or not all processes came.
+      ProcessError: something is missing or wrong. If not all processes come within 5 minutes, JAX ends them.
     """
     if processes == 1:
         return
@@ -65,6 +68,27 @@ def anywhere(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def of_first(numbers: list[int], most: int = 1000) -> list[int]:
+    """The first process's numbers, at most so many of them, in every process."""
+    if jax.process_count() == 1:
+        return numbers
+    padded = np.full(most, -1)
+    padded[: len(numbers)] = numbers[:most]
+    return [int(number) for number in multihost_utils.broadcast_one_to_all(padded) if number >= 0]
+
+
+def is_alone_with(error: Exception) -> bool:
+    """Whether there are other processes, which need not have failed too."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1 and not hasattr(error, SHARED)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process for an error that the others do not know of: leaving in order, it would wait for them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def together(work: Callable[[], Result]) -> Result:
     """Does `work` in every process; if it fails in one it fails in all, so that none waits for another in vain.
 
@@ -76,10 +100,11 @@ def together(work: Callable[[], Result]) -> Result:
     except Exception as raised:  # noqa: BLE001 - it is raised again.
         result, error = None, raised
     failed = anywhere(error is not None)
+    if failed and error is None:
+        error = ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
     if error is not None:
+        setattr(error, SHARED, True)
         raise error
-    if failed:
-        raise ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
     return result  # type: ignore
 
 

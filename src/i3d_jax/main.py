@@ -5,7 +5,7 @@
 
 The same command resumes a run that was stopped. Every key that a config has can be set as --config.KEY=VALUE.
 
-On several machines each runs the same command; TPU pods, SLURM, Open MPI and Kubernetes tell JAX the rest. Elsewhere:
+On several machines each runs the same command; TPU pods, SLURM and Open MPI tell JAX the rest. Elsewhere:
 
     python -m i3d_jax.main ... --coordinator=HOST:PORT --num-processes=2 --process-id=0
 """
@@ -13,6 +13,7 @@ On several machines each runs the same command; TPU pods, SLURM, Open MPI and Ku
 import os
 import re
 import sys
+import traceback
 from typing import NoReturn
 
 import jax
@@ -58,6 +59,8 @@ def fail(error: Exception, hint: str = "") -> NoReturn:
     if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
         message = f"the config has no {unknown[1]!r}"
     print(f"python -m i3d_jax.main: {message}{hint}", file=sys.stderr)
+    if distributed.is_alone_with(error):
+        distributed.leave(2)
     sys.exit(2)
 
 
@@ -78,12 +81,12 @@ def main(_: list[str]) -> None:
         OSError,
     ) as error:
         fail(error)
-    except jax.errors.JaxRuntimeError as error:
+    except jax.errors.JaxRuntimeError:
         if jax.process_count() == 1:
             raise
-        message = f"{str(error).splitlines()[0]}; was another process lost? Start all of them again: the run goes on"
-        print(f"python -m i3d_jax.main: {message}", file=sys.stderr, flush=True)
-        os._exit(1)  # In order, it would wait for the others.
+        traceback.print_exc()
+        print("python -m i3d_jax.main: if a process was lost, start all again: the run goes on", file=sys.stderr)
+        distributed.leave(1)
     except StoppedError as stopped:
         print(f"python -m i3d_jax.main: {stopped}", file=sys.stderr)
         sys.exit(stopped.status)

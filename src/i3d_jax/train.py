@@ -21,7 +21,7 @@ from i3d_jax import checkpoints, checks, data, datasets, distributed, models, op
 from i3d_jax.evaluate import evaluate, shardings
 from i3d_jax.logs import Clock, Log, profiling
 from i3d_jax.models import layers
-from i3d_jax.models.initial import LAST, initial
+from i3d_jax.models.initial import LAST, initial, plan
 from i3d_jax.step import State, initial_state, runs_per_part, train_step
 from i3d_jax.stopping import StoppedError
 
@@ -30,13 +30,24 @@ class DivergedError(ValueError):
     """A run whose updates are not finite any more."""
 
 
-def initial_variables(name: str, network: models.Network, key: jax.Array, video: Any, init: str | None) -> dict:
-    """Fresh variables of the model called `name`, or those that weights `init` make (`weights.load`, `initial`)."""
+def initial_variables(
+    name: str, network: models.Network, key: jax.Array, video: Any, init: str | None, fixed: bool = False
+) -> dict:
+    """Fresh variables of the model called `name`, or those that weights `init` make (`weights.load`, `initial`).
+
+    Raises:
+      weights.WeightsError: they do not fit, or, if all but the last layer is to be `fixed`, leave more than that new.
+    """
     source = None if init is None else weights.load(init)
     variables = jax.jit(network.init)(key, video)
     if source is None:
         return variables
     try:
+        new = [row.leaf for row in plan(source, variables, models.MODELS[name].trunks) if row.action == "new"]
+        if fixed and (others := [leaf for leaf in new if LAST not in leaf.split("/")]):
+            raise ValueError(
+                f"fixed: {len(others)} leaves are not in them and would never be trained: {', '.join(others)}"
+            )
         return initial(source, variables, models.MODELS[name].trunks)
     except ValueError as error:
         raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]}") from None
@@ -97,9 +108,9 @@ def train(
       pretrain: arguments of a run that makes these weights first, in workdir/pretrain.
       train_split, test_split: TFDS's names.
       validation_split: of the validations before the end; None: `test_split`.
-      validate_every: steps; None: at the end only.
-      best: which score of a validation (`validation.METRICS`) says that it is the best so far; its checkpoint is kept, and its
-        weights are exported as `best.safetensors`.
+      validate_every: steps; None: there are none, but the test at the end.
+      best: which score of a validation (`validation.METRICS`) says that it is the best so far; its checkpoint is kept, and
+        its weights are exported as `best.safetensors`.
       plateau: arguments of `validation.scaled`: the learning rate drops when the validation loss does not. None: it does not.
       log_every, checkpoint_every: in steps; every validation has a checkpoint.
       keep: checkpoints that are kept, the best one apart.
@@ -123,7 +134,8 @@ def train(
     folder = pathlib.Path(workdir)
     first = distributed.is_first()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(distributed.on_first(checks.only_process(folder)))
+        patience = 0 if jax.process_count() == 1 else 180
+        stack.enter_context(distributed.on_first(checks.only_process(folder, patience)))
         distributed.together(lambda: checks.note_config(folder, config) if first else None)
         if pretrain is not None:
             init = str(folder / "pretrain" / "weights.safetensors")
@@ -147,7 +159,7 @@ def train(
         saved = stack.enter_context(checkpoints.Checkpoints(folder / "checkpoints", keep, about))
 
         def fresh() -> State:
-            variables = initial_variables(model["name"], network, key, example, init)
+            variables = initial_variables(model["name"], network, key, example, init, fixed)
             return initial_state(variables, tx, average is not None)
 
         start, state = saved.restore(like) or (0, jax.device_put(distributed.together(fresh), replicated))
@@ -197,16 +209,19 @@ def train(
         def tested() -> dict:
             return {"params": state.params if average is None else state.average, "batch_stats": state.batch_stats}
 
+        def export(name: str) -> None:
+            distributed.together(lambda: weights.save(folder / name, tested(), info) if first else None)
+
         def scores(split: str) -> dict[str, float]:
             found = evaluate(network, tested(), builder.records(split), sharded, stop_if_asked, **test_clips)
             if log:
                 log(step, {f"{split}_{name}": value for name, value in found.items()} | shares)
             return found
 
-        clock, scalars, result, last_saved = Clock(start), {}, {}, start
+        clock, scalars, result, validate, last_saved = Clock(start), {}, {}, False, start
         for step in range(start, steps + 1):
             # A validation is part of what comes after its step: of a run that goes on from there, it is made again.
-            validate = validate_every is not None and step > 0 and (step % validate_every == 0 or step == steps)
+            validate = validate_every is not None and step > 0 and step % validate_every == 0
             if step > start and (step % log_every == 0 or step == steps):
                 told = {name: float(value) for name, value in scalars.items()}
                 told["lr"] = float(np.asarray(rate(step - 1))) * float(state.validation.scale)
@@ -232,8 +247,7 @@ def train(
                 state = state._replace(validation=jax.device_put(known, replicated))
                 if known.best_step == step:
                     saved.keep_best(step)
-                    if first:
-                        weights.save(folder / "best.safetensors", tested(), info)
+                    export("best.safetensors")
                 clock = Clock(step)
             if step == steps:
                 break
@@ -243,11 +257,9 @@ def train(
             before, (state, scalars) = scalars, update(state, batch, key)
             jax.block_until_ready(before)  # Not more than a step ahead: batches take memory.
             bar.update()
-        if not result or validation_split not in (None, test_split):
+        if not validate or validation_split not in (None, test_split):
             result = scores(test_split)
-        if log:
-            weights.save(folder / "weights.safetensors", tested(), info)  # Last: it says that the run is complete.
-        distributed.anywhere(False)  # The others wait for it.
+        export("weights.safetensors")  # Last: it says that the run is complete.
     return result | shares | {"steps": steps, "seconds": time.time() - began}
 
 
