@@ -27,6 +27,8 @@ from ml_collections import ConfigDict, config_dict
 
 def get_config(run="i3d_rgb"):
     name, _, schedule = run.partition(",")
+    if name not in RUNS:
+        raise ValueError(f"no run is called {name!r}; there are {', '.join(RUNS)}")
     config: dict[str, Any] = RUNS[name]()
     if schedule == "plateau":
         config["optimizer"]["milestones"] = ()

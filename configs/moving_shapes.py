@@ -23,6 +23,8 @@ NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95, dtype="float32")
 
 
 def get_config(run="i3d"):
+    if run not in RUNS:
+        raise ValueError(f"no run is called {run!r}; there are {', '.join(RUNS)}")
     return ConfigDict(RUNS[run]())
 
 

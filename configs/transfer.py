@@ -17,8 +17,11 @@ RATES = {"fixed": 0.1, "full": 0.01, "original": 0.03}
 
 
 def get_config(run="full,ucf101/1"):
-    how, dataset, *stream = run.split(",")
-    (stream,) = stream or ["rgb"]
+    how, _, data = run.partition(",")
+    dataset, _, stream = data.partition(",")
+    stream = stream or "rgb"
+    if how not in RATES or not dataset or stream not in ("rgb", "flow"):
+        raise ValueError(f"{run!r}, wanted HOW,DATASET or HOW,DATASET,flow, HOW one of {', '.join(RATES)}")
     return ConfigDict(
         dict(
             seed=0,

@@ -115,9 +115,8 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 def experiment(workdir: pathlib.Path, kills: int, arguments: list[str], every: int, seed: int = 0) -> tuple[list, list]:
     """Returns what `kill` did, and the differences in the end."""
     workdir.mkdir(parents=True, exist_ok=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-        (workdir / "compiled").absolute()
-    )  # Starting takes seconds, not a minute.
+    # Starting takes seconds then, not a minute.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str((workdir / "compiled").absolute())
     command = [sys.executable, "-m", "i3d_jax.main", *arguments]
     undisturbed, killed = workdir / "undisturbed", workdir / "killed"
     subprocess.run([*command, f"--workdir={undisturbed}"], check=True)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import models, optimizers
+from i3d_jax import models, optimizers, planes
 from i3d_jax.step import initial_state, train_step
 
 DEVICES = 8, 64, 256, 1024
@@ -75,10 +75,8 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
 
     example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.example(entry.train, entry.crop))
     state = jax.eval_shape(lambda: initial_state(network.init(jax.random.key(0), example), tx))
-    size = entry.crop
-    planes = {"rgb": ((size + 2) * 3 // 2, size + 2), "flow": (2 * size, size)}
     batch = {
-        stream: jax.ShapeDtypeStruct((batch_size, frames, *planes[stream]), jnp.uint8)
+        stream: jax.ShapeDtypeStruct((batch_size, frames, *planes.packed_shape(stream, entry.crop)), jnp.uint8)
         for stream, (frames, _) in entry.train.items()
     }
     batch |= {

@@ -1,6 +1,7 @@
 """A config of a run of seconds, for tests of the command line: Inception-v1 on single frames of a few moving shapes."""
 
 import pathlib
+import socket
 
 CONFIG = """
 from i3d_jax.datasets import moving_shapes
@@ -34,3 +35,10 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     path = folder / "config.py"
     path.write_text(CONFIG.replace("DATA", str(folder / "data")))
     return path
+
+
+def free_port() -> int:
+    """One on which the processes of a run can meet."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]

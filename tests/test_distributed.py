@@ -1,10 +1,8 @@
 """A run of several processes, as `python -m i3d_jax.main` makes it: on this machine's CPU, over its own network."""
 
-import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +11,9 @@ import jax
 import numpy as np
 import pytest
 import small_run
+from kill import lines
 
 from i3d_jax import weights
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
 
 
 class Run:
@@ -31,7 +24,7 @@ class Run:
         self.config = small_run.write(folder)
 
     def start(self, workdir, *options, processes=2, devices=2, slurm=False) -> list[subprocess.Popen]:
-        started, port = [], free_port()
+        started, port = [], small_run.free_port()
         for process in range(processes):
             environment = os.environ | {
                 "JAX_NUM_CPU_DEVICES": str(devices),
@@ -58,12 +51,6 @@ class Run:
 
     def errors(self, process: int) -> str:
         return (self.folder / f"{process}.err").read_text()
-
-
-def lines(workdir):
-    path = workdir / "log.jsonl"
-    found = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in found if line.endswith("}")]
 
 
 def until(workdir, step, started):

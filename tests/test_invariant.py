@@ -1,12 +1,12 @@
 """One run, whatever it runs on: devices, processes and parts of a batch change nothing but the order of summation."""
 
 import functools
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import small_run
 
 # In float64, parameters too: training is chaotic, and rounding of float32 flips ReLUs, which moves gradients of deep layers in
 # their second digit. What the parameters have moved is compared, which is the sum of the gradients.
@@ -96,10 +96,8 @@ for layout in sys.argv[9:]:
 def test_devices_processes_and_parts_make_no_difference(network, steps, lr, one, two, tmp_path):
     """With dropout and augmentation; 8x2 is two parts on eight devices, of one process or of two."""
     most = max(int(layout[0]) for layout in two.split())
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), str(tmp_path), str(port)]
+    port = str(small_run.free_port())
+    command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), str(tmp_path), port]
     for jobs in ([["1", "0", "8", *one.split()]], [["2", process, str(most // 2), *two.split()] for process in "01"]):
         started = [subprocess.Popen([*command, *job], stderr=subprocess.PIPE, text=True) for job in jobs]
         for each in started:

@@ -567,7 +567,12 @@ def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monk
         (["--config=configs/moving_shapes.py"], "--workdir is missing"),
         (["--workdir=x"], "--config is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
-        (["--config=configs/moving_shapes.py:sounds", "--workdir=x"], "sounds"),
+        (
+            ["--config=configs/moving_shapes.py:sounds", "--workdir=x"],
+            "no run is called 'sounds'; there are i3d, i3d_flow",
+        ),
+        (["--config=configs/kinetics.py:i3d_rgb,platau", "--workdir=x"], "no schedule is called 'platau'"),
+        (["--config=configs/transfer.py:full", "--workdir=x"], "'full', wanted HOW,DATASET or HOW,DATASET,flow"),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--config.optimizer.rate=1"], "rate"),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--config.steps=many"], "many"),
         (["--config=configs/moving_shapes.py", "--workdir=x", "stray"], "unexpected argument 'stray'"),

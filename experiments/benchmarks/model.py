@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i3d_jax import models, optimizers
+from i3d_jax import models, optimizers, planes
 from i3d_jax.models import layers
 from i3d_jax.step import initial_state, train_step
 
@@ -53,49 +53,48 @@ def compiled(function: Callable, arguments: tuple, about: dict, options: dict | 
     return made
 
 
-def forward_of_ours(video: np.ndarray, about: dict) -> dict[str, Callable]:
+def of_ours(about: dict, call: Callable[[models.Network, Callable], Callable]) -> dict[str, Callable]:
+    """Per variant what `call` makes of a network and of `compiled` for it."""
     made = {}
-    for name, dtype, context in (
-        ("ours, float32", "float32", contextlib.nullcontext),
-        ("ours, bfloat16", "bfloat16", contextlib.nullcontext),
-        ("plain XLA, float32", "float32", plain),
+    for name, dtype, context, options in (
+        ("ours, float32", "float32", contextlib.nullcontext, layers.compiler_options()),
+        ("ours, bfloat16", "bfloat16", contextlib.nullcontext, layers.compiler_options()),
+        ("plain XLA, float32", "float32", plain, None),
     ):
-        network = models.build("i3d", num_classes=400, dtype=dtype)
-        variables, about[name] = _variables(), {}
+        about[name] = {}
         with context():
-            options = layers.compiler_options() if context is not plain else None
-            # A function of its own: what was traced of another is not taken again.
-            apply = compiled(lambda v, x, net=network: net.apply(v, x), (variables, video), about[name], options)
-        on_device = jax.device_put(video)
-        made[name] = functools.partial(_done, apply, variables, on_device)
+            network = models.build("i3d", num_classes=400, dtype=dtype)
+            made[name] = call(network, functools.partial(compiled, about=about[name], options=options))
     return made
+
+
+def forward_of_ours(video: np.ndarray, about: dict) -> dict[str, Callable]:
+    def call(network: models.Network, compiled: Callable) -> Callable:
+        variables = _variables()
+        # A function of its own: what was traced of another is not taken again.
+        apply = compiled(lambda variables, video: network.apply(variables, video), (variables, video))
+        return functools.partial(_done, apply, variables, jax.device_put(video))
+
+    return of_ours(about, call)
 
 
 def train_of_ours(video: np.ndarray, about: dict) -> dict[str, Callable]:
     batch, frames, size, *_ = video.shape
     rng = np.random.default_rng(0)
     clips = {
-        "rgb": rng.integers(0, 255, (batch, frames, (size + 2) * 3 // 2, size + 2)).astype(np.uint8),
+        "rgb": rng.integers(0, 255, (batch, frames, *planes.packed_shape("rgb", size))).astype(np.uint8),
         "corner": np.zeros((batch, 2), np.int32),
         "mirrored": np.zeros(batch, bool),
         "label": np.arange(batch, dtype=np.int32),
     }
-    made = {}
-    for name, dtype, context in (
-        ("ours, float32", "float32", contextlib.nullcontext),
-        ("ours, bfloat16", "bfloat16", contextlib.nullcontext),
-        ("plain XLA, float32", "float32", plain),
-    ):
-        network = models.build("i3d", num_classes=400, dtype=dtype)
+
+    def call(network: models.Network, compiled: Callable) -> Callable:
         tx, _ = optimizers.sgd(lr=1e-6)
         state, key = initial_state(_variables(), tx), jax.random.key(1)
-        about[name] = {}
-        with context():
-            options = layers.compiler_options() if context is not plain else None
-            step = functools.partial(train_step, model=network, tx=tx)
-            update = compiled(step, (state, clips, key), about[name], options, donate_argnums=0)
-        made[name] = _Steps(update, state, jax.device_put(clips), key)
-    return made
+        step = functools.partial(train_step, model=network, tx=tx)
+        return _Steps(compiled(step, (state, clips, key), donate_argnums=0), state, jax.device_put(clips), key)
+
+    return of_ours(about, call)
 
 
 def _variables() -> Any:

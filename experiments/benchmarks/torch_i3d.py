@@ -3,6 +3,7 @@
 Conv3d, BatchNorm3d, ReLU; TensorFlow's SAME padding by F.pad before every convolution and pool, as in piergiaj/pytorch-i3d.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -82,7 +83,7 @@ def load(model: I3D, variables: dict) -> I3D:
     """Gives it our variables."""
 
     def tensor(x):
-        return torch.tensor(jax_free(x))
+        return torch.tensor(np.array(x, np.float32))
 
     def unit(module: Unit, params: dict, stats: dict) -> None:
         module.conv.weight.copy_(tensor(params["conv"]["kernel"]).permute(4, 3, 0, 1, 2))
@@ -102,9 +103,3 @@ def load(model: I3D, variables: dict) -> I3D:
         model.logits.weight.copy_(tensor(params["Logits"]["kernel"]).permute(4, 3, 0, 1, 2))
         model.logits.bias.copy_(tensor(params["Logits"]["bias"]))
     return model
-
-
-def jax_free(x):
-    import numpy as np
-
-    return np.array(x, np.float32)

@@ -6,10 +6,9 @@ import inspect
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import filelock
 import jax
 
 from i3d_jax import data, datasets, files, models, optimizers, validation
@@ -48,9 +47,8 @@ def note_config(folder: pathlib.Path, config: dict) -> None:
     files.write_json(path, config)
 
 
-@contextlib.contextmanager
-def only_process(folder: pathlib.Path, patience: float = 0) -> Iterator[None]:
-    """Makes sure that no other run works in a folder; a process that dies lets go of it.
+def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractContextManager[None]:
+    """Makes sure that no other run works in a folder.
 
     Args:
       patience: seconds to wait for another to end. Of a machine that is lost, shared storage holds the lock for a while.
@@ -58,16 +56,8 @@ def only_process(folder: pathlib.Path, patience: float = 0) -> Iterator[None]:
     Raises:
       ConfigError: one does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=patience)
-    except filelock.Timeout:
-        raise ConfigError(f"{folder}: another process is training in it; use another workdir") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    busy = ConfigError(f"{folder}: another process is training in it; use another workdir")
+    return files.locked(folder / ".lock", busy, patience)
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -216,8 +216,8 @@ def train_batches(
     """
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    how = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
-    clip = functools.partial(random_clip, streams=streams(rgb, flow), **how)
+    options = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
+    clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     local = batch_size // processes
     # Threads and processes work on, and buffers hold, pieces of a few clips: a batch may be gigabytes.
@@ -230,8 +230,10 @@ def train_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, also in programs that have none.
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        pieces = pieces.mp_prefetch(options, worker_init_fn=_leave_stopping_to_the_first)
+        pieces = pieces.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_leave_stopping_to_the_first,
+        )
     iterator = iter(pieces)
     try:
         if size == local:

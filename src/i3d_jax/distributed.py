@@ -42,8 +42,8 @@ def initialize(
     if processes == 1:
         return
     given = coordinator, processes, process
-    if None not in given and not 0 <= process < processes:  # type: ignore
-        raise ProcessError(f"--process-id: {process}, wanted 0 to {processes - 1}")  # type: ignore
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ProcessError(f"--process-id: {process}, wanted 0 to {processes - 1}")
     try:
         # With processes that fail one after another there is nothing to wait for at the end.
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
@@ -95,17 +95,19 @@ def together(work: Callable[[], Result]) -> Result:
     Raises:
       ProcessError: it failed in another process.
     """
+    result: list[Result] = []
+    error: Exception | None = None
     try:
-        result, error = work(), None
+        result.append(work())
     except Exception as raised:  # noqa: BLE001 - it is raised again.
-        result, error = None, raised
+        error = raised
     failed = anywhere(error is not None)
     if failed and error is None:
         error = ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
     if error is not None:
         setattr(error, SHARED, True)
         raise error
-    return result  # type: ignore
+    return result[0]
 
 
 @contextlib.contextmanager

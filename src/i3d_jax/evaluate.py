@@ -57,9 +57,8 @@ def predictions(
       per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
       ticks of it were used as "ticks".
     """
-    whole = (
-        None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
-    )  # Each process needs all logits.
+    # Each process needs all logits.
+    whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
     apply = jax.jit(
         logits_of_steps,
         static_argnames="network",
@@ -71,7 +70,7 @@ def predictions(
     for piece in data.test_pieces(source, timing=timing, **process, **pieces):
         window, streams = piece.window, piece.streams
         if sharding is not None:
-            streams = {name: jax.make_array_from_process_local_data(sharding, x) for name, x in streams.items()}
+            streams = on_devices(streams, sharding)
         found, carry = apply(variables, streams, carry, network=network)
         kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
         if timing.carries:
@@ -93,6 +92,11 @@ def shardings() -> tuple[NamedSharding, NamedSharding]:
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.array(devices), ("data",))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def on_devices(share: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """A batch over the devices of all processes, each of which has its `share` of it."""
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in share.items()}
 
 
 def evaluate(

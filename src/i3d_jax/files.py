@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
+
 
 def cache() -> pathlib.Path:
     """The folder for what was downloaded: `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE."""
@@ -33,6 +35,25 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator[None]:
+    """Holds a lock, a file of its own; a process that dies lets go of it.
+
+    Args:
+      busy: raised if another process has held it for `patience` seconds (-1: waits for ever).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=patience)
+    except filelock.Timeout:
+        raise busy from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

@@ -54,7 +54,9 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def fail(error: Exception, hint: str = "") -> NoReturn:
-    message = (str(error) or repr(error)).splitlines()[0]
+    lines = (str(error) or repr(error)).strip().splitlines()
+    # What a config's own code raises, ml_collections puts at the end of a traceback.
+    message = f"{lines[0]} {lines[-1]}" if lines[0].endswith("parsing config file:") else lines[0]
     unknown = re.match(r"\W*'(\w+)", message)
     if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
         message = f"the config has no {unknown[1]!r}"

@@ -36,6 +36,11 @@ def around(window: Window) -> Window:
     return Window(window.top - window.top % 2, window.left - window.left % 2, window.size + 2)
 
 
+def packed_shape(stream: str, size: int) -> tuple[int, int]:
+    """(rows, columns) of a packed frame: of "flow", or of "rgb" with the pixels around a window of such a size."""
+    return (2 * size, size) if stream == "flow" else ((size + 2) * 3 // 2, size + 2)
+
+
 def read(
     data: bytes,
     window: Window,
@@ -66,8 +71,7 @@ def read(
         raise ValueError(f"resizing to {size}, but flow cannot be resized")
     _keep_memory()
     outer = window if stream == "flow" else around(window)
-    rows = 2 * outer.size if stream == "flow" else outer.size * 3 // 2
-    out = np.empty((frames, rows, outer.size), np.uint8)
+    out = np.empty((frames, *packed_shape(stream, window.size)), np.uint8)
     scaler = av.video.reformatter.VideoReformatter()
     count, stop = 0, start + (frames - 1) * stride + 1
 

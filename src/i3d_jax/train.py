@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 
 from i3d_jax import checkpoints, checks, data, datasets, distributed, models, optimizers, validation, weights
-from i3d_jax.evaluate import evaluate, shardings
+from i3d_jax.evaluate import evaluate, on_devices, shardings
 from i3d_jax.logs import Clock, Log, profiling
 from i3d_jax.models import layers
 from i3d_jax.models.initial import LAST, initial, plan
@@ -42,13 +42,14 @@ def initial_variables(
     variables = jax.jit(network.init)(key, video)
     if source is None:
         return variables
+    trunks = models.MODELS[name].trunks
     try:
-        new = [row.leaf for row in plan(source, variables, models.MODELS[name].trunks) if row.action == "new"]
-        if fixed and (others := [leaf for leaf in new if LAST not in leaf.split("/")]):
+        new = [row.leaf for row in plan(source, variables, trunks) if row.action == "new"] if fixed else []
+        if others := [leaf for leaf in new if LAST not in leaf.split("/")]:
             raise ValueError(
                 f"fixed: {len(others)} leaves are not in them and would never be trained: {', '.join(others)}"
             )
-        return initial(source, variables, models.MODELS[name].trunks)
+        return initial(source, variables, trunks)
     except ValueError as error:
         raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]}") from None
 
@@ -252,8 +253,7 @@ def train(
             if step == steps:
                 break
             trace(step, state)
-            batch = clock.next(batches, scalars.get("loss"))
-            batch = {name: jax.make_array_from_process_local_data(sharded, x) for name, x in batch.items()}
+            batch = on_devices(clock.next(batches, scalars.get("loss")), sharded)
             before, (state, scalars) = scalars, update(state, batch, key)
             jax.block_until_ready(before)  # Not more than a step ahead: batches take memory.
             bar.update()

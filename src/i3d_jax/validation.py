@@ -46,7 +46,7 @@ def after(
         best, best_step = value, step
     if plateau is not None:
         loss, since, scale = scaled(loss, since, scale, scores["loss"], **plateau)
-    return Validation(*(np.asarray(x, y.dtype) for x, y in zip((best, best_step, loss, since, scale), validation)))  # type: ignore
+    return Validation(jnp.float32(best), jnp.int32(best_step), jnp.float32(loss), jnp.int32(since), jnp.float32(scale))
 
 
 def scaled(

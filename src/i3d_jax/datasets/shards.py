@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import av.error
-import filelock
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
@@ -31,7 +30,7 @@ from i3d_jax import flow, h264, video
 from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
-from i3d_jax.files import replacing
+from i3d_jax.files import locked, replacing
 from i3d_jax.flow.videos import of_frames
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
@@ -421,16 +420,12 @@ def _write_text(text: str) -> None:
 @contextlib.contextmanager
 def only_one(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
     """Makes sure that no other process prepares the same data set, or waits until it does not."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(final.with_name(f"{final.name}.lock"))
-    try:
-        with lock.acquire(timeout=-1 if wait else 0):
-            # A process that was killed while TFDS put a data set together left this.
-            for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            yield
-    except filelock.Timeout:
-        raise PrepareError(f"{final}: another process is preparing it") from None
+    busy = PrepareError(f"{final}: another process is preparing it")
+    with locked(final.with_name(f"{final.name}.lock"), busy, -1 if wait else 0):
+        # A process that was killed while TFDS put a data set together left this.
+        for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
 
 
 def clean(final: pathlib.Path) -> None:
