@@ -1,3 +1,6 @@
+import math
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,9 +16,11 @@ def random(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 9, 16])
+@pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
+@pytest.mark.parametrize("frames", [1, 2, 7, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
-def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, float64):
+def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
+    monkeypatch.setattr(layers, "LARGE", large)
     x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
 
     def loss(convolve, x, kernel):
@@ -27,6 +32,42 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, f
     (_, folded), folded_grads = run(layers._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
+
+
+@pytest.mark.parametrize("window,strides", WINDOWS[:2])
+def test_fewer_multiplications_round_as_finely_as_documented(window, strides, monkeypatch):
+    x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)
+
+    def error(large, dtype):
+        monkeypatch.setattr(layers, "LARGE", large)
+        with jax.enable_x64(True):
+            exact = layers._conv3d(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
+        found = jax.jit(lambda x, kernel: layers._conv3d_as_2d(x, kernel, strides))(
+            x.astype(dtype), kernel.astype(dtype)
+        )
+        assert found.dtype == dtype
+        return np.sqrt(
+            np.square(np.asarray(found).astype(np.float64) - np.asarray(exact)).mean()
+            / np.square(np.asarray(exact)).mean()
+        )
+
+    assert 1e-8 < error(np.inf, np.float32) < error(0, np.float32) < 2e-6
+    # Of half-precision numbers it is their own, not the method's.
+    assert error(0, jnp.bfloat16) < 1.1 * error(np.inf, jnp.bfloat16)
+
+
+def test_video_of_the_papers_size_takes_half_of_the_multiplications():
+    def multiplications(frames):
+        shape = jax.ShapeDtypeStruct((1, frames, 56, 56, 64), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, 3, 64, 192), jnp.float32)
+        convolve = jax.jit(layers._conv3d_as_2d, static_argnums=2)
+        text = convolve.lower(shape, kernel, (1, 1, 1)).as_text()
+        shapes = re.findall(r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text)
+        sizes = [[list(map(int, each.split("x"))) for each in one] for one in shapes]
+        return sum(math.prod(kernel[:-1]) * math.prod(out) for kernel, out in sizes)
+
+    assert multiplications(32) == 0.5 * 32 * 56 * 56 * 192 * 27 * 64
+    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small: the plain form.
 
 
 @pytest.mark.parametrize("frames", [1, 9, 16])
@@ -73,6 +114,26 @@ def test_groups_of_batch_norm_are_replicas_of_their_own():
     for name in "mean", "var":
         average = sum(stats["batch_stats"][name] for _, stats in alone) / 3
         np.testing.assert_allclose(new["batch_stats"][name], average, rtol=1e-5)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
+    x, weights = random(0, 6, 4, 3, 5) * 3 + 1, random(1, 6, 4, 3, 5)
+    norm = layers.BatchNorm(3, relu=relu)
+    bias = random(2, 5)
+    stats = norm.init(jax.random.key(0), x, False)["batch_stats"]
+
+    def ours(x, bias):
+        y, _ = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+        return (weights * y).sum()
+
+    def defined(x, bias):
+        x = x.reshape(3, -1, 5)
+        y = (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3) + bias[None, None]
+        return (weights * (nn.relu(y) if relu else y).reshape(weights.shape)).sum()
+
+    for found, wanted in zip(jax.grad(ours, (0, 1))(x, bias), jax.grad(defined, (0, 1))(x, bias), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-10)
 
 
 def test_batch_norm_follows_the_release():

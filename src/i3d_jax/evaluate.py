@@ -26,7 +26,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import data, datasets, metrics, models, planes, results, video, weights
+from i3d_jax import compilation, data, datasets, metrics, models, planes, results, video, weights
 from i3d_jax.models import Network, layers
 
 ALL = 10**9  # Frames; more than a video has.
@@ -260,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="how many clips of the split to take (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="that decode (default: 2)")
     flags = vars(parser.parse_args(arguments))
+    compilation.keep()
     name, folders, out = flags.pop("weights"), flags.pop("fuse"), flags.pop("out")
     if name and not flags["dataset"]:
         parser.error("--dataset is missing")

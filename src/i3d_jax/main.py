@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import checkpoints, checks, distributed, train, video, weights
+from i3d_jax import checkpoints, checks, compilation, distributed, train, video, weights
 from i3d_jax.stopping import StoppedError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -68,6 +68,7 @@ def fail(error: Exception, hint: str = "") -> NoReturn:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
+    compilation.keep()
     config = _CONFIG.value.to_dict()
     try:
         checks.bind("config", train.train, config, workdir="")

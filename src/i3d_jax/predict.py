@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import files, flow, models, video, weights
+from i3d_jax import compilation, files, flow, models, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network, layers
@@ -147,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
     flags = parser.parse_args(arguments)
+    compilation.keep()
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
     files.any_name_can_be_printed()

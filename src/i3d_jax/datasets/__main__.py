@@ -17,7 +17,7 @@ import shlex
 import sys
 from typing import Any
 
-from i3d_jax import datasets, files, flow
+from i3d_jax import compilation, datasets, files, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
 
 COMPUTED: Any = object()  # What --flow is without a folder.
@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("--data-dir", help="where it is (default: TFDS's own)")
     show.add_argument("--classes", action="store_true", help="also per class")
     flags = parser.parse_args(arguments)
+    compilation.keep()
     if getattr(flags, "workers", None) is not None and flags.workers < 1:
         parser.error(f"--workers: {flags.workers} is not a positive number")
     files.any_name_can_be_printed()

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import files, video
+from i3d_jax import compilation, files, video
 from i3d_jax.ahead import ahead
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
@@ -167,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="pairs of frames at a time (default: 8, on accelerators 64)")
     parser.add_argument("--parallel", type=int, help="videos at a time (default: 1, on accelerators 4)")
     flags = parser.parse_args(arguments)
+    compilation.keep()
     for flag in ("short_side", "frames", "full", "batch_size", "parallel"):
         if getattr(flags, flag) is not None and not getattr(flags, flag) > 0:
             parser.error(f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number")

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -41,7 +42,10 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     """
     window, strides = kernel.shape[:-2], tuple(strides)
     if all(n == 1 for n in window + strides):
-        return jnp.dot(x, kernel.reshape(kernel.shape[-2:]))
+        y = jnp.dot(
+            x, kernel.reshape(kernel.shape[-2:]), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
+        )
+        return y.astype(x.dtype)
     if len(window) == 2:
         return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     if time_padding == "edge":
@@ -62,12 +66,17 @@ def _conv3d(x, kernel, strides, time_padding="zeros"):
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
-def _conv3d_as_2d(x, kernel, strides):
-    """The same convolution as one 2-D convolution, which CPU backends run several times faster.
+# Multiply-adds from which saving some of them is worth more operations to compile and run.
+LARGE = 1.5e9
 
-    Runs of `stride` frames are folded into input channels and the kernel's temporal taps into output channels; each
-    output frame is then the sum of its taps' outputs, shifted in time.
+
+def _conv3d_as_2d(x, kernel, strides):
+    """The same convolution as 2-D convolutions, which CPU backends run several times faster.
+
+    Runs of `stride` frames are folded into input channels, so that the taps in time are a convolution of runs at stride 1. Half-precision
+    numbers are computed with in float32, as XLA does on a CPU, too.
     """
+    dtype, x, kernel = x.dtype, at_least_float32(x), at_least_float32(kernel)
     batch, frames, height, width, inputs = x.shape
     taps, *window, _, outputs = kernel.shape
     stride = strides[0]
@@ -77,18 +86,82 @@ def _conv3d_as_2d(x, kernel, strides):
     runs, taps = -(-(front + frames) // stride), -(-taps // stride)
     x = jnp.pad(x, ((0, 0), (front, runs * stride - front - frames), (0, 0), (0, 0), (0, 0)))
     kernel = jnp.pad(kernel, ((0, taps * stride - kernel.shape[0]), (0, 0), (0, 0), (0, 0), (0, 0)))
-    x = x.reshape(batch * runs, stride, height, width, inputs)
-    x = jnp.moveaxis(x, 1, 3).reshape(batch * runs, height, width, stride * inputs)
-    kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), (1, 0), (2, 4))
-    kernel = kernel.reshape(*window, stride * inputs, taps * outputs)
-    y = lax.conv_general_dilated(x, kernel, strides[1:], "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    y = y.reshape(batch, runs, *y.shape[1:3], taps, outputs)
+    x = jnp.moveaxis(x.reshape(batch, runs, stride, height, width, inputs), 2, 4)
+    x = x.reshape(batch, runs, height, width, stride * inputs)
+    kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), 1, 3)
+    kernel = kernel.reshape(taps, *window, stride * inputs, outputs)
+    over_runs = functools.partial(_conv2d_of_runs, strides=strides[1:])
+    # How many outputs at once take the fewest products.
+    step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
+    work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
+    if step > 1 and work >= LARGE:
+        y = _toom_cook_over_time(x, kernel, before // stride, step, over_runs)
+    else:
+        y = _taps_as_channels(x, kernel, before // stride, over_runs)
+    return y.astype(dtype)
+
+
+def _conv2d_of_runs(x, kernel, strides):
+    y = lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[2:]), kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _taps_as_channels(x, kernel, before, conv2d):
+    """Convolution over time by one 2-D convolution, to the outputs of every tap in time; their sum, shifted in time."""
+    taps, outputs = kernel.shape[0], kernel.shape[-1]
+    kernel = jnp.moveaxis(kernel, 0, 3)
+    y = conv2d(x, kernel.reshape(*kernel.shape[:3], taps * outputs))
+    y = y.reshape(*y.shape[:-1], taps, outputs)
     total: Any = 0.0
     for tap in range(taps):
-        ahead = tap - before // stride  # Output frame t takes this tap from run t + ahead.
+        ahead = tap - before  # Output t takes this tap from run t + ahead.
         shift = [(0, 0, 0), (-ahead, ahead, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
         total += lax.pad(y[..., tap, :], jnp.zeros((), y.dtype), shift)
     return total
+
+
+def _toom_cook_over_time(x, kernel, before, step, conv2d):
+    """Convolution over time by Toom-Cook's (Winograd's) method: half of the multiplications, or less.
+
+    `step` outputs of `taps` taps are not step * taps products but step + taps - 1, of sums of runs with sums of taps, by a
+    2-D convolution each; outputs are sums of products. Exact but for rounding, which is up to four times the plain form's.
+    """
+    (batch, runs, *_), taps = x.shape, kernel.shape[0]
+    steps = -(-runs // step)
+    of_runs, of_taps, of_products = _toom_cook(step, taps)
+    x = jnp.pad(x, ((0, 0), (before, steps * step - runs + taps - 1 - before), (0, 0), (0, 0), (0, 0)))
+    places = [x[:, place : place + (steps - 1) * step + 1 : step] for place in range(step + taps - 1)]
+    products = [
+        conv2d(_weighted(places, run), _weighted(kernel, tap)) for run, tap in zip(of_runs, of_taps, strict=True)
+    ]
+    y = jnp.stack([_weighted(products, product) for product in of_products], 2)
+    return y.reshape(batch, steps * step, *y.shape[3:])[:, :runs]
+
+
+def _weighted(values, weights):
+    """The sum of values, each times its weight."""
+    return sum(float(weight) * value for value, weight in zip(values, weights, strict=True) if weight)
+
+
+@functools.cache
+def _toom_cook(step, taps):
+    """The method's weights: of inputs in the sums [products, products], of taps [products, taps], of products in the outputs
+    [step, products].
+
+    A product is that of two polynomials at a point, the last at infinity, for polynomials of `step` and of `taps` terms; the method is
+    its transpose, which exchanges inputs and outputs. Points are such that rounding stays small.
+    """
+    products = step + taps - 1
+    points = np.array([0, 1, -1, 1 / 2, -2, 2])[: products - 1]
+
+    def powers(terms):
+        at_infinity = np.eye(terms)[-1:]
+        return np.concatenate([points[:, None] ** np.arange(terms), at_infinity])
+
+    of_inputs = np.linalg.inv(powers(products)).T
+    return np.where(abs(of_inputs) > 1e-12, of_inputs, 0), powers(taps), powers(step).T
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
@@ -216,6 +289,7 @@ class BatchNorm(nn.Module):
     groups: int = 1
     decay: float = 0.999  # A longer memory than a short run's whole length: lower it there.
     epsilon: float = 1e-3
+    relu: bool = False  # Is done with it.
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -227,20 +301,53 @@ class BatchNorm(nn.Module):
             return self.normalise(x, running_mean.value, running_var.value, bias)
         check_groups(x.shape[0], x.size // channels, self.groups)
         grouped = x.reshape(self.groups, -1, channels)
-        wide = at_least_float32(grouped)
-        mean = wide.mean(1)
-        var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
+        y, mean, var = _normalised(grouped, bias, self.epsilon, self.relu)
         if not self.is_initializing():
             running_mean.value = self.decay * running_mean.value + (1 - self.decay) * mean.mean(0)
             running_var.value = self.decay * running_var.value + (1 - self.decay) * var.mean(0)
-        return self.normalise(grouped, mean[:, None], var[:, None], bias).reshape(x.shape)
+        return y.reshape(x.shape)
 
     def normalise(self, x, mean, var, bias):
         scale = lax.rsqrt(var + self.epsilon)
-        shift = bias.reshape((1,) * (scale.ndim - 1) + (-1,)) - mean * scale
-        rank = (1,) * (x.ndim - scale.ndim)
-        y = at_least_float32(x) * scale.reshape(rank + scale.shape) + shift.reshape(rank + shift.shape)
-        return y.astype(x.dtype)
+        every = (1,) * (x.ndim - 1) + (-1,)
+        y = at_least_float32(x) * scale.reshape(every) + (bias - mean * scale).reshape(every)
+        return (nn.relu(y) if self.relu else y).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _normalised(x, bias, epsilon, relu):
+    """x [groups, positions, C] normalised by each group's own statistics, which are returned too, [groups, C]."""
+    wide = at_least_float32(x)
+    mean = wide.mean(1)
+    var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
+    scale = lax.rsqrt(var + epsilon)
+    y = wide * scale[:, None] + (bias[None] - mean * scale)[:, None]
+    return (nn.relu(y) if relu else y).astype(x.dtype), mean, var
+
+
+def _normalised_fwd(x, bias, epsilon, relu):
+    y, mean, var = _normalised(x, bias, epsilon, relu)
+    return (y, mean, var), (x, bias, mean, var)
+
+
+def _normalised_bwd(epsilon, relu, residual, grads):
+    """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
+
+    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them:
+    a product it would fuse, and compute, into each of the convolution's transposes.
+    """
+    x, bias, mean, var = residual
+    deviation = jnp.sqrt(var + epsilon)[:, None]
+    unit = (at_least_float32(x) - mean[:, None]) / deviation
+    grad = at_least_float32(grads[0])
+    if relu:
+        grad = jnp.where(unit + bias[None, None] > 0, grad, 0.0)
+    shift, stretch = grad.mean(1), (grad * unit).mean(1)
+    of_x = (grad - shift[:, None] - unit * stretch[:, None]) / deviation
+    return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0)
+
+
+_normalised.defvjp(_normalised_fwd, _normalised_bwd)
 
 
 def check_groups(batch: int, values: int, groups: int) -> None:
@@ -267,4 +374,4 @@ class ConvBN(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         x = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")(x)
-        return nn.relu(BatchNorm(self.groups, self.decay, name="bn")(x, train))
+        return BatchNorm(self.groups, self.decay, relu=True, name="bn")(x, train)

@@ -1,0 +1,32 @@
+"""Compiled programs, kept for the next process that needs them."""
+
+import hashlib
+import pathlib
+import platform
+
+import jax
+
+from i3d_jax import files
+
+MOST = 2 * 2**30  # Bytes; the longest unused go first.
+
+
+def keep() -> None:
+    """Has JAX keep what this process compiles, and take what others have compiled, unless it has a folder for that already.
+
+    The folder is `compiled` in the cache (`files.cache`), one for each kind of processor: a CPU's programs may not run on
+    another. JAX itself tells programs by versions, options and accelerator.
+    """
+    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(files.cache() / "compiled" / processor()))
+        jax.config.update("jax_compilation_cache_max_size", MOST)
+        # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def processor() -> str:
+    """A name of this machine's kind of processor: what it is and what instructions it has."""
+    information = pathlib.Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return hashlib.sha256("\n".join([platform.machine(), *kind]).encode()).hexdigest()[:16]

@@ -1,0 +1,41 @@
+import os
+import subprocess
+import sys
+
+# Tells the folder, and how many programs were taken from it and how many were compiled for it.
+PROGRAM = """
+import collections, jax, jax.numpy as jnp
+from i3d_jax import compilation, models
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+compilation.keep()
+network = models.build("inception", num_classes=3, width=0.1)
+jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+print(jax.config.jax_compilation_cache_dir, events["cache_hits"], events["cache_misses"])
+"""
+
+
+def run(cache, **environment):
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=inherited | {"I3D_JAX_CACHE": str(cache)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return out[0], *map(int, out[1:])
+
+
+def test_second_process_takes_what_the_first_has_compiled(tmp_path):
+    folder, taken, compiled = run(tmp_path)
+    assert folder.startswith(str(tmp_path / "compiled"))
+    assert (taken, compiled > 0) == (0, True)
+    assert run(tmp_path) == (folder, compiled, 0)
+
+
+def test_users_own_folder_is_used(tmp_path):
+    own = str(tmp_path / "own")
+    assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=own)[0] == own
+    assert os.listdir(own)
+    assert not (tmp_path / "compiled").exists()
