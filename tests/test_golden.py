@@ -23,23 +23,39 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def classify(shared_data):
-    variables, info = weights.read(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch")
+def released(shared_data):
+    return weights.read(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch")
+
+
+def logits_of(clip, variables):
     model = models.build("i3d", num_classes=400)
-    apply = jax.jit(model.apply, compiler_options=layers.compiler_options())
-    return lambda clip: dict(zip(info.classes, np.asarray(apply(variables, video.to_unit(clip)[None]))[0], strict=True))
+    apply = jax.jit(lambda variables, video: model.apply(variables, video), compiler_options=layers.compiler_options())
+    return np.asarray(apply(variables, video.to_unit(clip)[None]))[0]
 
 
-@pytest.mark.parametrize("clip", GOLDEN)
-def test_released_weights_give_the_golden_logits(clip, classify, shared_data):
-    top, norm = GOLDEN[clip]
-    # Frames 0 to 31 as the file has them: no resampling, no resizing.
-    with av.open(shared_data / clip) as container:
+def first_32_frames(path):
+    """As the file has them: no resampling, no resizing."""
+    with av.open(path) as container:
         frames = [
             frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(32), strict=False)
         ]
-    logits = classify(video.crop(np.stack(frames), 224))
+    return video.crop(np.stack(frames), 224)
+
+
+@pytest.mark.parametrize("clip", GOLDEN)
+def test_released_weights_give_the_golden_logits(clip, released, shared_data):
+    top, norm = GOLDEN[clip]
+    variables, info = released
+    logits = dict(zip(info.classes, logits_of(first_32_frames(shared_data / clip), variables), strict=True))
     best = sorted(logits, key=logits.get, reverse=True)[:3]
     assert best == list(top)
     assert [logits[name] for name in best] == pytest.approx(list(top.values()), abs=1e-3)
     assert np.linalg.norm(list(logits.values())) == pytest.approx(norm, abs=2e-3)
+
+
+def test_fewer_multiplications_change_logits_by_less_than_one_in_ten_thousand(released, shared_data, monkeypatch):
+    clip, found = first_32_frames(shared_data / next(iter(GOLDEN))), {}
+    for large in 0, np.inf:
+        monkeypatch.setattr(layers, "LARGE", large)
+        found[large] = logits_of(clip, released[0])
+    np.testing.assert_allclose(found[0], found[np.inf], atol=1e-4)

@@ -17,7 +17,7 @@ def keep() -> None:
     The folder is `compiled` in the cache (`files.cache`), one for each kind of processor: a CPU's programs may not run on
     another. JAX itself tells programs by versions, options and accelerator.
     """
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(files.cache() / "compiled" / processor()))
         jax.config.update("jax_compilation_cache_max_size", MOST)
         # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.

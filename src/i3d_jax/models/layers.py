@@ -73,8 +73,8 @@ LARGE = 1.5e9
 def _conv3d_as_2d(x, kernel, strides):
     """The same convolution as 2-D convolutions, which CPU backends run several times faster.
 
-    Runs of `stride` frames are folded into input channels, so that the taps in time are a convolution of runs at stride 1. Half-precision
-    numbers are computed with in float32, as XLA does on a CPU, too.
+    Runs of `stride` frames are folded into input channels, so that the taps in time are a convolution of runs at stride 1.
+    Half-precision numbers are computed with in float32, which is what XLA makes of their convolutions on a CPU, too.
     """
     dtype, x, kernel = x.dtype, at_least_float32(x), at_least_float32(kernel)
     batch, frames, height, width, inputs = x.shape
@@ -147,11 +147,12 @@ def _weighted(values, weights):
 
 @functools.cache
 def _toom_cook(step, taps):
-    """The method's weights: of inputs in the sums [products, products], of taps [products, taps], of products in the outputs
+    """The method's weights: of runs in the sums [products, products], of taps [products, taps], of products in the outputs
     [step, products].
 
-    A product is that of two polynomials at a point, the last at infinity, for polynomials of `step` and of `taps` terms; the method is
-    its transpose, which exchanges inputs and outputs. Points are such that rounding stays small.
+    Toom-Cook multiplies polynomials of `step` and of `taps` terms by their values at as many points as the product has terms,
+    the last at infinity; convolution's outputs are its transpose, inputs and outputs exchanged. The points are those of
+    small rounding (Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020).
     """
     products = step + taps - 1
     points = np.array([0, 1, -1, 1 / 2, -2, 2])[: products - 1]
@@ -284,12 +285,13 @@ class BatchNorm(nn.Module):
     In training the batch is cut into `groups` equal runs of clips and each is normalised by its own statistics, as if
     every group sat on a replica of its own; running statistics are averaged over the groups. One group is batch norm
     over the whole batch, however many devices hold it. Statistics are float32 and taken over everything but channels.
+    No forward-mode AD in training.
     """
 
     groups: int = 1
     decay: float = 0.999  # A longer memory than a short run's whole length: lower it there.
     epsilon: float = 1e-3
-    relu: bool = False  # Is done with it.
+    relu: bool = False  # ReLU follows; one gradient for both.
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -314,8 +316,7 @@ class BatchNorm(nn.Module):
         return (nn.relu(y) if self.relu else y).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _normalised(x, bias, epsilon, relu):
+def _by_own_statistics(x, bias, epsilon, relu):
     """x [groups, positions, C] normalised by each group's own statistics, which are returned too, [groups, C]."""
     wide = at_least_float32(x)
     mean = wide.mean(1)
@@ -325,12 +326,12 @@ def _normalised(x, bias, epsilon, relu):
     return (nn.relu(y) if relu else y).astype(x.dtype), mean, var
 
 
-def _normalised_fwd(x, bias, epsilon, relu):
-    y, mean, var = _normalised(x, bias, epsilon, relu)
+def _by_own_statistics_fwd(x, bias, epsilon, relu):
+    y, mean, var = _by_own_statistics(x, bias, epsilon, relu)
     return (y, mean, var), (x, bias, mean, var)
 
 
-def _normalised_bwd(epsilon, relu, residual, grads):
+def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
 
     Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them:
@@ -344,10 +345,11 @@ def _normalised_bwd(epsilon, relu, residual, grads):
         grad = jnp.where(unit + bias[None, None] > 0, grad, 0.0)
     shift, stretch = grad.mean(1), (grad * unit).mean(1)
     of_x = (grad - shift[:, None] - unit * stretch[:, None]) / deviation
-    return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0)
+    return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0).astype(bias.dtype)
 
 
-_normalised.defvjp(_normalised_fwd, _normalised_bwd)
+_normalised = jax.custom_vjp(_by_own_statistics, nondiff_argnums=(2, 3))
+_normalised.defvjp(_by_own_statistics_fwd, _by_own_statistics_bwd)
 
 
 def check_groups(batch: int, values: int, groups: int) -> None:
