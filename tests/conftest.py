@@ -10,16 +10,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 # Tests compile far longer than they compute: this halves it.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests, and processes that they start, that compile the same program do it once.
+# Tests that compile the same program do it once; processes that they start, some of which are killed, do it each.
 _compiled = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+jax.config.update("jax_enable_compilation_cache", True)
 jax.config.update("jax_compilation_cache_dir", _compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

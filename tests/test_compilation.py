@@ -16,7 +16,7 @@ print(jax.config.jax_compilation_cache_dir, events["cache_hits"], events["cache_
 
 
 def run(cache, **environment):
-    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    inherited = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "1"}
     out = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=inherited | {"I3D_JAX_CACHE": str(cache)} | environment,
