@@ -9,7 +9,7 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 # Tests compile far longer than they compute: this halves it.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-
+# Processes that tests start keep no programs: neither in the user's cache, nor half-written where they are killed.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
@@ -18,7 +18,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests that compile the same program do it once; processes that they start, some of which are killed, do it each.
+# Tests that compile the same program do it once.
 _compiled = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 jax.config.update("jax_enable_compilation_cache", True)

@@ -9,7 +9,8 @@ from i3d_jax import weights
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_four_moments_ends_bit_identical_with_no_step_logged_twice(tmp_path):
+def test_a_run_killed_at_four_moments_ends_bit_identical_with_no_step_logged_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")  # In the experiment's own folder.
     arguments = [f"--config={small_run.write(tmp_path)}", "--config.steps=60", "--config.validate_every=20"]
     done, different = kill.experiment(tmp_path / "runs", 4, arguments, every=20)
     assert [each["moment"] for each in done] == list(kill.MOMENTS) and done[2]["step"] > 0
