@@ -300,20 +300,21 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train:
-            return self.normalise(x, running_mean.value, running_var.value, bias)
+            stats = running_mean.value[None], running_var.value[None]
+            return _normalise(x.reshape(1, -1, channels), *stats, bias, self.epsilon, self.relu).reshape(x.shape)
         check_groups(x.shape[0], x.size // channels, self.groups)
-        grouped = x.reshape(self.groups, -1, channels)
-        y, mean, var = _normalised(grouped, bias, self.epsilon, self.relu)
+        y, mean, var = _normalised(x.reshape(self.groups, -1, channels), bias, self.epsilon, self.relu)
         if not self.is_initializing():
             running_mean.value = self.decay * running_mean.value + (1 - self.decay) * mean.mean(0)
             running_var.value = self.decay * running_var.value + (1 - self.decay) * var.mean(0)
         return y.reshape(x.shape)
 
-    def normalise(self, x, mean, var, bias):
-        scale = lax.rsqrt(var + self.epsilon)
-        every = (1,) * (x.ndim - 1) + (-1,)
-        y = at_least_float32(x) * scale.reshape(every) + (bias - mean * scale).reshape(every)
-        return (nn.relu(y) if self.relu else y).astype(x.dtype)
+
+def _normalise(x, mean, var, bias, epsilon, relu):
+    """x [groups, positions, C] by statistics [groups, C]."""
+    scale = lax.rsqrt(var + epsilon)
+    y = at_least_float32(x) * scale[:, None] + (bias[None] - mean * scale)[:, None]
+    return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
 def _by_own_statistics(x, bias, epsilon, relu):
@@ -321,9 +322,7 @@ def _by_own_statistics(x, bias, epsilon, relu):
     wide = at_least_float32(x)
     mean = wide.mean(1)
     var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
-    scale = lax.rsqrt(var + epsilon)
-    y = wide * scale[:, None] + (bias[None] - mean * scale)[:, None]
-    return (nn.relu(y) if relu else y).astype(x.dtype), mean, var
+    return _normalise(x, mean, var, bias, epsilon, relu), mean, var
 
 
 def _by_own_statistics_fwd(x, bias, epsilon, relu):
