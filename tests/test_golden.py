@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i3d_jax import models, video, weights
-from i3d_jax.models import layers
+from i3d_jax.models import convolution
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,9 @@ def released(shared_data):
 
 def logits_of(clip, variables):
     model = models.build("i3d", num_classes=400)
-    apply = jax.jit(lambda variables, video: model.apply(variables, video), compiler_options=layers.compiler_options())
+    apply = jax.jit(
+        lambda variables, video: model.apply(variables, video), compiler_options=convolution.compiler_options()
+    )
     return np.asarray(apply(variables, video.to_unit(clip)[None]))[0]
 
 
@@ -56,6 +58,6 @@ def test_released_weights_give_the_golden_logits(clip, released, shared_data):
 def test_fewer_multiplications_change_logits_by_less_than_one_in_ten_thousand(released, shared_data, monkeypatch):
     clip, found = first_32_frames(shared_data / next(iter(GOLDEN))), {}
     for large in 0, np.inf:
-        monkeypatch.setattr(layers, "LARGE", large)
+        monkeypatch.setattr(convolution, "LARGE", large)
         found[large] = logits_of(clip, released[0])
     np.testing.assert_allclose(found[0], found[np.inf], atol=1e-4)

@@ -21,7 +21,7 @@ if int(processes) > 1:
     jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from i3d_jax import models, optimizers
-from i3d_jax.models import layers
+from i3d_jax.models import layers, pooling
 from i3d_jax.step import initial_state, runs_per_part, train_step
 
 from i3d_jax.inflate import named_leaves
@@ -37,7 +37,7 @@ class Small(nn.Module):
     def __call__(self, x, train=False):
         unit = functools.partial(layers.ConvBN, groups=self.norm_groups, dtype=jnp.float64)
         x = unit(6, (3, 3, 3), (1, 1, 1), name="a")(x, train)
-        x = layers.max_pool(x, (1, 3, 3), (1, 2, 2))
+        x = pooling.max_pool(x, (1, 3, 3), (1, 2, 2))
         x = unit(8, (3, 3, 3), (2, 2, 2), name="b")(x, train).mean((1, 2, 3))
         return nn.Dense(5, name="Logits")(layers.Dropout(0.5)(x, train))
 

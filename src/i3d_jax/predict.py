@@ -25,7 +25,7 @@ import tqdm
 from i3d_jax import compilation, files, flow, models, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
-from i3d_jax.models import Network, layers
+from i3d_jax.models import Network, convolution
 
 DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
 
@@ -62,7 +62,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
         unit = {name: video.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()}
         return network.apply(variables, models.the_input(unit))
 
-    apply = jax.jit(apply, compiler_options=layers.compiler_options())
+    apply = jax.jit(apply, compiler_options=convolution.compiler_options())
 
     def logits(streams: Streams) -> np.ndarray:
         ticks = timing.ticks({name: len(frames) for name, frames in streams.items()}, most)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import layers
+from i3d_jax.models import convolution, layers, pooling
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}
@@ -30,7 +30,7 @@ class Mixed(nn.Module):
         b1 = self.unit(c1b, three, one, name="b1b")(b1, train)
         b2 = self.unit(c2a, one, one, name="b2a")(x, train)
         b2 = self.unit(c2b, three, one, name="b2b")(b2, train)
-        b3 = self.unit(c3, one, one, name="b3")(layers.max_pool(x, three, one), train)
+        b3 = self.unit(c3, one, one, name="b3")(pooling.max_pool(x, three, one), train)
         return jnp.concatenate([b0, b1, b2, b3], -1)
 
 
@@ -99,7 +99,7 @@ class Network(nn.Module):
         for kind, name, *spec in table:
             if kind == "pool":
                 window, strides = spec
-                x = layers.max_pool(x, window[-dims:], strides[-dims:])
+                x = pooling.max_pool(x, window[-dims:], strides[-dims:])
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)
@@ -114,7 +114,7 @@ class Network(nn.Module):
         assert self.num_classes is not None, "only an Inception inside another network has none"
         x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.fixed else x, train)
         x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
-        return layers.at_least_float32(x)
+        return convolution.at_least_float32(x)
 
 
 def check_stream(video: Any, what: str, axes: dict[int, str]) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from i3d_jax.models import layers
+from i3d_jax.models import convolution, layers
 from i3d_jax.models.body import VIDEO, Network, check_stream
 from i3d_jax.models.inception import Inception
 from i3d_jax.models.timing import Timing
@@ -103,7 +103,7 @@ class NormLSTM(nn.Module):
 
         def product(values, kernel):
             dot = jnp.dot(values.astype(self.dtype), kernel.astype(self.dtype))
-            return layers.at_least_float32(dot)
+            return convolution.at_least_float32(dot)
 
         def step(carry, inputs):
             cell, state, now = carry

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import layers
+from i3d_jax.models import convolution
 from i3d_jax.models.body import IMAGE, VIDEO, Network, check_stream
 from i3d_jax.models.timing import Timing
 
@@ -83,7 +83,7 @@ class Inception(Network):
         # Windows of 2 frames by 7x7 pixels at 224x224; any other size is averaged over all of its space, too.
         x = ends["AvgPool"] = average(ends["Mixed_5c"], self.dims)
         if self.num_classes is None:
-            x = layers.at_least_float32(jnp.squeeze(x, (-3, -2)))
+            x = convolution.at_least_float32(jnp.squeeze(x, (-3, -2)))
             x = x if frames is None else x.reshape(-1, frames, x.shape[-1])
         else:
             x = ends["Logits"] = jnp.squeeze(self.classify(x, train, (1,) * self.dims), (-3, -2))
@@ -96,7 +96,7 @@ class Inception(Network):
 
 def average(x: jax.Array, dims: int) -> jax.Array:
     """The last average pool: all of space and, of a video, two frames at a time; keeps the rank."""
-    x = layers.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
+    x = convolution.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
     return (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x
 
 
@@ -109,7 +109,7 @@ def reach(table: tuple[tuple, ...]) -> tuple[int, int]:
     jump = 1
     for kind, _, *spec in table:
         (window, *_), (stride, *_) = spec[-2:] if kind != "mixed" else ((3,), (1,))
-        pads = [layers.same_pads((length,), (window,), (stride,))[0][0] for length in (100, 101)]
+        pads = [convolution.same_pads((length,), (window,), (stride,))[0][0] for length in (100, 101)]
         before += jump * max(pads)
         after += jump * (window - 1 - min(pads))
         jump *= stride

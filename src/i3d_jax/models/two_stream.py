@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import layers
+from i3d_jax.models import convolution, pooling
 from i3d_jax.models.body import Network, check_streams
 from i3d_jax.models.inception import LAYERS, MIN_FRAMES, STEP, Inception, reach
 from i3d_jax.models.timing import Timing
@@ -106,8 +106,8 @@ class FusedTwoStream(Streams):
         x = jnp.concatenate([ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]], -1)
         three, one = (3, 3, 3), (1, 1, 1)
         x = ends["Conv_6a"] = self.unit()(self.scaled(512), three, one, name="Conv_6a")(x, self.trunk(train))
-        x = ends["MaxPool_6a"] = layers.max_pool(x, three, one)
-        x = ends["AvgPool"] = layers.at_least_float32(x).mean((2, 3))
+        x = ends["MaxPool_6a"] = pooling.max_pool(x, three, one)
+        x = ends["AvgPool"] = convolution.at_least_float32(x).mean((2, 3))
         ends["Logits"] = self.classify(x.astype(self.dtype), train)
         logits = ends["Logits"].mean(1)
         return (logits, ends) if endpoints else logits

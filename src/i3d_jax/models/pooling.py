@@ -1,0 +1,147 @@
+"""Max-pooling of images [B, H, W, C] and videos [B, T, H, W, C], in the form that the hardware runs fastest."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from i3d_jax.models.convolution import same_pads
+
+
+def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD."""
+    return lax.platform_dependent(
+        x,
+        cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
+        default=functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME"),
+    )
+
+
+def _separable_max_pool(x, window, strides):
+    """The same, one axis after another, which CPU backends run, and go back through, several times faster."""
+    # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
+    if len(window) == 2:
+        return _max_over_space(x[:, None], window, strides)[:, 0]
+    x = _max_over_space(x, window[1:], strides[1:])
+    return _max_over_time(x, window[0], strides[0]) if (window[0], strides[0]) != (1, 1) else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_over_space(x, window, strides) -> jax.Array:
+    def of_frame(x):
+        x, _ = _max_and_winner(x, 3, window[1], strides[1])
+        return _max_and_winner(x, 2, window[0], strides[0])[0]
+
+    return _frame_by_frame(of_frame, x)
+
+
+def _max_over_space_fwd(x, window, strides):
+    def of_frame(x):
+        x, over_width = _max_and_winner(x, 3, window[1], strides[1])
+        x, over_height = _max_and_winner(x, 2, window[0], strides[0])
+        return x, over_height, over_width
+
+    best, *winners = _frame_by_frame(of_frame, x)
+    return best, (winners, x.shape)
+
+
+def _max_over_space_bwd(window, strides, residual, grad):
+    winners, (*_, height, width, _) = residual
+
+    def of_frame(grad, over_height, over_width):
+        grad = _to_winners(grad, over_height, 2, window[0], strides[0], height)
+        return _to_winners(grad, over_width, 3, window[1], strides[1], width)
+
+    return (_frame_by_frame(of_frame, grad, *winners),)
+
+
+_max_over_space.defvjp(_max_over_space_fwd, _max_over_space_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_over_time(x, window, stride):
+    return _max_and_winner(x, 1, window, stride)[0]
+
+
+def _max_over_time_fwd(x, window, stride):
+    best, winner = _max_and_winner(x, 1, window, stride)
+    return best, (winner, x.shape[1])
+
+
+def _max_over_time_bwd(window, stride, residual, grad):
+    winner, frames = residual
+    return (_to_winners(grad, winner, 1, window, stride, frames),)
+
+
+_max_over_time.defvjp(_max_over_time_fwd, _max_over_time_bwd)
+
+
+def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
+    """What a function of videos [B, 1, ...] returns for every frame of videos [B, T, ...].
+
+    A frame stays in the processor's cache, and what the loop returns is kept: outside of one, XLA keeps the padded frames
+    instead, and finds out their winners once more wherever they are needed.
+    """
+
+    def of(frame):
+        return function(*(lax.dynamic_slice_in_dim(x, frame, 1, 1) for x in arrays))
+
+    def put(frame, whole):
+        return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
+
+    # What the loop fills begins as any number of the first array: zeros, XLA would write, and keep room for, at the very start.
+    first = arrays[0][(0,) * arrays[0].ndim]
+    frames = arrays[0].shape[1]
+    whole = jax.tree.map(
+        lambda one: jnp.full((one.shape[0], frames, *one.shape[2:]), first, one.dtype), jax.eval_shape(of, 0)
+    )
+    return lax.fori_loop(0, frames, put, whole)
+
+
+def _max_and_winner(x, axis, window, stride):
+    """The maximum of each window along one axis, and the place of its first occurrence in the window (int8)."""
+    (before, after), *_ = same_pads((x.shape[axis],), (window,), (stride,))
+    x = _padded(x, axis, before, after, -jnp.inf)
+    last = x.shape[axis] - window + 1
+    best = lax.slice_in_dim(x, 0, last, stride, axis)
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for place in range(1, window):
+        value = lax.slice_in_dim(x, place, last + place, stride, axis)
+        better = (value > best) | jnp.isnan(value)  # NaN wins, as in XLA's own.
+        winner = jnp.where(better, jnp.int8(place), winner)
+        best = jnp.where(better, value, best)
+    return best, winner
+
+
+def _to_winners(grad, winner, axis, window, stride, size):
+    """The gradient of `_max_and_winner`'s input, of `size` along the axis.
+
+    Position stride * block + phase of the input is place phase + before + stride * ago of the window that begins `ago` blocks
+    before its own. The gradient is padded once, and the rest are slices: padded anew for every place, as XLA would have it, or
+    spread out by strides, it takes several times as long.
+    """
+    (before, _), *_ = same_pads((size,), (window,), (stride,))
+    blocks = -(-size // stride)
+    first, last = -((before + stride - 1) // stride), (window - 1 - before) // stride
+    beyond = blocks - grad.shape[axis] - first
+    grad, winner = _padded(grad, axis, last, beyond, 0), _padded(winner, axis, last, beyond, -1)
+    shape = (*grad.shape[:axis], blocks, stride, *grad.shape[axis + 1 :])
+    phase = lax.broadcasted_iota(jnp.int8, shape, axis + 1)
+    total: Any = 0.0
+    for ago in range(first, last + 1):
+        of_block, its_winner = (
+            jnp.expand_dims(lax.slice_in_dim(x, last - ago, last - ago + blocks, axis=axis), axis + 1)
+            for x in (grad, winner)
+        )
+        total += jnp.where(its_winner == phase + jnp.int8(before + stride * ago), of_block, 0)
+    total = total.reshape(*shape[:axis], blocks * stride, *shape[axis + 2 :])
+    return lax.slice_in_dim(total, 0, size, axis=axis)
+
+
+def _padded(x, axis, before, after, value):
+    pads = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), pads)

@@ -1,0 +1,80 @@
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from i3d_jax.models import convolution
+
+WINDOWS = [((7, 7, 7), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 2, 2), (2, 2, 2))]
+
+
+def random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
+@pytest.mark.parametrize("frames", [1, 2, 7, 9, 16])
+@pytest.mark.parametrize("window,strides", WINDOWS)
+def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", large)
+    x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
+
+    def loss(convolve, x, kernel):
+        y = convolve(x, kernel, strides)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
+    (_, plain), plain_grads = run(convolution._conv3d, x, kernel)
+    (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
+    np.testing.assert_allclose(folded, plain, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
+
+
+@pytest.mark.parametrize("window,strides", WINDOWS[:2])
+def test_fewer_multiplications_round_as_finely_as_documented(window, strides, monkeypatch):
+    x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)
+
+    def error(large, dtype):
+        monkeypatch.setattr(convolution, "LARGE", large)
+        with jax.enable_x64(True):
+            exact = convolution._conv3d(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
+        found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(
+            x.astype(dtype), kernel.astype(dtype)
+        )
+        assert found.dtype == dtype
+        return np.sqrt(
+            np.square(np.asarray(found).astype(np.float64) - np.asarray(exact)).mean()
+            / np.square(np.asarray(exact)).mean()
+        )
+
+    assert 1e-8 < error(np.inf, np.float32) < error(0, np.float32) < 2e-6
+    # Of half-precision numbers it is their own, not the method's.
+    assert error(0, jnp.bfloat16) < 1.1 * error(np.inf, jnp.bfloat16)
+
+
+def test_video_of_the_papers_size_takes_half_of_the_multiplications():
+    def multiplications(frames):
+        shape = jax.ShapeDtypeStruct((1, frames, 56, 56, 64), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, 3, 64, 192), jnp.float32)
+        convolve = jax.jit(convolution._conv3d_as_2d, static_argnums=2)
+        text = convolve.lower(shape, kernel, (1, 1, 1)).as_text()
+        shapes = re.findall(r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text)
+        sizes = [[list(map(int, each.split("x"))) for each in one] for one in shapes]
+        return sum(math.prod(kernel[:-1]) * math.prod(out) for kernel, out in sizes)
+
+    assert multiplications(32) == 0.5 * 32 * 56 * 56 * 192 * 27 * 64
+    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small: the plain form.
+
+
+def test_same_padding_puts_the_odd_pixel_after():
+    assert convolution.same_pads((224, 79), (7, 7), (2, 2)) == [(2, 3), (3, 3)]
+
+
+def test_edge_padding_repeats_the_first_and_last_frame():
+    x, kernel = random(0, 1, 4, 5, 5, 2), random(1, 3, 3, 3, 2, 2)
+    longer = jnp.concatenate([x[:, :1], x, x[:, -1:]], 1)
+    inner = convolution.conv(longer, kernel, (1, 1, 1))[:, 1:-1]
+    np.testing.assert_allclose(convolution.conv(x, kernel, (1, 1, 1), "edge"), inner, atol=1e-5)

@@ -1,0 +1,41 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from i3d_jax.models import pooling
+
+WINDOWS = [
+    ((3, 3, 3), (1, 1, 1)),
+    ((1, 3, 3), (1, 2, 2)),
+    ((2, 2, 2), (2, 2, 2)),
+    ((3, 3, 3), (2, 2, 2)),
+    ((1, 2, 5), (2, 3, 2)),
+    ((3, 3), (2, 2)),
+]
+
+
+@pytest.mark.parametrize("frames", [1, 9, 16])
+@pytest.mark.parametrize("window,strides", WINDOWS)
+def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, frames, float64):
+    rng = np.random.default_rng(0)
+    shape = (2, frames, 9, 12, 3) if len(window) == 3 else (frames, 9, 12, 3)
+    x = jnp.asarray(rng.integers(-3, 3, shape).astype(float))
+    weights = rng.normal(size=nn.max_pool(x, window, strides, "SAME").shape)
+
+    def loss(pool, x):
+        y = pool(x)
+        return jnp.sum(weights * y), y
+
+    run = jax.jit(jax.value_and_grad(loss, 1, has_aux=True), static_argnums=0)
+    (_, plain), plain_grad = run(lambda x: nn.max_pool(x, window, strides, "SAME"), x)
+    (_, separable), separable_grad = run(lambda x: pooling.max_pool(x, window, strides), x)
+    np.testing.assert_array_equal(separable, plain)
+    np.testing.assert_allclose(separable_grad, plain_grad, atol=1e-12)
+
+
+def test_max_pool_passes_nan_on_wherever_it_is():
+    x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(jnp.nan)
+    plain = nn.max_pool(x, (3, 3), (1, 1), "SAME")
+    np.testing.assert_array_equal(pooling.max_pool(x, (3, 3), (1, 1)), plain)
