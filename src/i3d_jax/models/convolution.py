@@ -129,13 +129,21 @@ def _toom_cook_over_time(x, kernel, before, step, conv2d):
     (batch, runs, *_), taps = x.shape, kernel.shape[0]
     steps = -(-runs // step)
     of_runs, of_taps, of_products = _toom_cook(step, taps)
-    x = jnp.pad(x, ((0, 0), (before, steps * step - runs + taps - 1 - before), (0, 0), (0, 0), (0, 0)))
-    places = [x[:, place : place + (steps - 1) * step + 1 : step] for place in range(step + taps - 1)]
+    blocks = steps + -(-(taps - 1) // step)
+    x = jnp.pad(x, ((0, 0), (before, blocks * step - runs - before), (0, 0), (0, 0), (0, 0)))
+    x = _unstacked(x.reshape(batch, blocks, step, *x.shape[2:]), 2)
+    places = [x[place % step][:, place // step : place // step + steps] for place in range(step + taps - 1)]
+    kernel = _unstacked(kernel, 0)
     products = [
         conv2d(_weighted(places, run), _weighted(kernel, tap)) for run, tap in zip(of_runs, of_taps, strict=True)
     ]
     y = jnp.stack([_weighted(products, product) for product in of_products], 2)
     return y.reshape(batch, steps * step, *y.shape[3:])[:, :runs]
+
+
+def _unstacked(x, axis):
+    """The slices of x along an axis, as `jnp.unstack`, whose gradient adds up what it has padded; this one concatenates."""
+    return [jnp.squeeze(each, axis) for each in lax.split(x, (1,) * x.shape[axis], axis)]
 
 
 def _weighted(values, weights):
