@@ -72,8 +72,8 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     status, out = run.wait(run.start(undisturbed))
     assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
-    said = [[line for line in each.splitlines() if line and "[Gloo]" not in line] for each in out]
-    assert "top-1" in said[0][0] and not said[1]  # The first answers for all.
+    # The first answers for all. Gloo says, in both, who is connected, and its threads write over each other's lines.
+    assert "top-1" in out[0] and "top-1" not in out[1]
 
     started = run.start(disturbed)
     until(disturbed, 6, started)
