@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, evaluate, metrics, models, planes, weights
+from i3d_jax import datasets, decoding, evaluate, metrics, models, planes, weights
 from i3d_jax.datasets import moving_shapes
 
 CLASSES = moving_shapes.CLASSES["videos"]
@@ -59,7 +59,7 @@ def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepare
     network = models.build("inception", num_classes=24, **info.options)
     builder = datasets.prepared("moving_shapes/videos", str(prepared / "tfds"))
     for line, record in zip(found, builder.records("validation"), strict=True):
-        packed = planes.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
+        packed = decoding.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
         clip = planes.unpacked({"rgb": packed, "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][
             0
         ]

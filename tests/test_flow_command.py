@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from i3d_jax import flow, h264, video
+from i3d_jax import flow, h264, pixels, video
 from i3d_jax.flow import __main__ as command
 from i3d_jax.flow import formats, videos
 from i3d_jax.flow.colours import colours
@@ -56,7 +56,7 @@ def wanted(folder):
 def test_h264_is_as_records_hold_flow(folder, wanted, tmp_path, capsys):
     assert run(folder / "one.mp4", "--out", tmp_path) == 0
     h264.check_flow(tmp_path / "one.mp4")
-    found = video.to_unit(video.decode(tmp_path / "one.mp4", stream="flow"))
+    found = pixels.to_unit(video.decode(tmp_path / "one.mp4", stream="flow"))
     assert found.shape == (6, 32, 40, 2)
     assert abs(20 * found - wanted).mean() < 0.1 and abs(wanted[..., 0] - 1.5).mean() < 0.5
     said = capsys.readouterr().out
@@ -67,7 +67,7 @@ def test_npz_is_exact_and_in_units_of_20_pixels(folder, wanted, tmp_path):
     assert run(folder / "one.mp4", "--out", tmp_path, "--format", "npz") == 0
     found = np.load(tmp_path / "one.npz")
     assert found.files == ["flow"] and found["flow"].dtype == np.float32
-    np.testing.assert_array_equal(found["flow"], video.flow_unit(wanted))
+    np.testing.assert_array_equal(found["flow"], pixels.flow_unit(wanted))
     assert sorted(os.listdir(tmp_path)) == ["done.jsonl", "flow.json", "one.npz"]
 
 

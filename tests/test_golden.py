@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import models, video, weights
+from i3d_jax import models, pixels, weights
 from i3d_jax.models import convolution
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def logits_of(clip, variables):
     apply = jax.jit(
         lambda variables, video: model.apply(variables, video), compiler_options=convolution.compiler_options()
     )
-    return np.asarray(apply(variables, video.to_unit(clip)[None]))[0]
+    return np.asarray(apply(variables, pixels.to_unit(clip)[None]))[0]
 
 
 def first_32_frames(path):
@@ -41,7 +41,7 @@ def first_32_frames(path):
         frames = [
             frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(32), strict=False)
         ]
-    return video.crop(np.stack(frames), 224)
+    return pixels.crop(np.stack(frames), 224)
 
 
 @pytest.mark.parametrize("clip", GOLDEN)

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, video
+from i3d_jax import datasets, pixels, video
 from i3d_jax.datasets import annotations, moving_shapes
 
 MOVEMENTS = moving_shapes.MOVEMENTS
@@ -141,7 +141,7 @@ def test_the_flow_of_a_record_is_that_of_its_video(builders):
     for record in builders["videos"].records("validation"):
         frames, flow = video.decode(record["video"]), video.decode(record["flow"], stream="flow")
         assert flow.shape == (record["frames"], 56, 56, 2) == (*frames.shape[:3], 2)
-        frames, flow = frames[:12], video.MAX_FLOW * video.to_unit(flow[:12])
+        frames, flow = frames[:12], pixels.MAX_FLOW * pixels.to_unit(flow[:12])
         flow[abs(flow).max(-1) < 0.4] = 0  # What the compression puts outside the shape.
         right, opposite, still = (np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0))
         assert right < 8 and opposite > 2 * right and still > 1.2 * right

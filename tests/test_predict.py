@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_weights import INFO, small_variables
 
-from i3d_jax import flow, h264, models, predict, video, weights
+from i3d_jax import flow, h264, models, pixels, predict, video, weights
 from i3d_jax.flow.videos import of_frames
 
 
@@ -55,7 +55,7 @@ def test_lengths_are_compiled_by_bucket(files):
     assert lengths == [16, 16, 32, 80, 250, 250, 250]
     streams = predict.read(str(files / "good.mp4"), network, info)
     assert streams.keys() == {"rgb"} and streams["rgb"].shape == (20, 32, 32, 3)
-    np.testing.assert_array_equal(logits(streams), logits({"rgb": video.loop(streams["rgb"], 32)}))
+    np.testing.assert_array_equal(logits(streams), logits({"rgb": pixels.loop(streams["rgb"], 32)}))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def logits_of(capsys, *arguments):
 
 
 def computed_flow(path):
-    frames = [video.flow_unit(each) for each in of_frames(video.grey(path, short_side=40), flow.FAST)]
-    return video.crop(np.stack(frames), 32)
+    frames = [pixels.flow_unit(each) for each in of_frames(video.grey(path, short_side=40), flow.FAST)]
+    return pixels.crop(np.stack(frames), 32)
 
 
 def test_a_flow_network_sees_the_videos_flow(streams, capsys):
@@ -88,7 +88,7 @@ def test_a_flow_network_sees_the_videos_flow(streams, capsys):
     clip = computed_flow(streams / "good.mp4")
     assert clip.shape == (20, 32, 32, 2) and abs(clip).max() > 0.01
     network = models.build("i3d", num_classes=7, **info.options)
-    wanted = np.asarray(jax.jit(network.apply)(variables, video.loop(clip, 32)[None]))[0]
+    wanted = np.asarray(jax.jit(network.apply)(variables, pixels.loop(clip, 32)[None]))[0]
     for stream in ([], ["--stream", "flow"]):
         found = logits_of(capsys, "--weights", streams / "flow.safetensors", *stream, streams / "good.mp4")
         np.testing.assert_allclose([found[name] for name in INFO.classes], wanted, rtol=1e-4)
@@ -103,8 +103,8 @@ def test_logits_of_several_weights_are_added(streams, capsys):
 
 def test_a_network_of_two_streams_sees_both(streams, capsys):
     variables, info = weights.read(streams / "both.safetensors")
-    rgb = video.crop(video.decode(streams / "other.mp4", short_side=40, stride=10), 32)
-    clip = {"rgb": video.to_unit(rgb)[None], "flow": computed_flow(streams / "other.mp4")[None]}
+    rgb = pixels.crop(video.decode(streams / "other.mp4", short_side=40, stride=10), 32)
+    clip = {"rgb": pixels.to_unit(rgb)[None], "flow": computed_flow(streams / "other.mp4")[None]}
     assert clip["rgb"].shape[1] == 3 and clip["flow"].shape[1] == 30
     network = models.build("two_stream", num_classes=7, **info.options)
     wanted = np.asarray(jax.jit(network.apply)(variables, clip))[0]

@@ -17,7 +17,7 @@ import pytest
 import real_files
 import tensorflow_datasets as tfds
 
-from i3d_jax import datasets, evaluate, h264, labels, video
+from i3d_jax import datasets, evaluate, h264, labels, pixels, video
 from i3d_jax.ahead import ahead
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
@@ -604,7 +604,7 @@ def test_flow_that_fits_is_copied_and_other_flow_is_a_reason(few, tmp_path):
             reasons[identity] = "its flow cannot be decoded"
         else:
             flow = np.full((frames, height, width, 2), number * 0.1, np.float32)
-            path.write_bytes(h264.encode(video.flow_bytes(flow)))
+            path.write_bytes(h264.encode(pixels.flow_bytes(flow)))
             if identity not in reasons:
                 wanted[identity] = path.read_bytes()
     assert len(wanted) > 5 and len(reasons) > 10
@@ -626,7 +626,7 @@ def test_other_settings_redo_everything(changed, few, small_shards, tmp_path, mo
         for identity, good in few.good.items():
             made = h264.transcode(good.path, short_side=256, seconds=good.seconds)
             flow = np.zeros((made.frames, made.height, made.width, 2), np.float32)
-            (tmp_path / "flow" / f"{identity}.mp4").write_bytes(h264.encode(video.flow_bytes(flow)))
+            (tmp_path / "flow" / f"{identity}.mp4").write_bytes(h264.encode(pixels.flow_bytes(flow)))
         assert main(arguments(few, tmp_path, "--flow", tmp_path / "flow")) == 0
     else:
         monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 64)

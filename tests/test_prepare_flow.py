@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_flow_command import clip
 
-from i3d_jax import datasets, evaluate, flow, h264, labels, models, predict, video, weights
+from i3d_jax import datasets, evaluate, flow, h264, labels, models, pixels, predict, video, weights
 from i3d_jax.datasets import annotations, shards
 from i3d_jax.datasets.__main__ import main
 from i3d_jax.flow.__main__ import main as flow_main
@@ -77,7 +77,7 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
     assert len(found) == 5
     for identity, record in found.items():
         assert record["flow"] == (tmp_path / "flow" / f"{identity}.mp4").read_bytes()
-        moved = 20 * video.to_unit(video.decode(record["flow"], stream="flow"))
+        moved = 20 * pixels.to_unit(video.decode(record["flow"], stream="flow"))
         assert moved.shape == (25, record["height"], record["width"], 2)
         assert abs(moved[..., 0].mean() - 1) < 0.3  # 1.5 pixels of 48 are 1 of 32.
     assert main(arguments(made, tmp_path / "copied", "--flow", tmp_path / "flow")) == 0

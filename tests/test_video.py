@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import h264, video
+from i3d_jax import h264, pixels, video
 
 
 def numbered(count, height=48, width=64):
@@ -112,7 +112,7 @@ def test_seeking_is_exact(fps):
 @pytest.mark.parametrize("made,fps", [(25, 25), (30, 25), (25, 10), (12, 25)])
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
 def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, made, fps):
-    frames = numbered(60) if stream == "rgb" else video.flow_bytes(smooth_flow(60))
+    frames = numbered(60) if stream == "rgb" else pixels.flow_bytes(smooth_flow(60))
     data = h264.encode(frames, fps=made, gop=16)
     whole = video.decode(data, stream=stream, fps=fps)
     assert len(whole) == pytest.approx(60 * fps / made, abs=1)
@@ -135,7 +135,7 @@ def test_encoding_is_lossy_but_the_same_every_time(size):
 
 @pytest.mark.parametrize("size", [48, 56, 72])
 def test_encoding_flow_gives_the_same_bytes_every_time(size):
-    flow = video.flow_bytes(smooth_flow(24, size, size))
+    flow = pixels.flow_bytes(smooth_flow(24, size, size))
     data = h264.encode(flow)
     assert all(h264.encode(flow) == data for _ in range(20))
 
@@ -181,9 +181,9 @@ def test_black_is_0_and_white_255_in_grey(tmp_path):
 @pytest.mark.parametrize("height,width", [(48, 64), (64, 48), (56, 56)])
 def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_tenth(height, width, flow, mean, most):
     flow = flow(20, height, width)
-    found = video.decode(h264.encode(video.flow_bytes(flow)), stream="flow")
+    found = video.decode(h264.encode(pixels.flow_bytes(flow)), stream="flow")
     assert found.shape == flow.shape and found.dtype == np.uint8
-    error = abs(video.MAX_FLOW * video.to_unit(found) - flow)
+    error = abs(pixels.MAX_FLOW * pixels.to_unit(found) - flow)
     # The 8 bits alone are off by 0.04 in the mean, and by 0.08 at most.
     assert error.mean(axis=(0, 1, 2)).max() < mean and error.max() < most
 
@@ -204,19 +204,19 @@ def test_constant_flow_is_exact_over_the_full_range(value):
 
 
 def test_no_motion_is_exactly_128_and_exactly_zero():
-    still = video.flow_bytes(np.zeros((4, 16, 16, 2)))
+    still = pixels.flow_bytes(np.zeros((4, 16, 16, 2)))
     assert (still == 128).all()
-    found = video.to_unit(video.decode(h264.encode(still), stream="flow"))
+    found = pixels.to_unit(video.decode(h264.encode(still), stream="flow"))
     assert found.dtype == np.float32 and (found == 0.0).all()
 
 
 def test_flow_is_truncated_to_20_pixels_which_are_one():
     flow = np.array([[-1e6, -20.1], [-20, -10], [-0.1, 0.05], [10, 20], [20.1, np.inf]])
-    bytes_ = video.flow_bytes(flow)
+    bytes_ = pixels.flow_bytes(flow)
     assert bytes_.tolist() == [[1, 1], [1, 64], [127, 128], [192, 255], [255, 255]]  # 191.5 is rounded to even.
     wanted = np.clip(flow, -20, 20) / 20
-    np.testing.assert_allclose(video.to_unit(bytes_), wanted, atol=0.5 / 127 + 1e-6)
-    assert video.to_unit(bytes_)[0].tolist() == [-1, -1] and video.to_unit(bytes_)[4].tolist() == [1, 1]
+    np.testing.assert_allclose(pixels.to_unit(bytes_), wanted, atol=0.5 / 127 + 1e-6)
+    assert pixels.to_unit(bytes_)[0].tolist() == [-1, -1] and pixels.to_unit(bytes_)[4].tolist() == [1, 1]
 
 
 def test_a_quality_of_0_is_lossless():
@@ -283,7 +283,7 @@ def test_files_that_are_no_videos_are_named(tmp_path):
 
 def test_flow_files_are_those_that_encode_writes(tmp_path):
     path = tmp_path / "flow.mp4"
-    flow = video.flow_bytes(np.zeros((4, 32, 48, 2)))
+    flow = pixels.flow_bytes(np.zeros((4, 32, 48, 2)))
     path.write_bytes(h264.encode(flow))
     h264.check_flow(path)
     for other in (h264.encode(flow, fps=50), h264.encode(np.zeros((4, 32, 48, 3), np.uint8))):
@@ -304,20 +304,20 @@ def test_errors_come_back_from_other_processes():
 
 def test_crop_and_loop():
     frames = numbered(3, 6, 9)
-    assert video.crop(frames, 4).shape == (3, 4, 4, 3)
-    assert numbers(video.loop(frames, 7)) == [0, 1, 2, 0, 1, 2, 0]
-    assert numbers(video.loop(frames, 2)) == [0, 1]
+    assert pixels.crop(frames, 4).shape == (3, 4, 4, 3)
+    assert numbers(pixels.loop(frames, 7)) == [0, 1, 2, 0, 1, 2, 0]
+    assert numbers(pixels.loop(frames, 2)) == [0, 1]
     with pytest.raises(ValueError, match="cannot cut 7x7 out of frames of 6x9"):
-        video.crop(frames, 7)
+        pixels.crop(frames, 7)
 
 
 def test_unit_range():
     rgb, flow = np.array([[0, 51, 255]], np.uint8), np.array([[1, 128], [255, 64]], np.uint8)
-    np.testing.assert_allclose(video.to_unit(rgb), [[-1, -0.6, 1]], atol=1e-7)
-    np.testing.assert_allclose(video.to_unit(flow), [[-1, 0], [1, -64 / 127]], atol=1e-7)
+    np.testing.assert_allclose(pixels.to_unit(rgb), [[-1, -0.6, 1]], atol=1e-7)
+    np.testing.assert_allclose(pixels.to_unit(flow), [[-1, 0], [1, -64 / 127]], atol=1e-7)
     for frames in rgb, flow:
-        assert video.to_unit(frames).dtype == video.to_unit(jnp.asarray(frames)).dtype == np.float32
-        np.testing.assert_allclose(video.to_unit(jnp.asarray(frames)), video.to_unit(frames), atol=1e-7)
+        assert pixels.to_unit(frames).dtype == pixels.to_unit(jnp.asarray(frames)).dtype == np.float32
+        np.testing.assert_allclose(pixels.to_unit(jnp.asarray(frames)), pixels.to_unit(frames), atol=1e-7)
 
 
 def test_the_real_clips(shared_data):

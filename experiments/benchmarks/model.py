@@ -1,15 +1,19 @@
-"""I3D's forward pass and training step: ours, XLA's plain form, and PyTorch's, in turns in one run.
+"""Forward passes and training steps: ours, XLA's plain form, and PyTorch's, in turns in one run.
 
     python experiments/benchmarks/model.py forward
     python experiments/benchmarks/model.py train --frames 16 --batch 2
+    python experiments/benchmarks/model.py forward --model all
 
-PyTorch takes part where it is installed (extra `benchmark`): the network of `torch_i3d.py`, contiguous and channels-last, float32 and under bfloat16
-autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best float32, G multiply-adds
-per second as a share of a large matrix product's in the same run, temporary memory and compile time.
+PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and
+under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best
+float32, multiply-adds per second as a share of a large matrix product's in the same run, temporary memory and compile time.
+
+With `--model all` one row for each network of the zoo on its training clip of the paper: ours and PyTorch's better form, float32.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -25,10 +29,68 @@ import numpy as np
 
 from i3d_jax import models, optimizers, planes
 from i3d_jax.models import convolution, pooling
+from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.step import initial_state, train_step
 
-MULTIPLY_ADDS = 111.15e9  # Of a forward pass of 64 frames of 224x224 pixels (`python -m i3d_jax.models`).
 TRAINING = 3  # Forward passes that a step's arithmetic is.
+BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}  # Of the others 1.
+MATRIX = 4096
+
+
+@dataclasses.dataclass
+class Task:
+    """What is measured: a network, its clips, and what is done with them."""
+
+    model: str
+    batch: int
+    frames: dict[str, int]
+    size: int
+    train: bool
+
+    def streams(self) -> dict[str, np.ndarray]:
+        """Noise, f32 [B, T, H, W, C] in [-1, 1]."""
+        rng = np.random.default_rng(0)
+        return {
+            stream: rng.uniform(-1, 1, (self.batch, frames, self.size, self.size, models.CHANNELS[stream])).astype(
+                np.float32
+            )
+            for stream, frames in self.frames.items()
+        }
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """Noise as training's clips are."""
+        rng = np.random.default_rng(0)
+        return {
+            stream: rng.integers(0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size))).astype(np.uint8)
+            for stream, frames in self.frames.items()
+        } | {
+            "corner": np.zeros((self.batch, 2), np.int32),
+            "mirrored": np.zeros(self.batch, bool),
+            "label": np.arange(self.batch, dtype=np.int32),
+        }
+
+    def build(self, **options: Any) -> models.Network:
+        return models.build(self.model, num_classes=400, **options)
+
+    @functools.cached_property
+    def variables(self) -> Any:
+        """The same for all variants."""
+        # Convolutions take any size, and a small one is initialised sooner.
+        example = models.example(self.clips(), self.size if self.model == "c3d" else 32)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        return jax.jit(self.build().init)(jax.random.key(0), zeros)
+
+    def work(self) -> float:
+        """Multiply-adds of the plain form."""
+        example = models.example(self.clips(), self.size, self.batch)
+        return multiply_adds(self.build().apply, self.variables, example) * (TRAINING if self.train else 1)
+
+    def clips(self) -> dict[str, tuple[int, int]]:
+        return {stream: (frames, 1) for stream, frames in self.frames.items()}
+
+    def __str__(self) -> str:
+        clips = " + ".join(f"{frames} {stream}" for stream, frames in self.frames.items())
+        return f"{self.batch} x {clips}, {self.size}x{self.size}"
 
 
 @contextlib.contextmanager
@@ -43,64 +105,46 @@ def plain() -> Iterator[None]:
         convolution._conv3d_as_2d, pooling._separable_max_pool = conv, pool
 
 
+OURS = {
+    "ours, float32": ({}, contextlib.nullcontext),
+    "ours, bfloat16": ({"dtype": "bfloat16"}, contextlib.nullcontext),
+    "ours, float32, blocks computed again": ({"remat": True}, contextlib.nullcontext),
+    "plain XLA, float32": ({}, plain),
+}
+THEIRS = {
+    "PyTorch, float32": (False, False),
+    "PyTorch, float32, channels last": (True, False),
+    "PyTorch, bfloat16, channels last": (True, True),
+}
+
+
+def of_ours(task: Task, name: str, about: dict) -> Callable:
+    """One of OURS, as a function that returns when it is done; what compiling it took, and what it takes, goes into `about`."""
+    attributes, context = OURS[name]
+    options = convolution.compiler_options() if context is not plain else None
+    network = task.build(**attributes)
+    with context():
+        if not task.train:
+            streams = models.the_input(task.streams())
+            # A function of its own: what was traced of another is not taken again.
+            arguments = task.variables, jax.device_put(streams)
+            apply = compiled(lambda variables, video: network.apply(variables, video), arguments, about, options)
+            return functools.partial(done, apply, *arguments)
+        tx, _ = optimizers.sgd(lr=1e-6)
+        state, key, clips = initial_state(task.variables, tx), jax.random.key(1), jax.device_put(task.packed())
+        step = functools.partial(train_step, model=network, tx=tx)
+        # Its buffers are donated, and the variables are for all.
+        state = jax.tree.map(jnp.copy, state)
+        return _Steps(compiled(step, (state, clips, key), about, options, donate_argnums=0), state, clips, key)
+
+
 def compiled(function: Callable, arguments: tuple, about: dict, options: dict | None = None, **jit: Any) -> Callable:
-    """A function compiled for its arguments; what that took, and what it takes, goes into `about`."""
     began = time.perf_counter()
     made = jax.jit(function, compiler_options=options, **jit).lower(*arguments).compile()
     about["compile"] = time.perf_counter() - began
     memory = made.memory_analysis()
     about["megabytes"] = memory.temp_size_in_bytes / 1e6 if memory is not None else math.nan
     return made
-
-
-def of_ours(about: dict, call: Callable[[models.Network, Callable], Callable]) -> dict[str, Callable]:
-    """Per variant what `call` makes of a network and of `compiled` for it."""
-    made = {}
-    for name, dtype, context, options in (
-        ("ours, float32", "float32", contextlib.nullcontext, convolution.compiler_options()),
-        ("ours, bfloat16", "bfloat16", contextlib.nullcontext, convolution.compiler_options()),
-        ("plain XLA, float32", "float32", plain, None),
-    ):
-        about[name] = {}
-        with context():
-            network = models.build("i3d", num_classes=400, dtype=dtype)
-            made[name] = call(network, functools.partial(compiled, about=about[name], options=options))
-    return made
-
-
-def forward_of_ours(video: np.ndarray, about: dict) -> dict[str, Callable]:
-    def call(network: models.Network, compiled: Callable) -> Callable:
-        variables = _variables()
-        # A function of its own: what was traced of another is not taken again.
-        apply = compiled(lambda variables, video: network.apply(variables, video), (variables, video))
-        return functools.partial(_done, apply, variables, jax.device_put(video))
-
-    return of_ours(about, call)
-
-
-def train_of_ours(video: np.ndarray, about: dict) -> dict[str, Callable]:
-    batch, frames, size, *_ = video.shape
-    rng = np.random.default_rng(0)
-    clips = {
-        "rgb": rng.integers(0, 255, (batch, frames, *planes.packed_shape("rgb", size))).astype(np.uint8),
-        "corner": np.zeros((batch, 2), np.int32),
-        "mirrored": np.zeros(batch, bool),
-        "label": np.arange(batch, dtype=np.int32),
-    }
-
-    def call(network: models.Network, compiled: Callable) -> Callable:
-        tx, _ = optimizers.sgd(lr=1e-6)
-        state, key = initial_state(_variables(), tx), jax.random.key(1)
-        step = functools.partial(train_step, model=network, tx=tx)
-        return _Steps(compiled(step, (state, clips, key), donate_argnums=0), state, jax.device_put(clips), key)
-
-    return of_ours(about, call)
-
-
-def _variables() -> Any:
-    """The same for all variants."""
-    network = models.build("i3d", num_classes=400)
-    return jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 64, 64, 3)))
 
 
 class _Steps:
@@ -114,94 +158,90 @@ class _Steps:
         jax.block_until_ready((self.state, scalars))
 
 
-def _done(function: Callable, *arguments: Any) -> Any:
+def done(function: Callable, *arguments: Any) -> Any:
     return jax.block_until_ready(function(*arguments))
 
 
-def of_torch(video: np.ndarray, train: bool, about: dict) -> dict[str, Callable]:
-    if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed and does not take part")
-        return {}
+def torch_is_here() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def of_torch(task: Task, name: str) -> Callable:
+    """One of THEIRS, as a function that returns when it is done."""
     import torch
-    import torch_i3d
+    import torch_zoo
 
+    last, half = THEIRS[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    made = {}
-    for name, layout, half in (
-        ("PyTorch, float32", torch.contiguous_format, False),
-        ("PyTorch, float32, channels last", torch.channels_last_3d, False),
-        ("PyTorch, bfloat16, channels last", torch.channels_last_3d, True),
-    ):
-        network = torch_i3d.load(torch_i3d.I3D(), _variables()).to(device, memory_format=layout).train(train)
-        clip = torch.from_numpy(video).permute(0, 4, 1, 2, 3).to(device).contiguous(memory_format=layout)
-        label = torch.arange(len(video), device=device)
-        autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=half)
-        optimizer = torch.optim.SGD(network.parameters(), 1e-6, momentum=0.9, weight_decay=1e-7)
+    network = torch_zoo.build(task.model, 400, task.variables).to(device).train(task.train)
+    formats = {5: torch.channels_last_3d, 4: torch.channels_last}
+    if last:
+        for parameter in network.parameters():
+            if parameter.ndim in formats:
+                parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+    clips = [torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(device) for frames in task.streams().values()]
+    layout = torch.channels_last_3d if last else torch.contiguous_format
+    clips = [clip.contiguous(memory_format=layout) for clip in clips]
+    label = torch.arange(task.batch, device=device)
+    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=half)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-6, momentum=0.9, weight_decay=1e-7)
 
-        def finish():
-            if device == "cuda":
-                torch.cuda.synchronize()
+    def forward():
+        with torch.no_grad(), autocast():
+            logits = network(*clips)
+        return logits.float().cpu().numpy()  # Which waits for it.
 
-        def forward(network=network, clip=clip, autocast=autocast):
-            with torch.no_grad(), autocast():
-                logits = network(clip)
-            finish()
-            return logits.float().cpu().numpy()
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with autocast():
+            logits = network(*clips)
+            labels = label if logits.ndim == 2 else label[:, None].expand(-1, logits.shape[2])
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-        def step(network=network, clip=clip, autocast=autocast, optimizer=optimizer, label=label):
-            optimizer.zero_grad(set_to_none=True)
-            with autocast():
-                loss = torch.nn.functional.cross_entropy(network(clip), label)
-            loss.backward()
-            optimizer.step()
-            finish()
-
-        made[name], about[name] = (step if train else forward), {}
-    return made
+    return step if task.train else forward
 
 
 def peak(dtype: Any) -> Callable:
-    """A matrix product of 4096^3 multiply-adds."""
-    a = jnp.ones((4096, 4096), dtype)
+    """A large matrix product."""
+    a = jnp.ones((MATRIX, MATRIX), dtype)
     product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
-    return functools.partial(_done, product, a)
+    return functools.partial(done, product, a)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("forward", "train"))
-    parser.add_argument("--batch", type=int, default=1, help="clips (default: 1)")
-    parser.add_argument("--frames", type=int, default=64, help="default: 64")
-    parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
-    flags = parser.parse_args()
-    shape = flags.batch, flags.frames, flags.size, flags.size, 3
-    video = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    found: dict[str, dict] = {}
-    variants = (train_of_ours if flags.what == "train" else forward_of_ours)(video, found)
-    variants |= of_torch(video, flags.what == "train", found)
-    variants |= {"a matrix product, float32": peak(jnp.float32), "a matrix product, bfloat16": peak(jnp.bfloat16)}
-    if flags.what == "forward":
+def best_of_torch(seconds: dict[str, list[float]]) -> str:
+    theirs = [name for name in seconds if name.startswith("PyTorch, float32")]
+    return min(theirs, key=lambda name: sorted(seconds[name])[len(seconds[name]) // 2]) if theirs else "ours, float32"
+
+
+def one(task: Task, rounds: int) -> tuple[str, dict]:
+    """All forms of one network."""
+    # Nothing is computed again where there is no backward pass.
+    found: dict[str, dict] = {
+        name: {} for name, (attributes, _) in OURS.items() if task.train or not attributes.get("remat")
+    }
+    variants = {name: of_ours(task, name, about) for name, about in found.items()}
+    if torch_is_here():
+        found |= {name: {} for name in THEIRS}
+        variants |= {name: of_torch(task, name) for name in THEIRS}
+    if not task.train:
         logits = {name: np.asarray(variants[name]()) for name in found}
         for name, each in found.items():
-            wanted = logits["plain XLA, float32"]
-            each["difference"] = float(np.abs(logits[name] - wanted).max() / np.abs(wanted).max())
-    seconds = harness.interleaved(variants, flags.rounds)
-    theirs = [name for name in found if name.startswith("PyTorch, float32")]
-    than = min(theirs, key=lambda name: sorted(seconds[name])[flags.rounds // 2]) if theirs else "ours, float32"
+            each["difference"] = difference(logits[name], logits["plain XLA, float32"])
+    variants |= {"a matrix product, float32": peak(jnp.float32), "a matrix product, bfloat16": peak(jnp.bfloat16)}
+    seconds = harness.interleaved(variants, rounds)
+    than, work = best_of_torch(seconds), task.work()
     result = harness.summary(seconds, than)
-    work = (
-        MULTIPLY_ADDS * math.prod(shape[:2]) / 64 * (flags.size / 224) ** 2 * (TRAINING if flags.what == "train" else 1)
-    )
     rows = {}
     for name, about in found.items():
         each = result[name] | about
         half = "bfloat16" if "bfloat16" in name else "float32"
-        most = 4096**3 / result[f"a matrix product, {half}"]["seconds"]
-        low, high = each["spread"]
+        most = MATRIX**3 / result[f"a matrix product, {half}"]["seconds"]
         rows[name] = [
-            f"{each['seconds']:.3f} ({low:.3f} to {high:.3f})",
+            spread(each),
             f"{each['times_as_fast']:.2f}x",
             f"{work / each['seconds'] / most:.0%}",
             f"{each['megabytes']:.0f} MB" if "megabytes" in each else "",
@@ -210,14 +250,74 @@ def main() -> None:
         ]
     heads = ["", "seconds", f"as fast as {than}", "of a matrix product's speed", "temporary memory", "compiling"]
     heads += ["difference to plain XLA's, of the greatest logit"]
-    text = f"{flags.what}, {'x'.join(map(str, shape))}\n\n{harness.table(rows, heads)}"
+    variants = {name: result[name] | found.get(name, {}) for name in result}
+    return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": variants}
+
+
+def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, dict]:
+    """Ours and PyTorch's better form of every network."""
+    rows, result = {}, {}
+    theirs = [name for name, (_, half) in THEIRS.items() if not half] if torch_is_here() else []
+    for model in models.MODELS:
+        task, about = clips(model), {}
+        variants = {"ours, float32": of_ours(task, "ours, float32", about)} | {
+            name: of_torch(task, name) for name in theirs
+        }
+        if not train and theirs:
+            about["difference"] = difference(variants[theirs[0]](), np.asarray(variants["ours, float32"]()))
+        seconds = harness.interleaved(variants, rounds)
+        than = best_of_torch(seconds)
+        result[model] = each = harness.summary(seconds, than) | {"task": str(task), "about": about, "best": than}
+        rows[model] = [
+            str(task),
+            spread(each["ours, float32"]),
+            spread(each[than]) if theirs else "not run",
+            f"{each['ours, float32']['times_as_fast']:.2f}x" if theirs else "",
+            f"{about['megabytes']:.0f} MB",
+            f"{about['compile']:.1f} s",
+            f"{about['difference']:.1e}" if "difference" in about else "",
+        ]
+        print(f"{model}: {' | '.join(rows[model])}", flush=True)
+    heads = ["", "clips", "seconds", "PyTorch's", "as fast", "temporary memory", "compiling"]
+    return harness.table(rows, [*heads, "difference of logits, of the greatest"]), result
+
+
+def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
+
+
+def spread(each: dict) -> str:
+    low, high = each["spread"]
+    return f"{each['seconds']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("forward", "train"))
+    parser.add_argument("--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d")
+    parser.add_argument("--batch", type=int, help="clips (default: 1, of small ones more)")
+    parser.add_argument("--frames", type=int, help="of a network of one stream (default: the paper's)")
+    parser.add_argument("--size", type=int, help="pixels (default: the paper's)")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    flags = parser.parse_args()
+
+    def task(name: str) -> Task:
+        entry = models.MODELS[name]
+        frames = {stream: flags.frames or most for stream, (most, _) in entry.train.items()}
+        batch = flags.batch or BATCHES.get(name, 1)
+        return Task(name, batch, frames, flags.size or entry.crop, flags.what == "train")
+
+    if flags.frames and (flags.model == "all" or len(models.MODELS[flags.model].train) > 1):
+        parser.error("--frames is for a network of one stream")
+    if not torch_is_here():
+        print("PyTorch is not installed and does not take part")
+    if flags.model == "all":
+        text, result = zoo(flags.what == "train", flags.rounds, task)
+    else:
+        text, result = one(task(flags.model), flags.rounds)
     about = harness.about("jax", "jaxlib", "flax", "torch") | {"device": jax.devices()[0].device_kind}
-    harness.tell(
-        text,
-        {"shape": shape, "variants": {name: result[name] | found.get(name, {}) for name in result}},
-        about,
-        flags.json,
-    )
+    harness.tell(f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from i3d_jax import planes, video
+from i3d_jax import decoding, planes, video
 from i3d_jax.ahead import ahead
 from i3d_jax.models.timing import Timing, Window
 
@@ -57,7 +57,7 @@ def frames_of(
       short_side: pixels; RGB frames are resized to it before.
 
     Returns:
-      what `planes.read` does.
+      what `decoding.read` does.
 
     Raises:
       video.VideoError: names the record, if it cannot be decoded or does not have the frames it says.
@@ -69,7 +69,7 @@ def frames_of(
         number = min(count, -(-(length - start) // stride))
         data = record["video" if stream == "rgb" else stream]
         try:
-            part = planes.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
+            part = decoding.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
         except video.VideoError as error:
             raise video.VideoError(f"record {record['id']}", f"{stream}: {error}") from None
         if len(part) != number:

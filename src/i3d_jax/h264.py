@@ -1,6 +1,6 @@
 """H.264 files, which records hold: RGB or flow at 25 frames per second, the same bytes every time.
 
-Flow is one grey video of full range, u above v, of bytes as `video.flow_bytes` gives them.
+Flow is one grey video of full range, u above v, of bytes as `pixels.flow_bytes` gives them.
 """
 
 import io

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import compilation, files, flow, models, video, weights
+from i3d_jax import compilation, files, flow, models, pixels, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network, convolution
@@ -59,14 +59,16 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
     timing, most = network.timing, {stream: frames for stream, (frames, _) in info.footprint.items()}
 
     def apply(variables, streams):
-        unit = {name: video.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()}
+        unit = {
+            name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()
+        }
         return network.apply(variables, models.the_input(unit))
 
     apply = jax.jit(apply, compiler_options=convolution.compiler_options())
 
     def logits(streams: Streams) -> np.ndarray:
         ticks = timing.ticks({name: len(frames) for name, frames in streams.items()}, most)
-        looped = {name: video.loop(frames, ticks * timing.frames(name))[None] for name, frames in streams.items()}
+        looped = {name: pixels.loop(frames, ticks * timing.frames(name))[None] for name, frames in streams.items()}
         return np.asarray(apply(variables, looped))[0]
 
     return Classifier(logits, network, info)
@@ -82,11 +84,11 @@ def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = 
     for stream, (most, stride) in info.footprint.items():
         if stream == "rgb":
             clip = video.decode(path, fps=info.fps, short_side=info.short_side, frames=most, stride=stride)
-            clip = video.crop(clip, info.crop)
+            clip = pixels.crop(clip, info.crop)
         else:
             grey = video.grey(path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1)
             flows = itertools.islice(of_frames(grey, settings), None, None, stride)
-            clip = np.concatenate([video.crop(video.flow_unit(each)[None], info.crop) for each in flows])
+            clip = np.concatenate([pixels.crop(pixels.flow_unit(each)[None], info.crop) for each in flows])
         least = network.timing.least * network.timing.frames(stream)
         if len(clip) < least:
             found = f"{len(clip)} frames at {info.fps / stride:g} per second"

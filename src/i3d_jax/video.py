@@ -19,7 +19,6 @@ import av.video.reformatter
 import numpy as np
 
 FPS = 25.0  # Of everything the paper trains and tests on.
-MAX_FLOW = 20.0  # Pixels; the paper's truncation.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
 # Tags of files need not be UTF-8, which PyAV before 19 is to be told.
 TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -197,37 +196,6 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) scaled so that the shorter is `short_side`, the aspect kept to the pixel."""
     scale = short_side / min(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def crop(video: np.ndarray, size: int) -> np.ndarray:
-    """Cuts the size x size window in the centre out of [T, H, W, C]."""
-    height, width = video.shape[1:3]
-    if min(height, width) < size:
-        raise ValueError(f"cannot cut {size}x{size} out of frames of {height}x{width}")
-    top, left = (height - size) // 2, (width - size) // 2
-    return video[:, top : top + size, left : left + size]
-
-
-def to_unit(frames):
-    """uint8 frames, of NumPy or JAX, as the networks take them: float32, RGB in [-1, 1] and flow / 20."""
-    if frames.shape[-1] == 2:
-        return (frames.astype(np.float32) - 128) / 127
-    return frames.astype(np.float32) / 127.5 - 1
-
-
-def flow_unit(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels as the networks take it: float32, truncated to [-20, 20] and divided by 20 (paper, section 3)."""
-    return (np.clip(flow, -MAX_FLOW, MAX_FLOW) / MAX_FLOW).astype(np.float32)
-
-
-def flow_bytes(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels [..., 2] as uint8, truncated to [-20, 20] (see above)."""
-    return np.rint(128 + 127 / MAX_FLOW * np.clip(flow, -MAX_FLOW, MAX_FLOW)).astype(np.uint8)
-
-
-def loop(video: np.ndarray, frames: int) -> np.ndarray:
-    """Repeats a video from its start until it has `frames` frames, or cuts it there."""
-    return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]
 
 
 def _seek(container, stream, origin: int, seconds: float) -> None:

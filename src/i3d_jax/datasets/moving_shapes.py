@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from i3d_jax import h264, video
+from i3d_jax import h264, pixels
 from i3d_jax.ahead import cores
 from i3d_jax.datasets import annotations, clips
 
@@ -87,7 +87,7 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
         place = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
         (folder / "videos" / place).write_bytes(h264.encode(frames))
         if moving:
-            (folder / "flow" / place).write_bytes(h264.encode(video.flow_bytes(flow)))
+            (folder / "flow" / place).write_bytes(h264.encode(pixels.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:

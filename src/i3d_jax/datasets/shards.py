@@ -26,7 +26,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
-from i3d_jax import flow, h264, video
+from i3d_jax import flow, h264, pixels, video
 from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.annotations import Clip
@@ -265,7 +265,7 @@ def computed_flow(clip: Clip, settings: Settings) -> bytes:
     assert clip.path is not None and settings.tv_l1 is not None
     most = None if clip.seconds is None else video.frames_in(clip.seconds)
     grey = video.grey(clip.path, short_side=settings.short_side, frames=most, threads=1, strict=True)
-    return h264.encode(map(video.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
+    return h264.encode(map(pixels.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
 
 
 def read_flow(clip: Clip, found: h264.Transcoded) -> bytes:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from i3d_jax import h264, video
+from i3d_jax import h264, pixels, video
 from i3d_jax.flow.colours import colours
 
 Flow = Iterable[np.ndarray]
 
 
 def write_h264(path: pathlib.Path, flow: Flow, _: float) -> None:
-    path.write_bytes(h264.encode(map(video.flow_bytes, flow)))
+    path.write_bytes(h264.encode(map(pixels.flow_bytes, flow)))
 
 
 def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
@@ -27,7 +27,7 @@ def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
         with raw.open("wb") as file:
             for frame in flow:
                 count, shape = count + 1, frame.shape
-                file.write(video.flow_unit(frame).tobytes())
+                file.write(pixels.flow_unit(frame).tobytes())
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
         with (
             zipfile.ZipFile(path, "w") as archive,

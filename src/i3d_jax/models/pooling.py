@@ -25,7 +25,7 @@ def _separable_max_pool(x, window, strides):
     """The same, one axis after another, which CPU backends run, and go back through, several times faster."""
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     if len(window) == 2:
-        return _max_over_space(x[:, None], window, strides)[:, 0]
+        return jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
     x = _max_over_space(x, window[1:], strides[1:])
     return _max_over_time(x, window[0], strides[0]) if (window[0], strides[0]) != (1, 1) else x
 

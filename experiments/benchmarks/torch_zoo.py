@@ -1,0 +1,266 @@
+"""The zoo as PyTorch ports write it: the peers of the benchmarks, from the same tables as ours.
+
+Convolution, batch norm, ReLU; TensorFlow's SAME padding by F.pad before every convolution and pool, as in piergiaj/pytorch-i3d.
+Modules are called what our variables are, so that `load` can give them ours. Videos are [B, C, T, H, W].
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from i3d_jax.models import c3d, convolution, inception
+
+CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {0: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    pads = convolution.same_pads(tuple(x.shape[2:]), window, strides)
+    return F.pad(x, [n for pair in reversed(pads) for n in pair]) if any(map(any, pads)) else x
+
+
+class Unit(nn.Module):
+    def __init__(self, inputs: int, outputs: int, window: tuple[int, ...] = (), strides: tuple[int, ...] = ()):
+        super().__init__()
+        self.window, self.strides = window, strides
+        if window:
+            self.conv = CONVS[len(window)](inputs, outputs, window, strides, bias=False)
+        else:
+            self.conv = nn.Linear(inputs, outputs, bias=False)
+        self.bn = NORMS[len(window)](outputs, eps=1e-3, momentum=0.001)
+
+    def forward(self, x):
+        x = padded(x, self.window, self.strides) if self.window else x
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Pool(nn.Module):
+    def __init__(self, window: tuple[int, ...], strides: tuple[int, ...]):
+        super().__init__()
+        self.window, self.strides = window, strides
+
+    def forward(self, x):
+        # What comes before is a ReLU: zeros never win.
+        return POOLS[len(self.window)](padded(x, self.window, self.strides), self.window, self.strides)
+
+
+class Mixed(nn.Module):
+    def __init__(self, inputs: int, channels: tuple[int, ...], dims: int):
+        super().__init__()
+        c0, c1a, c1b, c2a, c2b, c3 = channels
+        one, three = (1,) * dims, (3,) * dims
+        self.b0 = Unit(inputs, c0, one, one)
+        self.b1a, self.b1b = Unit(inputs, c1a, one, one), Unit(c1a, c1b, three, one)
+        self.b2a, self.b2b = Unit(inputs, c2a, one, one), Unit(c2a, c2b, three, one)
+        self.pool, self.b3 = Pool(three, one), Unit(inputs, c3, one, one)
+
+    def forward(self, x):
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3(self.pool(x))], 1)
+
+
+class Body(nn.Module):
+    """The layers of a table, in `dims` dimensions."""
+
+    def __init__(self, table: tuple[tuple, ...], channels: int, dims: int):
+        super().__init__()
+        self.table = [name for _, name, *_ in table]
+        for kind, name, *spec in table:
+            if kind == "conv":
+                features, window, strides = spec
+                layer = Unit(channels, features, window[-dims:], strides[-dims:])
+                channels = features
+            elif kind == "pool":
+                layer = Pool(*(each[-dims:] for each in spec))
+            else:
+                layer = Mixed(channels, tuple(spec), dims)
+                channels = spec[0] + spec[2] + spec[4] + spec[5]
+            self.add_module(name, layer)
+        self.channels = channels
+
+    def walk(self, x):
+        for name in self.table:
+            x = getattr(self, name)(x)
+        return x
+
+
+class Inception(Body):
+    """Logits [B, K]; without classes features [B, T, C], and without `average` the last layer's activations."""
+
+    def __init__(self, num_classes: int | None, channels: int = 3, dims: int = 3, average: bool = True):
+        super().__init__(inception.LAYERS, channels, dims)
+        self.dims, self.average = dims, average
+        self.dropout = nn.Dropout(0.5)
+        self.Logits = CONVS[dims](self.channels, num_classes, 1) if num_classes is not None else None
+
+    def forward(self, video):
+        batch = len(video)
+        if self.dims == 2:
+            video = video.transpose(1, 2).flatten(0, 1)
+            video = video.contiguous(memory_format=torch.channels_last) if self.last else video
+        x = self.walk(video)
+        if not self.average:
+            return x.unflatten(0, (batch, -1)).transpose(1, 2) if self.dims == 2 else x
+        if self.dims == 3:
+            x = F.avg_pool3d(x, (2, *x.shape[3:]), 1)
+        else:
+            x = x.mean((2, 3), keepdim=True)
+        if self.Logits is None:
+            return x.flatten(1).unflatten(0, (batch, -1))
+        x = self.Logits(self.dropout(x)).flatten(2).mean(2)
+        return x.unflatten(0, (batch, -1)).mean(1) if self.dims == 2 else x
+
+    @property
+    def last(self) -> bool:
+        """Whether weights are channels-last."""
+        return self.Conv_1a.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class C3D(Body):
+    def __init__(self, num_classes: int, size: int = 112):
+        super().__init__(c3d.LAYERS, 3, 3)
+        pools = sum(kind == "pool" for kind, *_ in c3d.LAYERS)
+        side = -(-size // 2**pools)
+        for name, features in c3d.DENSE:
+            self.add_module(name, Unit(self.channels if name != "Dense_6" else self.channels * side**2, features))
+            self.channels = features
+        self.dropout = nn.Dropout(0.5)
+        self.Logits = nn.Linear(self.channels, num_classes)
+
+    def forward(self, video):
+        x = self.walk(video).permute(0, 2, 3, 4, 1).flatten(1)  # As ours lie.
+        x = self.Dense_7(self.dropout(self.Dense_6(x)))
+        return self.Logits(self.dropout(x))
+
+
+class ConvNetLSTM(nn.Module):
+    """Of a test the last step's logits [B, K], in training every step's [B, K, T]."""
+
+    def __init__(self, num_classes: int, steps: int = 25, hidden: int = 512):
+        super().__init__()
+        self.inception = Inception(None, dims=2)
+        self.lstm = NormLSTM(self.inception.channels, hidden, steps)
+        self.dropout = nn.Dropout(0.5)
+        self.Logits = nn.Linear(hidden, num_classes)
+
+    def forward(self, video):
+        states = self.lstm(self.inception(video))
+        logits = self.Logits(self.dropout(states))
+        return logits.transpose(1, 2) if self.training else logits[:, -1]
+
+
+class NormLSTM(nn.Module):
+    def __init__(self, channels: int, hidden: int, steps: int):
+        super().__init__()
+        sizes = {"input": 4 * hidden, "hidden": 4 * hidden, "cell": hidden}
+        shapes = {"input_kernel": (channels, 4 * hidden), "hidden_kernel": (hidden, 4 * hidden), "bias": (4 * hidden,)}
+        shapes |= {f"{name}_scale": (size,) for name, size in sizes.items()} | {"cell_bias": (hidden,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+        for name, size in sizes.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(steps, size))
+            self.register_buffer(f"{name}_var", torch.ones(steps, size))
+
+    def forward(self, x):
+        inputs = x @ self.input_kernel
+        cell = state = x.new_zeros(len(x), len(self.hidden_kernel))
+        states = []
+        for step in range(x.shape[1]):
+            slot = min(step, len(self.cell_mean) - 1)
+
+            def norm(name, values, bias=None, slot=slot):
+                mean, var = getattr(self, f"{name}_mean")[slot], getattr(self, f"{name}_var")[slot]
+                scale = getattr(self, f"{name}_scale")
+                return F.batch_norm(values, mean, var, scale, bias, self.training, 0.001, 1e-5)
+
+            total = norm("hidden", state @ self.hidden_kernel) + norm("input", inputs[:, step]) + self.bias
+            forget, take, give, new = total.chunk(4, -1)
+            cell = forget.sigmoid() * cell + take.sigmoid() * new.tanh()
+            state = give.sigmoid() * norm("cell", cell, self.cell_bias).tanh()
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+class TwoStream(nn.Module):
+    """Takes rgb [B, 3, S, H, W] and flow [B, 2, S * 10, H, W], or videos of one length in 3 dimensions, whose logits are added."""
+
+    def __init__(self, num_classes: int, dims: int = 2, snippet: int = 10):
+        super().__init__()
+        self.dims, self.snippet = dims, snippet
+        self.rgb = Inception(num_classes, 3, dims)
+        self.flow = Inception(num_classes, 2 * snippet if dims == 2 else 2, dims)
+
+    def forward(self, rgb, flow):
+        flow = stacked(flow, self.snippet) if self.dims == 2 else flow
+        total = self.rgb(rgb) + self.flow(flow)
+        return total / 2 if self.dims == 2 else total
+
+
+class FusedTwoStream(nn.Module):
+    def __init__(self, num_classes: int, snippet: int = 10):
+        super().__init__()
+        self.snippet = snippet
+        self.rgb = Inception(None, 3, 2, average=False)
+        self.flow = Inception(None, 2 * snippet, 2, average=False)
+        three, one = (3, 3, 3), (1, 1, 1)
+        self.Conv_6a = Unit(2 * self.rgb.channels, 512, three, one)
+        self.pool = Pool(three, one)
+        self.dropout = nn.Dropout(0.5)
+        self.Logits = nn.Linear(512, num_classes)
+
+    def forward(self, rgb, flow):
+        x = torch.cat([self.rgb(rgb), self.flow(stacked(flow, self.snippet))], 1)
+        x = self.pool(self.Conv_6a(x)).mean((3, 4)).transpose(1, 2)
+        return self.Logits(self.dropout(x)).mean(1)
+
+
+def stacked(flow: torch.Tensor, snippet: int) -> torch.Tensor:
+    """[B, 2, S * snippet, H, W] -> [B, 2 * snippet, S, H, W]: u and v of each frame in turn."""
+    flow = flow.unflatten(2, (-1, snippet))
+    return flow.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
+
+
+ZOO = {
+    "inception": lambda classes: Inception(classes, dims=2),
+    "convnet_lstm": ConvNetLSTM,
+    "c3d": C3D,
+    "two_stream": TwoStream,
+    "fused_two_stream": FusedTwoStream,
+    "i3d": Inception,
+    "two_stream_i3d": lambda classes: TwoStream(classes, dims=3),
+}
+
+
+def build(name: str, num_classes: int, variables: Any) -> nn.Module:
+    """A network of the zoo with our variables."""
+    model = ZOO[name](num_classes)
+    with torch.no_grad():
+        load(model, variables["params"], variables["batch_stats"])
+    return model
+
+
+def load(module: nn.Module, params: dict, stats: dict) -> None:
+    def tensor(x):
+        x = torch.tensor(np.array(x, np.float32))
+        return x.movedim((-1, -2), (0, 1)) if x.ndim > 1 else x
+
+    if isinstance(module, Unit):
+        module.conv.weight.copy_(tensor(params["conv"]["kernel"]))
+        module.bn.weight.fill_(1.0)
+        module.bn.bias.copy_(tensor(params["bn"]["bias"]))
+        module.bn.running_mean.copy_(tensor(stats["bn"]["mean"]))
+        module.bn.running_var.copy_(tensor(stats["bn"]["var"]))
+    elif isinstance(module, NormLSTM):
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            value.copy_(torch.tensor(np.array((params | stats)[name])))
+    else:
+        for name, child in module.named_children():
+            if name == "Logits":
+                kernel = tensor(params[name]["kernel"])
+                child.weight.copy_(kernel.reshape(child.weight.shape))
+                child.bias.copy_(tensor(params[name]["bias"]))
+            elif name in params:
+                load(child, params[name], stats[name])
