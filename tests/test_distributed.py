@@ -28,6 +28,7 @@ class Run:
         for process in range(processes):
             environment = os.environ | {
                 "JAX_NUM_CPU_DEVICES": str(devices),
+                "JAX_ENABLE_COMPILATION_CACHE": "1",
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
             }

@@ -7,12 +7,14 @@
 # (130, 143), by SIGTERM or Ctrl-C, which let it save its step; a second one does not. RESTARTS (default: 100) is how often
 # it is started again at most, PAUSE (default: 10) how many seconds later, PYTHON (default: python) with what.
 set -u
-child='' stopped=''
-trap 'stopped=143; [ -z "$child" ] || kill -TERM "$child"' TERM INT
+child='' stopped='' told=''
+trap 'stopped=143; [ -z "$child" ] || { told=1; kill -TERM "$child"; }' TERM INT
 for ((restart = 0; ; restart++)); do
   # In a session of its own, Ctrl-C does not reach it too.
   setsid "${PYTHON:-python}" -m i3d_jax.main "$@" &
   child=$!
+  # The signal may have come before the line above.
+  [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
   wait "$child"
   status=$?
   # A signal ends `wait` before the run, which is saving its step.
