@@ -246,10 +246,10 @@ def one(task: Task, rounds: int) -> tuple[str, dict]:
             f"{work / each['seconds'] / most:.0%}",
             f"{each['megabytes']:.0f} MB" if "megabytes" in each else "",
             f"{each['compile']:.1f} s" if "compile" in each else "",
-            f"{each['difference']:.1e}" if "difference" in each else "",
+            *([f"{each['difference']:.1e}"] if "difference" in each else []),
         ]
     heads = ["", "seconds", f"as fast as {than}", "of a matrix product's speed", "temporary memory", "compiling"]
-    heads += ["difference to plain XLA's, of the greatest logit"]
+    heads += [] if task.train else ["difference to plain XLA's, of the greatest logit"]
     variants = {name: result[name] | found.get(name, {}) for name in result}
     return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": variants}
 
@@ -275,11 +275,11 @@ def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, di
             f"{each['ours, float32']['times_as_fast']:.2f}x" if theirs else "",
             f"{about['megabytes']:.0f} MB",
             f"{about['compile']:.1f} s",
-            f"{about['difference']:.1e}" if "difference" in about else "",
+            *([f"{about['difference']:.1e}"] if "difference" in about else []),
         ]
         print(f"{model}: {' | '.join(rows[model])}", flush=True)
     heads = ["", "clips", "seconds", "PyTorch's", "as fast", "temporary memory", "compiling"]
-    return harness.table(rows, [*heads, "difference of logits, of the greatest"]), result
+    return harness.table(rows, heads if train else [*heads, "difference of logits, of the greatest"]), result
 
 
 def difference(logits: np.ndarray, wanted: np.ndarray) -> float:

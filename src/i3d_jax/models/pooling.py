@@ -93,11 +93,11 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     def put(frame, whole):
         return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
 
-    # What the loop fills begins as any number of the first array: zeros, XLA would write, and keep room for, at the very start.
-    first = arrays[0][(0,) * arrays[0].ndim]
-    frames = arrays[0].shape[1]
+    frames, one = arrays[0].shape[1], jax.eval_shape(of, 0)
+    # What the loop fills begins as any number of each clip: zeros, XLA would write, and keep room for, at the very start.
+    any_of_clip = arrays[0][:, :1, :1, :1, :1]
     whole = jax.tree.map(
-        lambda one: jnp.full((one.shape[0], frames, *one.shape[2:]), first, one.dtype), jax.eval_shape(of, 0)
+        lambda x: jnp.broadcast_to(any_of_clip.astype(x.dtype), (x.shape[0], frames, *x.shape[2:])), one
     )
     return lax.fori_loop(0, frames, put, whole)
 
