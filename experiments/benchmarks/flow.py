@@ -114,9 +114,8 @@ def tables(result: dict) -> str:
     ]
     for name, each in result["speed"].items():
         apart = result["difference"][name]
-        low, high = each["spread"]
         lines.append(
-            f"| {name} | {each['seconds']:.3f} ({low:.3f} to {high:.3f}) | {each['times_as_fast']:.1f}x "
+            f"| {name} | {harness.spread(each)} | {each['times_as_fast']:.1f}x "
             f"| {apart['mean']:.3f}, {apart['median']:.3f}, {apart['p99']:.3f} |"
         )
     lines.append(f"\nMean motion {result['mean_motion']:.2f} px.\n")

@@ -42,6 +42,12 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
     }
 
 
+def spread(each: dict) -> str:
+    """The median and the spread of one variant of a `summary`."""
+    low, high = each["spread"]
+    return f"{each['seconds']:.3f} ({low:.3f} to {high:.3f})"
+
+
 def table(rows: dict[str, list[str]], heads: list[str]) -> str:
     """Rows by their first cell, as Markdown."""
     lines = [heads, ["---"] * len(heads), *([name, *cells] for name, cells in rows.items())]

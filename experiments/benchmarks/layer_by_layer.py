@@ -9,6 +9,7 @@ PyTorch, and multiply-adds per second as a share of a large matrix product's in 
 import argparse
 import functools
 import pathlib
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -65,22 +66,17 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
     import torch
     import torch_zoo
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     body = torch_zoo.Body((layer.row,), x.shape[-1], 3)
     with torch.no_grad():
         torch_zoo.load(body, mine["variables"].get("params", {}), mine["variables"].get("batch_stats", {}))
-    body = body.to(device, memory_format=torch.channels_last_3d)
-    clip = torch.tensor(x).permute(0, 4, 1, 2, 3).to(device)  # Channels-last as it is.
-
-    def finish():
-        if device == "cuda":
-            torch.cuda.synchronize()
+    body = body.to(torch_zoo.DEVICE, memory_format=torch.channels_last_3d)
+    clip = torch.tensor(x).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)  # Channels-last as it is.
 
     def forward():
         body.eval()
         with torch.no_grad():
             y = body.walk(clip)
-        finish()
+        torch_zoo.finish()
         return y
 
     grad = forward().clone()
@@ -91,7 +87,7 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
         body.train().zero_grad(set_to_none=True)
         inputs = clip.detach().requires_grad_(layer.row is not LAYERS[0])
         body.walk(inputs).backward(grad)
-        finish()
+        torch_zoo.finish()
 
     return {"forward": forward, "training": step}
 
@@ -121,7 +117,7 @@ def main() -> None:
             each = {name: seconds[name] for name in seconds if name[1] == what}
             of = harness.summary({name[0]: taken for name, taken in each.items()}, next(reversed(each))[0])
             speed = times * mine["multiply_adds"] / of["ours"]["seconds"]
-            share = speed / (model.MATRIX**3 / sorted(seconds["product"])[flags.rounds // 2])
+            share = speed / (model.MATRIX**3 / statistics.median(seconds["product"]))
             cells += [f"{1e3 * of['ours']['seconds']:.0f}"]
             cells += [f"{1e3 * of['PyTorch']['seconds']:.0f}" if "PyTorch" in of else "not run"]
             cells += [f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else "", f"{share:.0%}"]

@@ -7,9 +7,7 @@ memory. A video in pieces gives the predictions of the whole (`models/timing.py`
 """
 
 import argparse
-import functools
 import pathlib
-from collections.abc import Callable
 
 import harness
 import jax
@@ -17,43 +15,24 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax import models
 from i3d_jax.models import convolution
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
 PIECE = 128  # Ticks, of one frame each.
 
 
-def passes(batch: int = 1, frames: int = FRAMES, size: int = SIZE, classes: int = CLASSES) -> tuple[Callable, dict]:
-    """One forward pass as a function that returns when it is done; what it takes."""
-    network, about = models.build("i3d", num_classes=classes), {}
-    variables = variables_for(classes)
-    video = jnp.asarray(noise(batch, frames, size))
-    apply = model.compiled(
-        lambda variables, video: network.apply(variables, video),
-        (variables, video),
-        about,
-        convolution.compiler_options(),
-    )
-    return functools.partial(model.done, apply, variables, video), about | {"frames": batch * frames}
-
-
-@functools.cache
-def variables_for(classes: int):
-    return jax.jit(models.build("i3d", num_classes=classes).init)(jax.random.key(0), jnp.zeros((1, 16, 32, 32, 3)))
-
-
-def noise(batch: int, frames: int, size: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (batch, frames, size, size, 3)).astype(np.float32)
+def task(batch: int = 1, frames: int = FRAMES, size: int = SIZE, classes: int = CLASSES) -> model.Task:
+    return model.Task("i3d", batch, {"rgb": frames}, size, classes=classes)
 
 
 def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
-    made = {name: passes(**options) for name, options in variants.items()}
-    seconds = harness.interleaved({name: run for name, (run, _) in made.items()}, rounds)
-    result = harness.summary(seconds, next(iter(seconds)))
-    result = {name: each | made[name][1] for name, each in result.items()}
+    tasks = {name: task(**options) for name, options in variants.items()}
+    about: dict[str, dict] = {name: {"frames": each.batch * each.frames["rgb"]} for name, each in tasks.items()}
+    made = {name: model.of_ours(each, "ours, float32", about[name]) for name, each in tasks.items()}
+    result = harness.summary(harness.interleaved(made, rounds), next(iter(made)))
+    result = {name: each | about[name] for name, each in result.items()}
     rows = {
-        name: [model.spread(each), f"{1e3 * each['seconds'] / each['frames']:.1f} ms", f"{each['megabytes']:.0f} MB"]
+        name: [harness.spread(each), f"{1e3 * each['seconds'] / each['frames']:.1f} ms", f"{each['megabytes']:.0f} MB"]
         for name, each in result.items()
     }
     return harness.table(rows, ["", "seconds", "of a frame", "temporary memory"]), result
@@ -61,7 +40,8 @@ def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
 
 def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
     """A long video as a whole, and piece by piece."""
-    network, variables, video = models.build("i3d", num_classes=CLASSES), variables_for(CLASSES), noise(1, frames, SIZE)
+    long = task(frames=frames)
+    network, variables, video = long.build(), long.variables, long.streams()["rgb"]
 
     def predictions(variables, video):
         return network.apply(variables, video, endpoints=True)[1]["Logits"][0]
@@ -91,7 +71,7 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
     result["in pieces"]["difference"] = model.difference(pieces(), whole())
     rows = {
         f"{frames} frames, {name}": [
-            model.spread(each),
+            harness.spread(each),
             f"{each['megabytes']:.0f} MB",
             f"{each['difference']:.1e}" if "difference" in each else "",
         ]

@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import math
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +46,8 @@ class Task:
     batch: int
     frames: dict[str, int]
     size: int
-    train: bool
+    train: bool = False
+    classes: int = 400
 
     def streams(self) -> dict[str, np.ndarray]:
         """Noise, f32 [B, T, H, W, C] in [-1, 1]."""
@@ -70,27 +72,30 @@ class Task:
         }
 
     def build(self, **options: Any) -> models.Network:
-        return models.build(self.model, num_classes=400, **options)
+        return models.build(self.model, num_classes=self.classes, **options)
 
-    @functools.cached_property
+    @property
     def variables(self) -> Any:
         """The same for all variants."""
         # Convolutions take any size, and a small one is initialised sooner.
-        example = models.example(self.clips(), self.size if self.model == "c3d" else 32)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-        return jax.jit(self.build().init)(jax.random.key(0), zeros)
+        return _variables(self.model, self.classes, self.size if self.model == "c3d" else 32)
 
     def work(self) -> float:
         """Multiply-adds of the plain form."""
-        example = models.example(self.clips(), self.size, self.batch)
+        clips = {stream: (frames, 1) for stream, frames in self.frames.items()}
+        example = models.example(clips, self.size, self.batch)
         return multiply_adds(self.build().apply, self.variables, example) * (TRAINING if self.train else 1)
-
-    def clips(self) -> dict[str, tuple[int, int]]:
-        return {stream: (frames, 1) for stream, frames in self.frames.items()}
 
     def __str__(self) -> str:
         clips = " + ".join(f"{frames} {stream}" for stream, frames in self.frames.items())
         return f"{self.batch} x {clips}, {self.size}x{self.size}"
+
+
+@functools.cache
+def _variables(model: str, classes: int, size: int) -> Any:
+    example = models.example(models.MODELS[model].train, size)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+    return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
 
 
 @contextlib.contextmanager
@@ -172,18 +177,17 @@ def of_torch(task: Task, name: str) -> Callable:
     import torch_zoo
 
     last, half = THEIRS[name]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = torch_zoo.build(task.model, 400, task.variables).to(device).train(task.train)
+    network = torch_zoo.build(task.model, task.classes, task.variables).to(torch_zoo.DEVICE).train(task.train)
     formats = {5: torch.channels_last_3d, 4: torch.channels_last}
     if last:
         for parameter in network.parameters():
             if parameter.ndim in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    clips = [torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(device) for frames in task.streams().values()]
+    clips = [torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE) for frames in task.streams().values()]
     layout = torch.channels_last_3d if last else torch.contiguous_format
     clips = [clip.contiguous(memory_format=layout) for clip in clips]
-    label = torch.arange(task.batch, device=device)
-    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=half)
+    label = torch.arange(task.batch, device=torch_zoo.DEVICE)
+    autocast = functools.partial(torch.autocast, torch_zoo.DEVICE, torch.bfloat16, enabled=half)
     optimizer = torch.optim.SGD(network.parameters(), 1e-6, momentum=0.9, weight_decay=1e-7)
 
     def forward():
@@ -199,8 +203,7 @@ def of_torch(task: Task, name: str) -> Callable:
             loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        torch_zoo.finish()
 
     return step if task.train else forward
 
@@ -214,7 +217,7 @@ def peak(dtype: Any) -> Callable:
 
 def best_of_torch(seconds: dict[str, list[float]]) -> str:
     theirs = [name for name in seconds if name.startswith("PyTorch, float32")]
-    return min(theirs, key=lambda name: sorted(seconds[name])[len(seconds[name]) // 2]) if theirs else "ours, float32"
+    return min(theirs, key=lambda name: statistics.median(seconds[name])) if theirs else "ours, float32"
 
 
 def one(task: Task, rounds: int) -> tuple[str, dict]:
@@ -241,7 +244,7 @@ def one(task: Task, rounds: int) -> tuple[str, dict]:
         half = "bfloat16" if "bfloat16" in name else "float32"
         most = MATRIX**3 / result[f"a matrix product, {half}"]["seconds"]
         rows[name] = [
-            spread(each),
+            harness.spread(each),
             f"{each['times_as_fast']:.2f}x",
             f"{work / each['seconds'] / most:.0%}",
             f"{each['megabytes']:.0f} MB" if "megabytes" in each else "",
@@ -270,8 +273,8 @@ def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, di
         result[model] = each = harness.summary(seconds, than) | {"task": str(task), "about": about, "best": than}
         rows[model] = [
             str(task),
-            spread(each["ours, float32"]),
-            spread(each[than]) if theirs else "not run",
+            harness.spread(each["ours, float32"]),
+            harness.spread(each[than]) if theirs else "not run",
             f"{each['ours, float32']['times_as_fast']:.2f}x" if theirs else "",
             f"{about['megabytes']:.0f} MB",
             f"{about['compile']:.1f} s",
@@ -284,11 +287,6 @@ def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, di
 
 def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-
-
-def spread(each: dict) -> str:
-    low, high = each["spread"]
-    return f"{each['seconds']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:

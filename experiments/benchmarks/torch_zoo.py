@@ -18,6 +18,15 @@ NORMS = {0: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def finish() -> None:
+    """Waits until the device has done what it was told."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
     pads = convolution.same_pads(tuple(x.shape[2:]), window, strides)
     return F.pad(x, [n for pair in reversed(pads) for n in pair]) if any(map(any, pads)) else x

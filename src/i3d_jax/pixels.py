@@ -27,7 +27,7 @@ def flow_unit(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_bytes(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels [..., 2] as uint8, truncated to [-20, 20] (see above)."""
+    """Flow in pixels [..., 2] as uint8, truncated to [-20, 20] (see `video`)."""
     return np.rint(128 + 127 / MAX_FLOW * np.clip(flow, -MAX_FLOW, MAX_FLOW)).astype(np.uint8)
 
 

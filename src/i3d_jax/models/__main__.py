@@ -82,7 +82,7 @@ def _count(jaxpr: Any) -> int:
             kernel, outputs = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec[0]
             total += eqn.outvars[0].aval.size * math.prod(kernel) // kernel[outputs]
         elif eqn.primitive.name == "cond":
-            # One per platform (`layers`); the last, for those that have none of their own, is the plain form.
+            # One per platform (`convolution`); the last, for those that have none of their own, is the plain form.
             total += _count(eqn.params["branches"][-1].jaxpr)
         else:
             times = eqn.params["length"] if eqn.primitive.name == "scan" else 1

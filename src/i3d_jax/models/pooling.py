@@ -32,20 +32,17 @@ def _separable_max_pool(x, window, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_over_space(x, window, strides) -> jax.Array:
-    def of_frame(x):
-        x, _ = _max_and_winner(x, 3, window[1], strides[1])
-        return _max_and_winner(x, 2, window[0], strides[0])[0]
+    return _frame_by_frame(lambda x: _max_of_frame(x, window, strides)[0], x)
 
-    return _frame_by_frame(of_frame, x)
+
+def _max_of_frame(x, window, strides):
+    x, over_width = _max_and_winner(x, 3, window[1], strides[1])
+    x, over_height = _max_and_winner(x, 2, window[0], strides[0])
+    return x, over_height, over_width
 
 
 def _max_over_space_fwd(x, window, strides):
-    def of_frame(x):
-        x, over_width = _max_and_winner(x, 3, window[1], strides[1])
-        x, over_height = _max_and_winner(x, 2, window[0], strides[0])
-        return x, over_height, over_width
-
-    best, *winners = _frame_by_frame(of_frame, x)
+    best, *winners = _frame_by_frame(lambda x: _max_of_frame(x, window, strides), x)
     return best, (winners, x.shape)
 
 
