@@ -92,8 +92,9 @@ def _conv3d_as_2d(x, kernel, strides):
     # How many outputs at once take the fewest products.
     step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
     work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
+    y: Any
     if step > 1 and work >= LARGE:
-        y = _toom_cook_over_time(x, kernel, before // stride, step, over_runs)
+        y = _toom_cook_over_time(x, kernel, before // stride, step, strides[1:])
     else:
         y = _taps_as_channels(x, kernel, before // stride, over_runs)
     return y.astype(dtype)
@@ -120,25 +121,95 @@ def _taps_as_channels(x, kernel, before, conv2d):
     return total
 
 
-def _toom_cook_over_time(x, kernel, before, step, conv2d):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _toom_cook_over_time(x, kernel, before, step, strides) -> jax.Array:
     """Convolution over time by Toom-Cook's (Winograd's) method: half of the multiplications, or less.
 
     `step` outputs of `taps` taps are not step * taps products but step + taps - 1, of sums of runs with sums of taps, by a
     2-D convolution each; outputs are sums of products. Exact but for rounding, which is up to four times the plain form's.
     """
-    (batch, runs, *_), taps = x.shape, kernel.shape[0]
-    steps = -(-runs // step)
+    runs, taps = x.shape[1], kernel.shape[0]
     of_runs, of_taps, of_products = _toom_cook(step, taps)
+    places, slices = _places(x, before, step, taps), _unstacked(kernel, 0)
+    products = [
+        _conv2d_of_runs(_weighted(places, run), _weighted(slices, tap), strides)
+        for run, tap in zip(of_runs.tolist(), of_taps.tolist(), strict=True)
+    ]
+    y = jnp.stack([_weighted(products, product) for product in of_products.tolist()], 2)
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :runs]
+
+
+def _toom_cook_over_time_fwd(x, kernel, before, step, strides):
+    return _toom_cook_over_time(x, kernel, before, step, strides), (x, kernel)
+
+
+def _toom_cook_over_time_bwd(before, step, strides, residual, grad):
+    """One product after another in a loop, so that one is traced and compiled: they differ in nothing but the weights."""
+    x, kernel = residual
+    taps = kernel.shape[0]
+    of_runs, of_taps, of_products = _toom_cook(step, taps)
+    whole = [(0, -grad.shape[1] % step) if axis == 1 else (0, 0) for axis in range(grad.ndim)]
+
+    def of_product(weights):
+        # The slices are taken here, where they and their sum are one operation; outside they would be kept.
+        run, tap, product = weights
+        blocks = jnp.pad(grad, whole).reshape(grad.shape[0], -1, step, *grad.shape[2:])
+        return _conv2d_of_runs_gradients(
+            _weighted(_places(x, before, step, taps), run),
+            _weighted(_unstacked(kernel, 0), tap),
+            _weighted(_unstacked(blocks, 2), product),
+            strides,
+        )
+
+    weights = [jnp.asarray(each, grad.dtype) for each in (of_runs, of_taps, of_products.T)]
+    of_places, of_slices = (_unstacked(gradients, 0) for gradients in lax.map(of_product, weights))
+    (of_x,) = jax.linear_transpose(lambda x: _places(x, before, step, taps), x)(
+        [_weighted(of_places, place) for place in of_runs.T.tolist()]
+    )
+    return of_x, jnp.stack([_weighted(of_slices, tap) for tap in of_taps.T.tolist()])
+
+
+_toom_cook_over_time.defvjp(_toom_cook_over_time_fwd, _toom_cook_over_time_bwd)
+
+
+def _conv2d_of_runs_gradients(x, kernel, grad, strides):
+    """The gradients of x and kernel, each as a convolution of [B, H, W, C] with [H, W, I, O] as they lie in memory: of no
+    others does XLA make the library's, in a loop on a CPU.
+    """
+    conv = functools.partial(
+        lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    frames, grads = (each.reshape(-1, *each.shape[2:]) for each in (x, grad))
+    window, befores, afters = kernel.shape[:2], [], []
+    for size, outputs, taps, stride in zip(frames.shape[1:3], grads.shape[1:3], window, strides, strict=True):
+        ((before, _),) = same_pads((size,), (taps,), (stride,))
+        befores.append(before)
+        afters.append(
+            (outputs - 1) * stride + taps - before - size
+        )  # Less than the padding, where outputs end before it.
+    of_x = conv(
+        grads,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        padding=[(taps - 1 - before, taps - 1 - after) for taps, before, after in zip(window, befores, afters)],
+        lhs_dilation=strides,
+    )
+    of_kernel = conv(
+        frames.transpose(3, 1, 2, 0),
+        grads.transpose(1, 2, 0, 3),
+        padding=list(zip(befores, afters)),
+        rhs_dilation=strides,
+    )
+    return of_x.reshape(x.shape), of_kernel.transpose(1, 2, 0, 3)
+
+
+def _places(x, before, step, taps):
+    """Of all blocks of `step` outputs, the runs at each of their step + taps - 1 places, [B, blocks, H, W, C]."""
+    runs = x.shape[1]
+    steps = -(-runs // step)
     blocks = steps + -(-(taps - 1) // step)
     x = jnp.pad(x, ((0, 0), (before, blocks * step - runs - before), (0, 0), (0, 0), (0, 0)))
-    x = _unstacked(x.reshape(batch, blocks, step, *x.shape[2:]), 2)
-    places = [x[place % step][:, place // step : place // step + steps] for place in range(step + taps - 1)]
-    kernel = _unstacked(kernel, 0)
-    products = [
-        conv2d(_weighted(places, run), _weighted(kernel, tap)) for run, tap in zip(of_runs, of_taps, strict=True)
-    ]
-    y = jnp.stack([_weighted(products, product) for product in of_products], 2)
-    return y.reshape(batch, steps * step, *y.shape[3:])[:, :runs]
+    x = _unstacked(x.reshape(x.shape[0], blocks, step, *x.shape[2:]), 2)
+    return [x[place % step][:, place // step : place // step + steps] for place in range(step + taps - 1)]
 
 
 def _unstacked(x, axis):
@@ -147,8 +218,13 @@ def _unstacked(x, axis):
 
 
 def _weighted(values, weights):
-    """The sum of values, each times its weight."""
-    return sum(float(weight) * value for value, weight in zip(values, weights, strict=True) if weight)
+    """The sum of values, each times its weight; weights that are plain numbers may be left out, being zero."""
+    terms = [weight * value for value, weight in zip(values, weights, strict=True) if not _is_zero(weight)]
+    return functools.reduce(jnp.add, terms)
+
+
+def _is_zero(weight):
+    return isinstance(weight, float) and weight == 0
 
 
 @functools.cache

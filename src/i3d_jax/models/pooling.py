@@ -35,6 +35,7 @@ def _max_over_space(x, window, strides) -> jax.Array:
     return _frame_by_frame(lambda x: _max_of_frame(x, window, strides)[0], x)
 
 
+@functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _max_of_frame(x, window, strides):
     x, over_width = _max_and_winner(x, 3, window[1], strides[1])
     x, over_height = _max_and_winner(x, 2, window[0], strides[0])
@@ -49,11 +50,14 @@ def _max_over_space_fwd(x, window, strides):
 def _max_over_space_bwd(window, strides, residual, grad):
     winners, (*_, height, width, _) = residual
 
-    def of_frame(grad, over_height, over_width):
-        grad = _to_winners(grad, over_height, 2, window[0], strides[0], height)
-        return _to_winners(grad, over_width, 3, window[1], strides[1], width)
-
+    of_frame = functools.partial(_gradient_of_frame, window=window, strides=strides, size=(height, width))
     return (_frame_by_frame(of_frame, grad, *winners),)
+
+
+@functools.partial(jax.jit, static_argnames=("window", "strides", "size"))
+def _gradient_of_frame(grad, over_height, over_width, window, strides, size):
+    grad = _to_winners(grad, over_height, 2, window[0], strides[0], size[0])
+    return _to_winners(grad, over_width, 3, window[1], strides[1], size[1])
 
 
 _max_over_space.defvjp(_max_over_space_fwd, _max_over_space_bwd)
@@ -99,6 +103,7 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     return lax.fori_loop(0, frames, put, whole)
 
 
+@functools.partial(jax.jit, static_argnames=("axis", "window", "stride"))
 def _max_and_winner(x, axis, window, stride):
     """The maximum of each window along one axis, and the place of its first occurrence in the window (int8)."""
     (before, after), *_ = same_pads((x.shape[axis],), (window,), (stride,))
@@ -114,6 +119,7 @@ def _max_and_winner(x, axis, window, stride):
     return best, winner
 
 
+@functools.partial(jax.jit, static_argnames=("axis", "window", "stride", "size"))
 def _to_winners(grad, winner, axis, window, stride, size):
     """The gradient of `_max_and_winner`'s input, of `size` along the axis.
 
