@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import model
 
-from i3d_jax.models import convolution, pooling
+from i3d_jax.models import convolution, layers, pooling
 
 
 def test_plain_form_that_ours_is_measured_against_is_xlas_own():
@@ -20,6 +20,24 @@ def test_plain_form_that_ours_is_measured_against_is_xlas_own():
     assert "tensor<3x3x3x8x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain and "stablehlo.while" not in plain
     assert plain.count("reduce_window") == 1 and "reduce_window" not in ours and "stablehlo.while" in ours
     assert lowered() == ours
+
+
+def test_batch_norm_that_ours_is_measured_against_has_the_gradient_that_jax_finds():
+    def traced():
+        norm = layers.BatchNorm(relu=True)
+        x = jnp.zeros((2, 4, 4, 3))
+        return str(jax.make_jaxpr(lambda x: norm.init_with_output(jax.random.key(0), x, train=True)[0])(x))
+
+    with model.plain():
+        plain = traced()
+    assert "custom_vjp_call" in traced() and "custom_vjp_call" not in plain
+
+
+def test_programs_are_timed_as_the_first_process_has_them_and_the_next():
+    about = {}
+    square = model.compiled(lambda x: x**2, (jnp.arange(3.0),), about)
+    assert square(jnp.arange(3.0)).tolist() == [0, 1, 4]
+    assert about["compile"] > 0 and about["warm_start"] > 0 and about["megabytes"] >= 0
 
 
 def test_tasks_clips_are_those_of_the_paper_and_their_work_is_the_plain_forms():
