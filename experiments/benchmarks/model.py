@@ -4,8 +4,8 @@
     python experiments/benchmarks/model.py train --frames 16 --batch 2
     python experiments/benchmarks/model.py forward --model all
 
-PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and
-under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best
+PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and,
+where the hardware has it, under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best
 float32, multiply-adds per second as a share of a large matrix product's in the same run, temporary memory, and how long tracing and
 compiling take, the first time and with the program in JAX's cache.
 
@@ -191,13 +191,24 @@ def torch_is_here() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def their_forms() -> list[str]:
+    """Those of THEIRS that can take part."""
+    if not torch_is_here():
+        return []
+    import torch_zoo
+
+    return [name for name, (_, half) in THEIRS.items() if not half or torch_zoo.has_bfloat16()]
+
+
 def of_torch(task: Task, name: str) -> Callable:
     """One of THEIRS, as a function that returns when it is done."""
     import torch
     import torch_zoo
 
     last, half = THEIRS[name]
-    network = torch_zoo.build(task.model, task.classes, task.variables).to(torch_zoo.DEVICE).train(task.train)
+    network = (
+        torch_zoo.build(task.model, task.classes, task.variables, task.size).to(torch_zoo.DEVICE).train(task.train)
+    )
     formats = {5: torch.channels_last_3d, 4: torch.channels_last}
     if last:
         for parameter in network.parameters():
@@ -247,9 +258,9 @@ def one(task: Task, rounds: int) -> tuple[str, dict]:
         name: {} for name, (attributes, _) in OURS.items() if task.train or not attributes.get("remat")
     }
     variants = {name: of_ours(task, name, about) for name, about in found.items()}
-    if torch_is_here():
-        found |= {name: {} for name in THEIRS}
-        variants |= {name: of_torch(task, name) for name in THEIRS}
+    theirs = their_forms()
+    found |= {name: {} for name in theirs}
+    variants |= {name: of_torch(task, name) for name in theirs}
     if not task.train:
         logits = {name: np.asarray(variants[name]()) for name in found}
         for name, each in found.items():
@@ -280,7 +291,7 @@ def one(task: Task, rounds: int) -> tuple[str, dict]:
 def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, dict]:
     """Ours and PyTorch's better form of every network."""
     rows, result = {}, {}
-    theirs = [name for name, (_, half) in THEIRS.items() if not half] if torch_is_here() else []
+    theirs = [name for name in their_forms() if "bfloat16" not in name]
     for model in models.MODELS:
         task, about = clips(model), {}
         variants = {"ours, float32": of_ours(task, "ours, float32", about)} | {
