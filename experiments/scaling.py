@@ -3,8 +3,8 @@
     python experiments/scaling.py
     python experiments/scaling.py --model two_stream --clips-per-device 6 --clips-per-second 900
 
-Compiles the training step for 8 devices (of the CPU: what is sent does not depend on the kind of device) at full size without
-running it, reads what it sends per step out of its HLO, and prints a Markdown table of the efficiency at 8, 64, 256 and 1,024
+Compiles the training step for 8 devices (of the CPU, but with convolutions as accelerators have them: what is sent then does not
+depend on the kind of device) at full size without running it, reads what it sends per step out of its HLO, and prints a Markdown table of the efficiency at 8, 64, 256 and 1,024
 devices: the time of a step on one device, divided by that and the time that sending takes, if none of it is hidden behind
 arithmetic, and if all is that can be: gradients are sent while those of earlier layers, the backward two thirds of a
 step, are computed. Waiting for clips, and for the slowest device, is left out.
@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import models, optimizers, planes
+from i3d_jax.models import convolution
 from i3d_jax.step import initial_state, train_step
 
 DEVICES = 8, 64, 256, 1024
@@ -62,7 +63,8 @@ def collectives(text: str) -> list[tuple[str, int]]:
 
 
 def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
-    """The text of a full-size training step, compiled for so many devices."""
+    """The text of a full-size training step, compiled for so many devices, in the form that accelerators run."""
+    convolution._conv3d_as_2d = convolution._conv3d
     entry = models.MODELS[name]
     batch_size = clips_per_device * devices
     network = models.build(name, num_classes=400, norm_groups=devices)

@@ -184,9 +184,8 @@ def _conv2d_of_runs_gradients(x, kernel, grad, strides):
     for size, outputs, taps, stride in zip(frames.shape[1:3], grads.shape[1:3], window, strides, strict=True):
         ((before, _),) = same_pads((size,), (taps,), (stride,))
         befores.append(before)
-        afters.append(
-            (outputs - 1) * stride + taps - before - size
-        )  # Less than the padding, where outputs end before it.
+        # Less than the padding, where outputs end before it.
+        afters.append((outputs - 1) * stride + taps - before - size)
     of_x = conv(
         grads,
         kernel[::-1, ::-1].swapaxes(2, 3),

@@ -49,7 +49,6 @@ def _max_over_space_fwd(x, window, strides):
 
 def _max_over_space_bwd(window, strides, residual, grad):
     winners, (*_, height, width, _) = residual
-
     of_frame = functools.partial(_gradient_of_frame, window=window, strides=strides, size=(height, width))
     return (_frame_by_frame(of_frame, grad, *winners),)
 
