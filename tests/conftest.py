@@ -1,17 +1,14 @@
 """Every test runs on two CPU devices, with implicit rank promotion and warnings as errors."""
 
 import atexit
-import importlib.metadata
 import os
 import pathlib
 import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
-# Tests compile far longer than they compute: without optimisation, and with XLA's older code generator, in a quarter of the time.
+# Tests compile far longer than they compute: this halves it.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # Of a flag that it does not know XLA dies.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # Processes that tests start keep no programs: neither in the user's cache, nor half-written where they are killed.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
