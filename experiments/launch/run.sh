@@ -15,13 +15,13 @@ for ((restart = 0; ; restart++)); do
   child=$!
   # The signal may have come before the line above.
   [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
+  # A signal ends `wait` before the run, which is saving its step; one that comes just as `wait` begins does not end it.
+  while kill -0 "$child" 2>/dev/null; do
+    sleep 1 &
+    wait $!
+  done
   wait "$child"
   status=$?
-  # A signal ends `wait` before the run, which is saving its step.
-  while kill -0 "$child" 2>/dev/null; do
-    wait "$child"
-    status=$?
-  done
   child=''
   case $status in
     0 | 2 | 126 | 127 | 130 | 143) exit "$status" ;;
