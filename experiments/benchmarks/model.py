@@ -5,9 +5,9 @@
     python experiments/benchmarks/model.py forward --model all
 
 PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and,
-where the hardware has it, under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best
-float32, multiply-adds per second as a share of a large matrix product's in the same run, temporary memory, and how long tracing and
-compiling take, the first time and with the program in JAX's cache.
+where the hardware has it, under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as
+fast as PyTorch's best float32, multiply-adds per second as a share of a large matrix product's in the same run, temporary memory,
+and how long tracing and compiling take, the first time and with the program in JAX's cache.
 
 With `--model all` one row for each network of the zoo on its training clip of the paper: ours and PyTorch's better form, float32.
 """
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import harness
 import jax
@@ -105,14 +106,16 @@ def _variables(model: str, classes: int, size: int) -> Any:
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Has layers computed, and gone back through, as XLA and JAX do it by themselves, while they are traced."""
-    conv, pool, norm = convolution._conv3d_as_2d, pooling._separable_max_pool, layers._normalised
-    convolution._conv3d_as_2d = convolution._conv3d
-    pooling._separable_max_pool = lambda x, window, strides: pooling.nn.max_pool(x, window, strides, "SAME")
-    layers._normalised = layers._by_own_statistics
-    try:
+
+    def max_pool(x, window, strides):
+        return pooling.nn.max_pool(x, window, strides, "SAME")
+
+    with (
+        mock.patch.object(convolution, "_conv3d_as_2d", convolution._conv3d),
+        mock.patch.object(pooling, "_separable_max_pool", max_pool),
+        mock.patch.object(layers, "_normalised", layers._by_own_statistics),
+    ):
         yield
-    finally:
-        convolution._conv3d_as_2d, pooling._separable_max_pool, layers._normalised = conv, pool, norm
 
 
 OURS = {
@@ -206,9 +209,8 @@ def of_torch(task: Task, name: str) -> Callable:
     import torch_zoo
 
     last, half = THEIRS[name]
-    network = (
-        torch_zoo.build(task.model, task.classes, task.variables, task.size).to(torch_zoo.DEVICE).train(task.train)
-    )
+    network = torch_zoo.build(task.model, task.classes, task.variables, task.size)
+    network = network.to(torch_zoo.DEVICE).train(task.train)
     formats = {5: torch.channels_last_3d, 4: torch.channels_last}
     if last:
         for parameter in network.parameters():

@@ -88,7 +88,6 @@ def _conv3d_as_2d(x, kernel, strides):
     x = x.reshape(batch, runs, height, width, stride * inputs)
     kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), 1, 3)
     kernel = kernel.reshape(taps, *window, stride * inputs, outputs)
-    over_runs = functools.partial(_conv2d_of_runs, strides=strides[1:])
     # How many outputs at once take the fewest products.
     step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
     work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
@@ -96,7 +95,7 @@ def _conv3d_as_2d(x, kernel, strides):
     if step > 1 and work >= LARGE:
         y = _toom_cook_over_time(x, kernel, before // stride, step, strides[1:])
     else:
-        y = _taps_as_channels(x, kernel, before // stride, over_runs)
+        y = _taps_as_channels(x, kernel, before // stride, strides[1:])
     return y.astype(dtype)
 
 
@@ -107,11 +106,11 @@ def _conv2d_of_runs(x, kernel, strides):
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-def _taps_as_channels(x, kernel, before, conv2d):
+def _taps_as_channels(x, kernel, before, strides):
     """Convolution over time by one 2-D convolution, to the outputs of every tap in time; their sum, shifted in time."""
     taps, outputs = kernel.shape[0], kernel.shape[-1]
     kernel = jnp.moveaxis(kernel, 0, 3)
-    y = conv2d(x, kernel.reshape(*kernel.shape[:3], taps * outputs))
+    y = _conv2d_of_runs(x, kernel.reshape(*kernel.shape[:3], taps * outputs), strides)
     y = y.reshape(*y.shape[:-1], taps, outputs)
     total: Any = 0.0
     for tap in range(taps):
@@ -148,12 +147,12 @@ def _toom_cook_over_time_bwd(before, step, strides, residual, grad):
     x, kernel = residual
     taps = kernel.shape[0]
     of_runs, of_taps, of_products = _toom_cook(step, taps)
-    whole = [(0, -grad.shape[1] % step) if axis == 1 else (0, 0) for axis in range(grad.ndim)]
+    grad_pads = ((0, 0), (0, -grad.shape[1] % step), (0, 0), (0, 0), (0, 0))
 
     def of_product(weights):
         # The slices are taken here, where they and their sum are one operation; outside they would be kept.
         run, tap, product = weights
-        blocks = jnp.pad(grad, whole).reshape(grad.shape[0], -1, step, *grad.shape[2:])
+        blocks = jnp.pad(grad, grad_pads).reshape(grad.shape[0], -1, step, *grad.shape[2:])
         return _conv2d_of_runs_gradients(
             _weighted(_places(x, before, step, taps), run),
             _weighted(_unstacked(kernel, 0), tap),
@@ -217,13 +216,9 @@ def _unstacked(x, axis):
 
 
 def _weighted(values, weights):
-    """The sum of values, each times its weight; weights that are plain numbers may be left out, being zero."""
-    terms = [weight * value for value, weight in zip(values, weights, strict=True) if not _is_zero(weight)]
-    return functools.reduce(jnp.add, terms)
-
-
-def _is_zero(weight):
-    return isinstance(weight, float) and weight == 0
+    """The sum of values, each times its weight; those known to be zero are left out."""
+    pairs = zip(values, weights, strict=True)
+    return sum(weight * value for value, weight in pairs if isinstance(weight, jax.Array) or weight)
 
 
 @functools.cache
