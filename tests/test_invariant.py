@@ -66,9 +66,10 @@ def run(devices, parts):
     params = variables["params"]
     state = initial_state(variables, tx)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state = jax.device_put(state, replicated)
     cut = parts, runs_per_part(batch_size, parts, group, devices)
-    update = jax.jit(functools.partial(train_step, model=network, tx=tx, parts=cut))
+    update = jax.jit(functools.partial(train_step, model=network, tx=tx, parts=cut), out_shardings=replicated)
     losses = []
     for step in range(steps):
         clip = jax.device_put(batch(step), NamedSharding(mesh, PartitionSpec("data")))

@@ -342,6 +342,17 @@ def test_updates_that_are_not_finite_are_passed_over_and_counted():
     assert int(state.step) == 5 and [int(count) for count in counts] == [5]
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_state_keeps_its_types_so_that_a_step_is_compiled_once(wide):
+    with jax.enable_x64(wide):
+        state, step = fragile_run(average=0.9)
+        after, _ = jax.eval_shape(functools.partial(step, is_bright=False), state)
+        described = [
+            jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), each) for each in (state, after)
+        ]
+        assert described[0] == described[1]
+
+
 def test_the_average_of_parameters_is_exponential():
     state, step = fragile_run(average=0.9)
     wanted = state.params

@@ -98,7 +98,7 @@ def train_step(
     changed = (params, batch_stats, opt_state, averaged)
     kept = (state.params, state.batch_stats, state.opt_state, state.average)
     params, batch_stats, opt_state, averaged = jax.tree.map(chosen, changed, kept)
-    bad = jnp.where(good, state.bad * jnp.array([0, 1]), state.bad + 1)
+    bad = jnp.where(good, state.bad * jnp.array([0, 1], jnp.int32), state.bad + 1)
     scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "bad_in_a_row": bad[0], "bad": bad[1]}
     return State(state.step + 1, params, batch_stats, opt_state, bad, state.validation, averaged), scalars
 
