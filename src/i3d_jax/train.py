@@ -220,6 +220,7 @@ def train(
             return found
 
         clock, scalars, result, validate, last_saved = Clock(start), {}, {}, False, start
+        compiled: jax.stages.Compiled | None = None
         for step in range(start, steps + 1):
             # A validation is part of what comes after its step: of a run that goes on from there, it is made again.
             validate = validate_every is not None and step > 0 and step % validate_every == 0
@@ -254,7 +255,10 @@ def train(
                 break
             trace(step, state)
             batch = on_devices(clock.next(batches, scalars.get("loss")), sharded)
-            before, (state, scalars) = scalars, update(state, batch, key)
+            if compiled is None:
+                # None begins before all can: between CPUs, Gloo gives one up that is 30 s late for their first collective.
+                compiled = distributed.together(update.lower(state, batch, key).compile)
+            before, (state, scalars) = scalars, compiled(state, batch, key)
             jax.block_until_ready(before)  # Not more than a step ahead: batches take memory.
             bar.update()
         if not validate or validation_split not in (None, test_split):
