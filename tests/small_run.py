@@ -1,4 +1,4 @@
-"""A config of a run of seconds, for tests of the command line: Inception-v1 on single frames of a few moving shapes."""
+"""A config of a run of seconds, for tests of the command line: C3D, which is compiled soonest, on a few moving shapes."""
 
 import pathlib
 import socket
@@ -17,10 +17,10 @@ def get_config():
             steps=24,
             batch_size=8,
             norm_group=2,
-            model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
+            model=dict(name="c3d", width=0.1, dropout=0.5, norm_decay=0.9),
             dataset=dict(name="moving_shapes/videos", data_dir="DATA"),
-            clips=dict(rgb=(1, 1), crop=32, flip=True),
-            test_clips=dict(rgb=(2, 1), crop=32, batch_size=8),
+            clips=dict(rgb=(16, 1), crop=32, flip=True),
+            test_clips=dict(rgb=(16, 1), crop=32, batch_size=8),
             optimizer=dict(lr=1e-4),
             log_every=1,
             checkpoint_every=4,

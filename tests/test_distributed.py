@@ -17,7 +17,7 @@ from kill import lines
 from i3d_jax import weights
 
 # What Gloo says in every process, in the pieces that its threads write and mix.
-GLOOS = re.compile(r"(\[Gloo\] Rank |is connected to|peer ranks\. Expected number of connected peer ranks is :|\d|\s)+")
+GLOOS = re.compile(r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s)+")
 
 
 class Run:
@@ -58,10 +58,14 @@ class Run:
         return (self.folder / f"{process}.err").read_text()
 
 
-def until(workdir, step, started):
+def until(workdir, step, run, started):
     """Waits until a step is logged."""
     while not any(line["step"] >= step for line in lines(workdir)):
-        assert all(each.poll() is None for each in started)
+        if any(each.poll() is not None for each in started):
+            for each in started:  # One that is left would fail another test.
+                each.kill()
+            status, _ = run.wait(started)
+            raise AssertionError(f"{status} before step {step}: {run.errors(0)[-2000:]} {run.errors(1)[-2000:]}")
         time.sleep(0.01)
 
 
@@ -81,14 +85,14 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     assert "top-1" in said[0][0] and not said[1]  # The first answers for all.
 
     started = run.start(disturbed)
-    until(disturbed, 6, started)
+    until(disturbed, 6, run, started)
     started[1].kill()
     status, _ = run.wait(started)
     assert status[1] == -signal.SIGKILL and status[0] != 0
     lost = max(line["step"] for line in lines(disturbed))
 
     started = run.start(disturbed, slurm=True)
-    until(disturbed, lost + 3, started)
+    until(disturbed, lost + 3, run, started)
     started[1].terminate()
     status, _ = run.wait(started)
     assert status == [128 + signal.SIGTERM] * 2, run.errors(0)[-2000:]
