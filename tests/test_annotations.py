@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from i3d_jax.datasets import annotations
+from i3d_jax.datasets import annotations, video_files
 from i3d_jax.datasets.annotations import AnnotationError, Row
 
 LABELS = pathlib.Path(annotations.__file__).parents[1] / "labels"
@@ -40,7 +40,7 @@ def row(stem="abcdefghijk_000001_000011", label="air drumming", split="train", i
 
 def found_path(tmp_path, *paths, **about):
     """Where the clip of `row(**about)` is found among these files."""
-    (clip,) = annotations.clips([row(**about)], touch(tmp_path, *paths))
+    (clip,) = video_files.clips([row(**about)], touch(tmp_path, *paths))
     return None if clip.path is None else os.path.relpath(clip.path, tmp_path).replace(os.sep, "/")
 
 
@@ -161,7 +161,7 @@ def test_clips_named_twice_are_kept_once_and_reported(tmp_path):
         ("train.csv:2", "train.csv:4", "air drumming"),
         ("train.csv:2", "train.csv:5", "yoga"),
     ]
-    clips = annotations.clips(rows, touch(tmp_path / "videos", "a_000001_000011.mp4"))
+    clips = video_files.clips(rows, touch(tmp_path / "videos", "a_000001_000011.mp4"))
     assert [(clip.label, clip.split, clip.path is None) for clip in clips] == [
         ("yoga", "train", False), ("yoga", "train", True), ("yoga", "train", True),
     ]  # fmt: skip
@@ -207,9 +207,9 @@ def test_ucf101_spells_one_class_in_two_ways(tmp_path, listed, there):
     row = annotations.ucf101(tmp_path, 1, class_names("ucf101"))[0]
     assert row.label == "HandstandPushups"
     folder = touch(tmp_path / "UCF-101", f"{there}_g08_c01.avi")
-    (clip,) = annotations.clips([row], folder)
+    (clip,) = video_files.clips([row], folder)
     assert clip.path == os.path.join(folder, f"{there}_g08_c01.avi")
-    assert annotations.others([row], annotations.videos(folder)) == []
+    assert video_files.others([row], video_files.videos(folder)) == []
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_files_with_hostile_names_are_found(tmp_path):
     write_hmdb51(tmp_path / "lists")
     rows = [row for row in annotations.hmdb51(tmp_path / "lists", 1, class_names("hmdb51")) if row.label == "cartwheel"]
     folder = touch(tmp_path / "videos", *[f"cartwheel/{stem}.avi" for stem in HOSTILE])
-    paths = [clip.path for clip in annotations.clips(rows, folder)]
+    paths = [clip.path for clip in video_files.clips(rows, folder)]
     assert paths == [os.path.join(folder, f"cartwheel/{stem}.avi") for stem in HOSTILE]
 
 
@@ -304,7 +304,7 @@ def test_one_name_in_two_classes_of_hmdb51_is_two_clips(tmp_path):
     rows = [row for row in annotations.hmdb51(tmp_path / "lists", 1, class_names("hmdb51")) if "sword_0" in row.stem]
     folder = touch(tmp_path / "videos", "sword_exercise/fight_sword_0.avi", "sword/fight_sword_0.avi")
     assert annotations.repeated(rows) == []
-    assert [clip.path for clip in annotations.clips(rows, folder)] == [
+    assert [clip.path for clip in video_files.clips(rows, folder)] == [
         os.path.join(folder, f"{name}/fight_sword_0.avi") for name in ("sword", "sword_exercise")
     ]
 
@@ -343,7 +343,7 @@ def test_every_list_of_hmdb51_must_be_there(tmp_path):
 def test_videos_are_all_files_below_a_folder_but_hidden_ones(tmp_path):
     touch(tmp_path, "b/x.mp4", "a/x.mkv", "y.tar.mp4", "-c/_d/z", ".hidden/x.mp4", "a/._x.mkv", "lost+found/x.mp4")
     (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
-    assert annotations.videos(tmp_path) == {"x": ["a/x.mkv", "b/x.mp4"], "y.tar": ["y.tar.mp4"], "z": ["-c/_d/z"]}
+    assert video_files.videos(tmp_path) == {"x": ["a/x.mkv", "b/x.mp4"], "y.tar": ["y.tar.mp4"], "z": ["-c/_d/z"]}
 
 
 def test_videos_follow_links_but_not_for_ever(tmp_path):
@@ -355,18 +355,18 @@ def test_videos_follow_links_but_not_for_ever(tmp_path):
     (tmp_path / "videos" / "up").symlink_to(tmp_path / "videos")
     (tmp_path / "elsewhere" / "around").symlink_to(tmp_path / "videos")
     (tmp_path / "videos" / "itself").symlink_to(tmp_path / "videos" / "itself")
-    assert annotations.videos(tmp_path / "videos") == {
+    assert video_files.videos(tmp_path / "videos") == {
         "x": ["linked/yoga/x.mp4"], "y": ["train/y.mp4"], "z": ["train/z.mp4"],
     }  # fmt: skip
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(AnnotationError, match="nowhere/?: No such file or directory"):
-        annotations.videos(tmp_path / "nowhere")
+        video_files.videos(tmp_path / "nowhere")
     with pytest.raises(AnnotationError, match="x.mp4/?: Not a directory"):
-        annotations.videos(touch(tmp_path, "x.mp4") / "x.mp4")
+        video_files.videos(touch(tmp_path, "x.mp4") / "x.mp4")
     with pytest.raises(AnnotationError, match="flow/?: No such file"):
-        annotations.clips([row()], tmp_path, tmp_path / "flow")
+        video_files.clips([row()], tmp_path, tmp_path / "flow")
 
 
 STEM = "abcdefghijk_000001_000011"
@@ -420,16 +420,16 @@ def test_clips_carry_what_their_rows_say_and_their_flow(tmp_path):
     touch(tmp_path / "flow", "train/yoga/a.avi", "validation/yoga/a.mp4", "c.mp4")
     rows = [row(stem, "yoga", "validation", f"yoga/{stem}") for stem in "abc"]
     rgb, flow = os.path.join(tmp_path, "rgb"), os.path.join(tmp_path, "flow")
-    assert annotations.clips(rows, tmp_path / "rgb", tmp_path / "flow") == [
+    assert video_files.clips(rows, tmp_path / "rgb", tmp_path / "flow") == [
         ("yoga/a", "yoga", "validation", 10.0, f"{rgb}/train/yoga/a.mp4", f"{flow}/validation/yoga/a.mp4"),
         ("yoga/b", "yoga", "validation", 10.0, f"{rgb}/b.mp4", None),
         ("yoga/c", "yoga", "validation", 10.0, None, f"{flow}/c.mp4"),
     ]
-    assert [clip.flow for clip in annotations.clips(rows, tmp_path / "rgb")] == [None, None, None]
+    assert [clip.flow for clip in video_files.clips(rows, tmp_path / "rgb")] == [None, None, None]
 
 
 def test_an_index_that_is_there_is_not_made_again(tmp_path):
-    (clip,) = annotations.clips([row()], tmp_path / "nowhere", found={STEM: [f"x/{STEM}.mp4"]})
+    (clip,) = video_files.clips([row()], tmp_path / "nowhere", found={STEM: [f"x/{STEM}.mp4"]})
     assert clip.path == os.path.join(tmp_path, "nowhere", f"x/{STEM}.mp4")
 
 
@@ -445,15 +445,15 @@ def test_label_of_reads_folders_and_no_files():
         "yoga.mp4": None,
         "Yoga/x.mp4": None,
     }
-    assert {path: annotations.label_of(path, labels) for path in named} == named
+    assert {path: video_files.label_of(path, labels) for path in named} == named
 
 
 def test_others_are_the_videos_that_no_row_wants(tmp_path):
     touch(tmp_path, f"a/{STEM}.mp4", f"b/{STEM}.webm", f"{STEM}.json", "b/other.mp4", "z.dat", "train.csv")
-    found = annotations.videos(tmp_path)
-    assert annotations.others([row()], found) == ["b/other.mp4", "z.dat"]
-    assert annotations.candidates(STEM, found) == [f"a/{STEM}.mp4", f"b/{STEM}.webm"]
-    assert annotations.candidates("nothing", found) == []
+    found = video_files.videos(tmp_path)
+    assert video_files.others([row()], found) == ["b/other.mp4", "z.dat"]
+    assert video_files.candidates(STEM, found) == [f"a/{STEM}.mp4", f"b/{STEM}.webm"]
+    assert video_files.candidates("nothing", found) == []
 
 
 @pytest.mark.parametrize("name,count", [("kinetics_700_2020", 700), ("ucf101", 101), ("hmdb51", 51)])

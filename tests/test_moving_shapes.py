@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from i3d_jax import datasets, pixels, video
-from i3d_jax.datasets import annotations, moving_shapes
+from i3d_jax.datasets import annotations, moving_shapes, video_files
 
 MOVEMENTS = moving_shapes.MOVEMENTS
 MOVING = [movement for movement, (_, _, turn) in MOVEMENTS.items() if not turn]
@@ -162,7 +162,7 @@ def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_th
     builder = builders["videos"]
     folder = builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
     rows = annotations.kinetics([folder / "train.csv"], builder.class_names)
-    found = annotations.clips(rows, folder / "videos", folder / "flow")
+    found = video_files.clips(rows, folder / "videos", folder / "flow")
     assert len(found) == 48 and all(os.path.exists(clip.path) and os.path.exists(clip.flow) for clip in found)
     place = "train/disc moving left/train00000_000000_000002.mp4"
     assert found[0][4:] == (str(folder / "videos" / place), str(folder / "flow" / place))

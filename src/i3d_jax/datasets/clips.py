@@ -17,7 +17,7 @@ from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
 from i3d_jax import files, flow, labels, video
-from i3d_jax.datasets import annotations, shards
+from i3d_jax.datasets import annotations, shards, video_files
 
 
 class Source(NamedTuple):
@@ -107,13 +107,13 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """What the lists of clips say."""
         raise shards.PrepareError(f"{self.full_name} makes its videos itself")
 
-    def clips(self, folder: pathlib.Path) -> list[annotations.Clip]:
+    def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
         """All clips that are annotated; `folder` is for files that a data set makes itself."""
         if self.source is None:
             raise shards.PrepareError(
                 f"{self.full_name} is prepared from your files, by python -m i3d_jax.datasets prepare"
             )
-        return annotations.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
+        return video_files.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
 
     def _info(self):
         path = pathlib.Path(self.data_dir)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import tqdm
 
 from i3d_jax import video
-from i3d_jax.datasets import annotations, shards, workers
+from i3d_jax.datasets import annotations, shards, video_files, workers
 from i3d_jax.files import replacing
 
 KINDS = ("missing", "unreadable", "too short", "duplicated", "wrong label", "extra")
@@ -64,8 +64,8 @@ def examine(
       processes: that decode.
       quick: whether to look files up only, and not to open them.
     """
-    found = annotations.videos(folder)
-    clips = annotations.clips(rows, folder, found=found)
+    found = video_files.videos(folder)
+    clips = video_files.clips(rows, folder, found=found)
     there = [clip for clip in clips if clip.path is not None]
     findings = [Finding("missing", c.split, c.label, c.id, "", "no file") for c in clips if c.path is None]
     findings += _by_name(rows, clips, folder, set(classes), found)
@@ -83,20 +83,20 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
         if clip.path is None:
             continue
         path = os.path.relpath(clip.path, folder)
-        its_label = annotations.label_of(path, labels)
+        its_label = video_files.label_of(path, labels)
         if its_label not in (None, clip.label):
             detail = f"annotated as {clip.label}, in the folder of {its_label}"
             yield Finding("wrong label", clip.split, clip.label, clip.id, path, detail)
-        others = [other for other in annotations.candidates(stems[clip.id], found) if other != path]
+        others = [other for other in video_files.candidates(stems[clip.id], found) if other != path]
         if "/" in clip.id:  # Names are unique within their class only.
-            others = [other for other in others if annotations.label_of(other, {clip.label})]
+            others = [other for other in others if video_files.label_of(other, {clip.label})]
         if others:
             yield Finding("duplicated", clip.split, clip.label, clip.id, path, f"also {', '.join(others)}")
-    for path in annotations.others(rows, found):
-        yield Finding("extra", "", annotations.label_of(path, labels) or "", "", path, "not annotated")
+    for path in video_files.others(rows, found):
+        yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, "not annotated")
 
 
-def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, processes: int) -> Iterator[Finding]:
+def _by_content(clips: Sequence[video_files.Clip], folder: pathlib.Path, processes: int) -> Iterator[Finding]:
     same: dict[bytes, Finding] = {}
     for clip, checked in zip(clips, _checked(clips, processes), strict=True):
         about = (clip.split, clip.label, clip.id, os.path.relpath(str(clip.path), folder))
@@ -111,7 +111,7 @@ def _by_content(clips: Sequence[annotations.Clip], folder: pathlib.Path, process
             yield here._replace(detail=f"the same bytes as {first.file} ({first.label}, {first.split})")
 
 
-def _checked(clips: Sequence[annotations.Clip], number: int) -> Iterator[Checked]:
+def _checked(clips: Sequence[video_files.Clip], number: int) -> Iterator[Checked]:
     jobs = [(clip.path, clip.seconds) for clip in clips]
     with tqdm.tqdm(total=len(clips), desc="checking", unit="file", smoothing=0.05) as bar:
 
@@ -131,7 +131,7 @@ def check(job: tuple[str, float | None]) -> Checked:
     try:
         count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
     except video.VideoError as error:
-        shards.check_storage(annotations.Clip("", "", "", None, path))
+        shards.check_storage(video_files.Clip("", "", "", None, path))
         return Checked(0.0, error.reason, b"")
     with open(path, "rb") as file:
         return Checked(count / video.FPS, "", hashlib.file_digest(file, "sha256").digest())

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from i3d_jax import h264, pixels
 from i3d_jax.ahead import cores
-from i3d_jax.datasets import annotations, clips
+from i3d_jax.datasets import annotations, clips, video_files
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.
@@ -60,10 +60,10 @@ class MovingShapes(clips.ClipBuilder):
     def has_flow(self) -> bool:
         return self.config_name == "videos"
 
-    def clips(self, folder: pathlib.Path) -> list[annotations.Clip]:
+    def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
         lists = [write_videos(folder, self.config_name, *split) for split in CLIPS_PER_CLASS[self.config_name].items()]
         rows = annotations.kinetics(lists, self.classes())
-        return annotations.clips(rows, folder / "videos", folder / "flow" if self.has_flow() else None)
+        return video_files.clips(rows, folder / "videos", folder / "flow" if self.has_flow() else None)
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:

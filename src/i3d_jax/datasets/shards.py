@@ -29,7 +29,7 @@ from tensorflow_datasets.core import example_serializer
 from i3d_jax import flow, h264, pixels, video
 from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
-from i3d_jax.datasets.annotations import Clip
+from i3d_jax.datasets.video_files import Clip
 from i3d_jax.files import locked, replacing
 from i3d_jax.flow.videos import of_frames
 

@@ -72,12 +72,12 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
 
 def _inside(folder: pathlib.Path, out: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.PurePath]]:
     """The videos below a folder, but for those in `out`, and their paths relative to it."""
-    from i3d_jax.datasets import annotations  # Takes seconds, which single files need not wait for.
+    from i3d_jax.datasets import video_files  # Takes seconds, which single files need not wait for.
 
-    paths = [path for paths in annotations.videos(folder).values() for path in paths]
+    paths = [path for paths in video_files.videos(folder).values() for path in paths]
     made = os.path.join(os.path.realpath(out), "")
     for path in sorted(paths):
-        is_video = pathlib.PurePath(path).suffix.lower() in annotations.VIDEO
+        is_video = pathlib.PurePath(path).suffix.lower() in video_files.VIDEO
         if is_video and not os.path.realpath(folder / path).startswith(made):
             yield folder / path, pathlib.PurePath(path)
 
