@@ -1,6 +1,9 @@
+import forms
 import jax
 import jax.numpy as jnp
 import model
+import numpy as np
+import pytest
 
 from i3d_jax.models import convolution, layers, pooling
 
@@ -48,3 +51,19 @@ def test_tasks_clips_are_those_of_the_paper_and_their_work_is_the_plain_forms():
     }
     # 1.44 G for each stream's image network but for its first layer's input channels (20 for 3).
     assert 3 * 2 * 1.44e9 < task.work() < 3 * (2 * 1.6e9 + 112 * 112 * 64 * 49 * 17)
+
+
+@pytest.mark.parametrize("task", forms.TASKS[:2] + forms.TASKS[5:], ids=lambda task: f"{task[0]} {task[3]}")
+def test_forms_of_a_layer_are_the_same_and_so_are_their_gradients(task):
+    kind, made, _, _, _, window, last = task
+    clip = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
+    if kind == "pool":
+        programs = [forms.programs(lambda x, form=form: form(x, window, last), (clip,), kind) for form in made.values()]
+    else:
+        kernel = jax.random.normal(jax.random.key(1), (*window, 3, last)) / 10
+        programs = [forms.programs(form, (clip, kernel), kind) for form in made.values()]
+    gradients = {"stem": ["of the kernel"], "pool": ["of x"]}.get(kind, ["of x", "of the kernel"])
+    assert list(programs[0]) == ["forward", *gradients]
+    for what, wanted in programs[0].items():
+        for other in programs[1:]:
+            np.testing.assert_allclose(other[what](), wanted(), rtol=1e-4, atol=1e-4, err_msg=what)

@@ -3,12 +3,16 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+# PyTorch needs room on an accelerator, too; before JAX is imported.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def interleaved(variants: dict[str, Callable[[], Any]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
@@ -45,7 +49,7 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
 def spread(each: dict) -> str:
     """The median and the spread of one variant of a `summary`."""
     low, high = each["spread"]
-    return f"{each['seconds']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{each['seconds']:#.3g} ({low:#.3g} to {high:#.3g})"
 
 
 def table(rows: dict[str, list[str]], heads: list[str]) -> str:

@@ -3,13 +3,16 @@
     python experiments/benchmarks/model.py forward
     python experiments/benchmarks/model.py train --frames 16 --batch 2
     python experiments/benchmarks/model.py forward --model all
+    python experiments/benchmarks/model.py train --batch 16 --forms "ours, bfloat16" "PyTorch, bfloat16, channels last, compiled"
 
 PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and,
-where the hardware has it, under bfloat16 autocast. Prints a Markdown table: seconds (median and spread over the rounds), times as
-fast as PyTorch's best float32, multiply-adds per second as a share of a large matrix product's in the same run, temporary memory,
-and how long tracing and compiling take, the first time and with the program in JAX's cache.
+where the hardware has it, under bfloat16 autocast; on an accelerator also as torch.compile makes them. --forms names others to take part.
+Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best float32, multiply-adds per second
+as a share of a large matrix product's in the same run, temporary memory, and how long tracing and compiling take, the first time and
+with the program in JAX's cache.
 
-With `--model all` one row for each network of the zoo on its training clip of the paper: ours and PyTorch's better form, float32.
+With `--model all` one row for each network of the zoo on its training clip of the paper: ours (float32, or the first of --forms) and
+PyTorch's best form.
 """
 
 import argparse
@@ -39,7 +42,6 @@ from i3d_jax.step import initial_state, train_step
 
 TRAINING = 3  # Forward passes that a step's arithmetic is.
 BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}  # Of the others 1.
-MATRIX = 4096
 COMPILING = "compiling; from the cache"
 
 
@@ -118,16 +120,19 @@ def plain() -> Iterator[None]:
         yield
 
 
+PLAIN = "plain XLA, float32"
 OURS = {
     "ours, float32": ({}, contextlib.nullcontext),
     "ours, bfloat16": ({"dtype": "bfloat16"}, contextlib.nullcontext),
     "ours, float32, blocks computed again": ({"remat": True}, contextlib.nullcontext),
-    "plain XLA, float32": ({}, plain),
+    PLAIN: ({}, plain),
 }
 THEIRS = {
-    "PyTorch, float32": (False, False),
-    "PyTorch, float32, channels last": (True, False),
-    "PyTorch, bfloat16, channels last": (True, True),
+    "PyTorch, float32": {},
+    "PyTorch, float32, channels last": {"last": True},
+    "PyTorch, float32, channels last, compiled": {"last": True, "compiled": True},
+    "PyTorch, bfloat16, channels last": {"last": True, "half": True},
+    "PyTorch, bfloat16, channels last, compiled": {"last": True, "half": True, "compiled": True},
 }
 
 
@@ -195,12 +200,17 @@ def torch_is_here() -> bool:
 
 
 def their_forms() -> list[str]:
-    """Those of THEIRS that can take part."""
+    """Those of THEIRS that take part unasked; on a CPU, torch.compile takes minutes and gains nothing."""
     if not torch_is_here():
         return []
     import torch_zoo
 
-    return [name for name, (_, half) in THEIRS.items() if not half or torch_zoo.has_bfloat16()]
+    return [
+        name
+        for name, form in THEIRS.items()
+        if (torch_zoo.has_bfloat16() or not form.get("half"))
+        and (torch_zoo.DEVICE != "cpu" or not form.get("compiled"))
+    ]
 
 
 def of_torch(task: Task, name: str) -> Callable:
@@ -208,7 +218,7 @@ def of_torch(task: Task, name: str) -> Callable:
     import torch
     import torch_zoo
 
-    last, half = THEIRS[name]
+    last, half, compiled = (THEIRS[name].get(what, False) for what in ("last", "half", "compiled"))
     network = torch_zoo.build(task.model, task.classes, task.variables, task.size)
     network = network.to(torch_zoo.DEVICE).train(task.train)
     formats = {5: torch.channels_last_3d, 4: torch.channels_last}
@@ -222,6 +232,7 @@ def of_torch(task: Task, name: str) -> Callable:
     label = torch.arange(task.batch, device=torch_zoo.DEVICE)
     autocast = functools.partial(torch.autocast, torch_zoo.DEVICE, torch.bfloat16, enabled=half)
     optimizer = torch.optim.SGD(network.parameters(), 1e-6, momentum=0.9, weight_decay=1e-7)
+    network = torch.compile(network) if compiled else network
 
     def forward():
         with torch.no_grad(), autocast():
@@ -241,41 +252,44 @@ def of_torch(task: Task, name: str) -> Callable:
     return step if task.train else forward
 
 
+@functools.cache
+def side() -> int:
+    """Of the square matrices whose product is the measure: so large that starting it takes no share of its time."""
+    return 4096 if jax.default_backend() == "cpu" else 8192
+
+
 def peak(dtype: Any) -> Callable:
-    """A large matrix product."""
-    a = jnp.ones((MATRIX, MATRIX), dtype)
+    """A large matrix product, of noise: of ones or zeros some devices take less time."""
+    a = jax.random.uniform(jax.random.key(0), (side(), side()), jnp.float32, -1, 1).astype(dtype)
     product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
     return functools.partial(done, product, a)
 
 
-def best_of_torch(seconds: dict[str, list[float]]) -> str:
-    theirs = [name for name in seconds if name.startswith("PyTorch, float32")]
-    return min(theirs, key=lambda name: statistics.median(seconds[name])) if theirs else "ours, float32"
+def peer(seconds: dict[str, list[float]]) -> str:
+    """What all are compared with: PyTorch's best form, in float32 if it is there, or the first of ours."""
+    theirs = [name for name in seconds if name in THEIRS]
+    theirs = [name for name in theirs if "float32" in name] or theirs or [next(iter(seconds))]
+    return min(theirs, key=lambda name: statistics.median(seconds[name]))
 
 
-def one(task: Task, rounds: int) -> tuple[str, dict]:
+def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
     """All forms of one network."""
-    # Nothing is computed again where there is no backward pass.
-    found: dict[str, dict] = {
-        name: {} for name, (attributes, _) in OURS.items() if task.train or not attributes.get("remat")
-    }
-    variants = {name: of_ours(task, name, about) for name, about in found.items()}
-    theirs = their_forms()
-    found |= {name: {} for name in theirs}
-    variants |= {name: of_torch(task, name) for name in theirs}
+    found: dict[str, dict] = {name: {} for name in forms}
+    variants = {name: of_ours(task, name, found[name]) if name in OURS else of_torch(task, name) for name in forms}
+    wanted = PLAIN if PLAIN in forms else forms[0]
     if not task.train:
-        logits = {name: np.asarray(variants[name]()) for name in found}
+        logits = {name: np.asarray(variants[name]()) for name in forms}
         for name, each in found.items():
-            each["difference"] = difference(logits[name], logits["plain XLA, float32"])
+            each["difference"] = difference(logits[name], logits[wanted])
     variants |= {"a matrix product, float32": peak(jnp.float32), "a matrix product, bfloat16": peak(jnp.bfloat16)}
     seconds = harness.interleaved(variants, rounds)
-    than, work = best_of_torch(seconds), task.work()
+    than, work = peer(seconds), task.work()
     result = harness.summary(seconds, than)
     rows = {}
     for name, about in found.items():
         each = result[name] | about
         half = "bfloat16" if "bfloat16" in name else "float32"
-        most = MATRIX**3 / result[f"a matrix product, {half}"]["seconds"]
+        most = side() ** 3 / result[f"a matrix product, {half}"]["seconds"]
         rows[name] = [
             harness.spread(each),
             f"{each['times_as_fast']:.2f}x",
@@ -285,30 +299,29 @@ def one(task: Task, rounds: int) -> tuple[str, dict]:
             *([f"{each['difference']:.1e}"] if "difference" in each else []),
         ]
     heads = ["", "seconds", f"as fast as {than}", "of a matrix product's speed", "temporary memory", COMPILING]
-    heads += [] if task.train else ["difference to plain XLA's, of the greatest logit"]
+    heads += [] if task.train else [f"difference to {wanted}'s, of the greatest logit"]
     variants = {name: result[name] | found.get(name, {}) for name in result}
     return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": variants}
 
 
-def zoo(train: bool, rounds: int, clips: Callable[[str], Task]) -> tuple[str, dict]:
-    """Ours and PyTorch's better form of every network."""
+def zoo(train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int) -> tuple[str, dict]:
+    """The first form of ours and PyTorch's best, of every network."""
     rows, result = {}, {}
-    theirs = [name for name in their_forms() if "bfloat16" not in name]
+    theirs = [name for name in forms if name in THEIRS]
+    mine, *_ = [name for name in forms if name in OURS]
     for model in models.MODELS:
         task, about = clips(model), {}
-        variants = {"ours, float32": of_ours(task, "ours, float32", about)} | {
-            name: of_torch(task, name) for name in theirs
-        }
+        variants = {mine: of_ours(task, mine, about)} | {name: of_torch(task, name) for name in theirs}
         if not train and theirs:
-            about["difference"] = difference(variants[theirs[0]](), np.asarray(variants["ours, float32"]()))
+            about["difference"] = difference(variants[theirs[0]](), np.asarray(variants[mine]()))
         seconds = harness.interleaved(variants, rounds)
-        than = best_of_torch(seconds)
+        than = peer(seconds)
         result[model] = each = harness.summary(seconds, than) | {"task": str(task), "about": about, "best": than}
         rows[model] = [
             str(task),
-            harness.spread(each["ours, float32"]),
+            harness.spread(each[mine]),
             harness.spread(each[than]) if theirs else "not run",
-            f"{each['ours, float32']['times_as_fast']:.2f}x" if theirs else "",
+            f"{each[mine]['times_as_fast']:.2f}x" if theirs else "",
             f"{about['megabytes']:.0f} MB",
             compile_time(about),
             *([f"{about['difference']:.1e}"] if "difference" in about else []),
@@ -334,6 +347,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, help="of a network of one stream (default: the paper's)")
     parser.add_argument("--size", type=int, help="pixels (default: the paper's)")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument(
+        "--forms", nargs="+", choices=(*OURS, *THEIRS), metavar="FORM", help=f"of {'; '.join((*OURS, *THEIRS))}"
+    )
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     flags = parser.parse_args()
 
@@ -346,11 +362,19 @@ def main() -> None:
     if flags.frames and (flags.model == "all" or len(models.MODELS[flags.model].train) > 1):
         parser.error("--frames is for a network of one stream")
     if not torch_is_here():
+        if any(name in THEIRS for name in flags.forms or ()):
+            parser.error("--forms: PyTorch is not installed")
         print("PyTorch is not installed and does not take part")
+    # Nothing is computed again where there is no backward pass.
+    forms = [name for name, (attributes, _) in OURS.items() if flags.what == "train" or not attributes.get("remat")]
+    forms += their_forms()
     if flags.model == "all":
-        text, result = zoo(flags.what == "train", flags.rounds, task)
+        forms = flags.forms or [name for name in forms if "float32" in name]
+        if not any(name in OURS for name in forms):
+            parser.error("--forms: one of ours takes part with --model all")
+        text, result = zoo(flags.what == "train", task, forms, flags.rounds)
     else:
-        text, result = one(task(flags.model), flags.rounds)
+        text, result = one(task(flags.model), flags.forms or forms, flags.rounds)
     about = harness.about("jax", "jaxlib", "flax", "torch") | {"device": jax.devices()[0].device_kind}
     harness.tell(f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json)
 

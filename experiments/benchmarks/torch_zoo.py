@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i3d_jax.models import c3d, convolution, inception
+from i3d_jax.models import c3d, inception
 
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {0: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -28,8 +28,11 @@ def finish() -> None:
 
 
 def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
-    pads = convolution.same_pads(tuple(x.shape[2:]), window, strides)
-    return F.pad(x, [n for pair in reversed(pads) for n in pair]) if any(map(any, pads)) else x
+    pads: list[int] = []
+    for size, taps, stride in zip(x.shape[2:], window, strides):  # In plain Python: torch.compile follows it.
+        total = max((-(-size // stride) - 1) * stride + taps - size, 0)
+        pads = [total // 2, total - total // 2, *pads]  # F.pad has the last axis first.
+    return F.pad(x, pads) if any(pads) else x
 
 
 class Unit(nn.Module):
