@@ -15,10 +15,10 @@ for ((restart = 0; ; restart++)); do
   child=$!
   # The signal may have come before the line above.
   [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
-  # A signal ends `wait` before the run, which is saving its step; one that comes just as `wait` begins does not end it.
+  # Not by `wait`: a signal that comes just as it begins does not end it, and SIGINT can be lost altogether. What comes while
+  # a command in the foreground runs is kept for after it.
   while kill -0 "$child" 2>/dev/null; do
-    sleep 1 &
-    wait $!
+    sleep 1
   done
   wait "$child"
   status=$?
@@ -29,8 +29,9 @@ for ((restart = 0; ; restart++)); do
   ((restart < ${RESTARTS:-100})) || exit "$status"
   if [ -z "$stopped" ]; then
     echo "run.sh: status $status; again in ${PAUSE:-10} s" >&2
-    sleep "${PAUSE:-10}" &
-    wait $!
+    for ((second = 0; second < ${PAUSE:-10}; second++)); do
+      [ -n "$stopped" ] || sleep 1
+    done
   fi
   [ -z "$stopped" ] || exit "$stopped"
 done
