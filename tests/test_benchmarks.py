@@ -55,14 +55,13 @@ def test_tasks_clips_are_those_of_the_paper_and_their_work_is_the_plain_forms():
 
 @pytest.mark.parametrize("task", forms.TASKS[:2] + forms.TASKS[5:], ids=lambda task: f"{task[0]} {task[3]}")
 def test_forms_of_a_layer_are_the_same_and_so_are_their_gradients(task):
-    kind, made, _, _, _, window, last = task
-    clip = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
-    if kind == "pool":
-        programs = [forms.programs(lambda x, form=form: form(x, window, last), (clip,), kind) for form in made.values()]
-    else:
-        kernel = jax.random.normal(jax.random.key(1), (*window, 3, last)) / 10
-        programs = [forms.programs(form, (clip, kernel), kind) for form in made.values()]
-    gradients = {"stem": ["of the kernel"], "pool": ["of x"]}.get(kind, ["of x", "of the kernel"])
+    kind, made, _, _, _, *kernel = task
+    arguments = (jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3)),)
+    if kernel:
+        window, outputs = kernel
+        arguments += (jax.random.normal(jax.random.key(1), (*window, 3, outputs)) / 10,)
+    programs = [forms.programs(form, arguments, kind) for form in made.values()]
+    gradients = ["of x"] if not kernel else ["of the kernel"] if kind == "stem" else ["of x", "of the kernel"]
     assert list(programs[0]) == ["forward", *gradients]
     for what, wanted in programs[0].items():
         for other in programs[1:]:

@@ -3,15 +3,14 @@
     python experiments/benchmarks/forms.py [--batch 16] [--dtype bfloat16] [--only stem]
 
 The stem, 3x3x3 convolutions, a 1x1x1 convolution with its batch norm, and pools, at the shapes that take most of I3D's time. Prints a
-Markdown table: milliseconds (medians of interleaved rounds) and times as fast as the first form, forward and each gradient, and how far a form's
-output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`, under `lax.platform_dependent`.
+Markdown table: milliseconds (medians of interleaved rounds) and times as fast as the first form, forward and each gradient, and how
+far a form's output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`, under `lax.platform_dependent`.
 """
 
 import argparse
 import functools
 import math
 import pathlib
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -21,22 +20,8 @@ import jax
 import jax.numpy as jnp
 import model
 import numpy as np
-from jax import lax
 
 from i3d_jax.models import convolution, pooling
-
-VIDEOS, IMAGES = ("NDHWC", "DHWIO", "NDHWC"), ("NHWC", "HWIO", "NHWC")
-
-
-def conv3d(x, kernel, strides=(1, 1, 1), padding: Any = "SAME"):
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=VIDEOS)
-
-
-def conv2d(x, kernel, strides=(1, 1), padding: Any = "SAME"):
-    """Of every frame."""
-    frames = x.reshape(-1, *x.shape[2:])
-    y = lax.conv_general_dilated(frames, kernel, strides, padding, dimension_numbers=IMAGES)
-    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def taps_as_inputs(x, kernel, stride=1, to=1):
@@ -48,14 +33,14 @@ def taps_as_inputs(x, kernel, stride=1, to=1):
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
     more = -x.shape[-1] % to
     x = jnp.pad(x, [(0, 0)] * 4 + [(0, more)])
-    return conv2d(x, jnp.pad(kernel, [(0, 0)] * 2 + [(0, more), (0, 0)]), (stride, stride))
+    kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more), (0, 0)])
+    return convolution._conv2d_of_runs(x, kernel, (stride, stride))
 
 
 def more_channels(x, kernel, to):
-    more = to - x.shape[-1]
-    return conv3d(
-        jnp.pad(x, [(0, 0)] * 4 + [(0, more)]), jnp.pad(kernel, [(0, 0)] * 3 + [(0, more), (0, 0)]), (2, 2, 2)
-    )
+    more = (0, to - x.shape[-1])
+    x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
+    return convolution._conv3d(x, kernel, (2, 2, 2))
 
 
 def space_to_depth(x, kernel):
@@ -64,7 +49,7 @@ def space_to_depth(x, kernel):
     x = x.reshape(batch, frames // 2, 2, height // 2, 2, width // 2, 2, inputs).transpose(0, 1, 3, 5, 2, 4, 6, 7)
     kernel = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2).reshape(4, 2, 4, 2, 4, 2, inputs, -1)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(4, 4, 4, 8 * inputs, -1)
-    return conv3d(x.reshape(*x.shape[:4], -1), kernel, padding=[(1, 2)] * 3)
+    return convolution._conv3d(x.reshape(*x.shape[:4], -1), kernel, (1, 1, 1))
 
 
 def normalised(conv: Callable) -> Callable:
@@ -87,42 +72,16 @@ def folded(conv: Callable) -> Callable:
     return of
 
 
-def dot(x, kernel):
-    return convolution.conv(x, kernel, (1, 1, 1))
+def separable_max_pool(x, window, strides):
+    """One axis after another, winners kept as bytes: a CPU's form, without its loop over frames."""
+    for axis in (3, 2, 1):
+        if (window[axis - 1], strides[axis - 1]) != (1, 1):
+            x = pooling._max_over_axis(x, axis, window[axis - 1], strides[axis - 1])
+    return x
 
 
-def own_max_pool(x, window, strides):
-    return nn.max_pool(x, window, strides, "SAME")
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def separable_max_pool(x, window, strides) -> jax.Array:
-    """One axis after another, winners kept as bytes: a CPU's form, without its loops over frames."""
-    return _separable_fwd(x, window, strides)[0]
-
-
-def _axes(window, strides):
-    return [axis for axis in (3, 2, 1) if (window[axis - 1], strides[axis - 1]) != (1, 1)]
-
-
-def _separable_fwd(x, window, strides):
-    winners, shape = [], x.shape
-    for axis in _axes(window, strides):
-        x, winner = pooling._max_and_winner(x, axis, window[axis - 1], strides[axis - 1])
-        winners.append(winner)
-    return x, (winners, shape)
-
-
-def _separable_bwd(window, strides, residual, grad):
-    winners, shape = residual
-    for axis, winner in reversed(list(zip(_axes(window, strides), winners, strict=True))):
-        grad = pooling._to_winners(grad, winner, axis, window[axis - 1], strides[axis - 1], shape[axis])
-    return (grad,)
-
-
-separable_max_pool.defvjp(_separable_fwd, _separable_bwd)
-
-TWICE = functools.partial(conv3d, strides=(2, 2, 2))
+ONCE, TWICE = (functools.partial(convolution._conv3d, strides=(n, n, n)) for n in (1, 2))
+PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,
     "3-D, 8 channels": functools.partial(more_channels, to=8),
@@ -130,18 +89,27 @@ STEM = {
     "2-D, taps as inputs": functools.partial(taps_as_inputs, stride=2, to=8),
 }
 THREE = {
-    "3-D": conv3d,
+    "3-D": ONCE,
     "2-D, taps as inputs": taps_as_inputs,
-    "2-D, taps as outputs": lambda x, kernel: convolution._taps_as_channels(x, kernel, 1, (1, 1)),
+    "2-D, taps as outputs": functools.partial(convolution._taps_as_channels, before=1, strides=(1, 1)),
 }
 ONE = {
-    "product": normalised(dot),
-    "product, norm folded": folded(dot),
-    "3-D": normalised(conv3d),
-    "3-D, norm folded": folded(conv3d),
+    "product": normalised(PRODUCT),
+    "product, norm folded": folded(PRODUCT),
+    "3-D": normalised(ONCE),
+    "3-D, norm folded": folded(ONCE),
 }
-POOLS = {"XLA's": own_max_pool, "separable": separable_max_pool}
-# Kind, frames, pixels, channels; a convolution's window and outputs, or a pool's window and strides.
+
+
+def pools(window: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Callable]:
+    """Of a video."""
+    return {
+        "XLA's": lambda x: nn.max_pool(x, window, strides, "SAME"),
+        "separable": lambda x: separable_max_pool(x, window, strides),
+    }
+
+
+# Kind, forms, frames, pixels, channels; of a convolution its window and outputs.
 TASKS: tuple[tuple, ...] = (
     ("stem", STEM, 64, 224, 3, (7, 7, 7), 64),
     ("3x3x3", THREE, 32, 56, 64, (3, 3, 3), 192),
@@ -149,9 +117,9 @@ TASKS: tuple[tuple, ...] = (
     ("3x3x3", THREE, 16, 14, 128, (3, 3, 3), 256),
     ("3x3x3", THREE, 8, 7, 160, (3, 3, 3), 320),
     ("1x1x1", ONE, 32, 28, 256, (1, 1, 1), 128),
-    ("pool", POOLS, 32, 112, 64, (1, 3, 3), (1, 2, 2)),
-    ("pool", POOLS, 32, 28, 256, (3, 3, 3), (1, 1, 1)),
-    ("pool", POOLS, 32, 28, 480, (3, 3, 3), (2, 2, 2)),
+    ("pool by 1, 2, 2", pools((1, 3, 3), (1, 2, 2)), 32, 112, 64),
+    ("pool by 1, 1, 1", pools((3, 3, 3), (1, 1, 1)), 32, 28, 256),
+    ("pool by 2, 2, 2", pools((3, 3, 3), (2, 2, 2)), 32, 28, 480),
 )
 
 
@@ -173,30 +141,30 @@ def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dic
 
 
 def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str, list[str]], dict]:
-    kind, forms, frames, size, inputs, window, last = task
+    kind, forms, frames, size, inputs, *kernel = task
     rng = np.random.default_rng(0)
 
     def noise(*shape):
         return jnp.asarray(rng.uniform(-1, 1, shape).astype(np.float32)).astype(dtype)
 
     arguments = (noise(batch, frames, size, size, inputs),)
-    if kind == "pool":
-        forms = {name: functools.partial(form, window=window, strides=last) for name, form in forms.items()}
-    else:
-        arguments += (noise(*window, inputs, last) / math.sqrt(inputs * math.prod(window)),)
+    if kernel:
+        window, outputs = kernel
+        arguments += (noise(*window, inputs, outputs) / math.sqrt(inputs * math.prod(window)),)
     made = {name: programs(form, arguments, kind) for name, form in forms.items()}
-    first, *_ = made.values()
-    whats, rows, result = list(first), {}, {}
-    seconds = {what: harness.interleaved({name: each[what] for name, each in made.items()}, rounds) for what in whats}
-    wanted = np.asarray(first["forward"](), np.float32)
-    clips = f"{kind}, {batch}x{frames}x{size}x{size}x{inputs} {last}"
+    first = next(iter(made))
+    result = {}
+    for what in made[first]:
+        seconds = harness.interleaved({name: each[what] for name, each in made.items()}, rounds)
+        result[what] = harness.summary(seconds, than=first)
+    clips = f"{kind}, {batch}x{frames}x{size}x{size}x{inputs}"
+    wanted, rows = np.asarray(made[first]["forward"](), np.float32), {}
     for name, each in made.items():
-        result[name] = of = {what: statistics.median(seconds[what][name]) for what in whats}
-        ratios = {what: statistics.median(seconds[what][next(iter(made))]) / of[what] for what in whats}
-        cells = {what: f"{1e3 * of[what]:.3f} ({ratios[what]:.2f}x)" for what in whats}
-        of["difference"] = model.difference(np.asarray(each["forward"](), np.float32), wanted)
-        heads = ("forward", "of x", "of the kernel")
-        rows[f"{clips}: {name}"] = [*(cells.get(what, "") for what in heads), f"{of['difference']:.1e}"]
+        apart = model.difference(np.asarray(each["forward"](), np.float32), wanted)
+        result["forward"][name]["difference"] = apart
+        of = [result[what][name] if what in result else None for what in ("forward", "of x", "of the kernel")]
+        cells = [f"{1e3 * one['seconds']:.3f} ({one['times_as_fast']:.2f}x)" if one else "" for one in of]
+        rows[f"{clips}: {name}"] = [*cells, f"{apart:.1e}"]
     return rows, {clips: result}
 
 
@@ -204,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16, help="clips (default: 16)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
-    parser.add_argument("--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layers")
+    parser.add_argument("--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
     flags = parser.parse_args()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# PyTorch needs room on an accelerator, too; before JAX is imported.
+# PyTorch needs room on an accelerator, too; before JAX looks for one.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 

@@ -27,7 +27,7 @@ def _separable_max_pool(x, window, strides):
     if len(window) == 2:
         return jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
     x = _max_over_space(x, window[1:], strides[1:])
-    return _max_over_time(x, window[0], strides[0]) if (window[0], strides[0]) != (1, 1) else x
+    return _max_over_axis(x, 1, window[0], strides[0]) if (window[0], strides[0]) != (1, 1) else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -62,22 +62,22 @@ def _gradient_of_frame(grad, over_height, over_width, window, strides, size):
 _max_over_space.defvjp(_max_over_space_fwd, _max_over_space_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_over_time(x, window, stride):
-    return _max_and_winner(x, 1, window, stride)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_over_axis(x, axis, window, stride) -> jax.Array:
+    return _max_and_winner(x, axis, window, stride)[0]
 
 
-def _max_over_time_fwd(x, window, stride):
-    best, winner = _max_and_winner(x, 1, window, stride)
-    return best, (winner, x.shape[1])
+def _max_over_axis_fwd(x, axis, window, stride):
+    best, winner = _max_and_winner(x, axis, window, stride)
+    return best, (winner, x.shape[axis])
 
 
-def _max_over_time_bwd(window, stride, residual, grad):
-    winner, frames = residual
-    return (_to_winners(grad, winner, 1, window, stride, frames),)
+def _max_over_axis_bwd(axis, window, stride, residual, grad):
+    winner, size = residual
+    return (_to_winners(grad, winner, axis, window, stride, size),)
 
 
-_max_over_time.defvjp(_max_over_time_fwd, _max_over_time_bwd)
+_max_over_axis.defvjp(_max_over_axis_fwd, _max_over_axis_bwd)
 
 
 def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
