@@ -9,18 +9,23 @@
 set -u
 child='' stopped='' told=''
 trap 'stopped=143; [ -z "$child" ] || { told=1; kill -TERM "$child"; }' TERM INT
-for ((restart = 0; ; restart++)); do
-  # In a session of its own, Ctrl-C does not reach it too.
-  setsid "${PYTHON:-python}" -m i3d_jax.main "$@" &
-  child=$!
-  # The signal may have come before the line above.
+
+# Waits until $child has ended, and has its status. Not by `wait` alone: a signal that comes just as it begins does not end it, and
+# SIGINT can be lost altogether. What comes while a command in the foreground runs is kept for after it.
+ended() {
+  # The signal may have come before $child was known.
   [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
-  # Not by `wait`: a signal that comes just as it begins does not end it, and SIGINT can be lost altogether. What comes while
-  # a command in the foreground runs is kept for after it.
   while kill -0 "$child" 2>/dev/null; do
     sleep 1
   done
   wait "$child"
+}
+
+for ((restart = 0; ; restart++)); do
+  # In a session of its own, Ctrl-C does not reach it too.
+  setsid "${PYTHON:-python}" -m i3d_jax.main "$@" &
+  child=$!
+  ended
   status=$?
   child=''
   case $status in
@@ -29,9 +34,10 @@ for ((restart = 0; ; restart++)); do
   ((restart < ${RESTARTS:-100})) || exit "$status"
   if [ -z "$stopped" ]; then
     echo "run.sh: status $status; again in ${PAUSE:-10} s" >&2
-    for ((second = 0; second < ${PAUSE:-10}; second++)); do
-      [ -n "$stopped" ] || sleep 1
-    done
+    sleep "${PAUSE:-10}" &
+    child=$!
+    ended 2>/dev/null
+    child=''
   fi
   [ -z "$stopped" ] || exit "$stopped"
 done
