@@ -26,6 +26,7 @@ class Run:
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self.config = small_run.write(folder)
+        self.started: list[subprocess.Popen] = []
 
     def start(self, workdir, *options, processes=2, devices=2, slurm=False) -> list[subprocess.Popen]:
         started, port = [], small_run.free_port()
@@ -48,6 +49,7 @@ class Run:
                 started.append(
                     subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True)
                 )
+        self.started += started
         return started
 
     def wait(self, started: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
@@ -58,14 +60,19 @@ class Run:
         return (self.folder / f"{process}.err").read_text()
 
 
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path)
+    yield run
+    for each in run.started:  # What a failed test leaves would fail another.
+        with each:
+            each.kill()
+
+
 def until(workdir, step, run, started):
     """Waits until a step is logged."""
     while not any(line["step"] >= step for line in lines(workdir)):
-        if any(each.poll() is not None for each in started):
-            for each in started:  # One that is left would fail another test.
-                each.kill()
-            status, _ = run.wait(started)
-            raise AssertionError(f"{status} before step {step}: {run.errors(0)[-2000:]} {run.errors(1)[-2000:]}")
+        assert all(each.poll() is None for each in started), run.errors(0)[-2000:] + run.errors(1)[-2000:]
         time.sleep(0.01)
 
 
@@ -76,8 +83,7 @@ def state_of(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_theirs(tmp_path):
-    run = Run(tmp_path)
+def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_theirs(run, tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     status, out = run.wait(run.start(undisturbed))
     assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
@@ -110,8 +116,7 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_all_processes_at_once_with_one_line_each(tmp_path):
-    run = Run(tmp_path)
+def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text("{")
