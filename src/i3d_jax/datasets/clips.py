@@ -17,7 +17,7 @@ from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
 from i3d_jax import files, flow, labels, video
-from i3d_jax.datasets import annotations, shards, video_files
+from i3d_jax.datasets import annotations, records, shards, video_files
 
 
 class Source(NamedTuple):
@@ -120,7 +120,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         if (path / "features.json").exists():  # What is prepared says what it has.
             found = tfds.features.FeatureConnector.from_config(str(path))
         else:
-            found = shards.features(self.classes(), self.has_flow())
+            found = records.features(self.classes(), self.has_flow())
         return self.dataset_info_from_configs(
             features=found,
             supervised_keys=("video", "label"),
@@ -137,7 +137,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             name=self.name,
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
-            settings=shards.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe),
+            settings=records.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe),
             processes=self.workers,
             beam=self.beam,
         )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import tqdm
 
 from i3d_jax import video
-from i3d_jax.datasets import annotations, shards, video_files, workers
+from i3d_jax.datasets import annotations, records, video_files, workers
 from i3d_jax.files import replacing
 
 KINDS = ("missing", "unreadable", "too short", "duplicated", "wrong label", "extra")
@@ -131,7 +131,7 @@ def check(job: tuple[str, float | None]) -> Checked:
     try:
         count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
     except video.VideoError as error:
-        shards.check_storage(video_files.Clip("", "", "", None, path))
+        records.check_storage(video_files.Clip("", "", "", None, path))
         return Checked(0.0, error.reason, b"")
     with open(path, "rb") as file:
         return Checked(count / video.FPS, "", hashlib.file_digest(file, "sha256").digest())
