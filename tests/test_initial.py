@@ -8,6 +8,7 @@ import pytest
 from i3d_jax import models, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models.initial import initial, plan
+from i3d_jax.weights.__main__ import main
 
 KEY = jax.random.key(0)
 
@@ -111,23 +112,23 @@ def test_what_a_network_cannot_start_from_is_named(images):
 
 
 def test_the_plan_is_printed(capsys, tmp_path):
-    assert weights.main(["plan", "two_stream", "--classes", "5"]) == 0
+    assert main(["plan", "two_stream", "--classes", "5"]) == 0
     out = capsys.readouterr().out
     assert (
         "| params/flow/Conv_1a/conv/kernel | 7x7x20x64 | averaged over 3 channels, repeated over 20 | params/Conv_1a/conv/kernel | 7x7x3x64 |"
         in out
     )
     assert "| params/rgb/Logits/kernel | 1x1x1024x5 | new |" in out
-    assert weights.main(["plan", "i3d", "--stream", "flow"]) == 0
+    assert main(["plan", "i3d", "--stream", "flow"]) == 0
     out = capsys.readouterr().out
     assert "averaged over 3 channels, repeated over 2; inflated: repeated over 7 frames, / 7" in out
     assert "\nnew: 409,600\n" in out or "\nnew: 410,000" in out
-    assert weights.main(["plan", "i3d", "--source", str(tmp_path / "x.ckpt")]) == 1
+    assert main(["plan", "i3d", "--source", str(tmp_path / "x.ckpt")]) == 1
     assert "x.ckpt: no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        weights.main(["plan", "x3d"])
+        main(["plan", "x3d"])
     with pytest.raises(SystemExit, match="2"):
-        weights.main(["plan", "i3d", "--classes", "0"])
+        main(["plan", "i3d", "--classes", "0"])
 
 
 def test_a_plan_that_cannot_be_carried_out_is_an_error(capsys, tmp_path, images):
@@ -137,6 +138,6 @@ def test_a_plan_that_cannot_be_carried_out_is_an_error(capsys, tmp_path, images)
         ("two_stream", "Conv_1a/bn/mean: cannot inflate (6,) to (64,)"),
         ("c3d", "there is nothing"),
     ):
-        assert weights.main(["plan", model, "--source", str(tmp_path / "w.safetensors")]) == 1
+        assert main(["plan", model, "--source", str(tmp_path / "w.safetensors")]) == 1
         out, err = capsys.readouterr()
         assert out == "" and message in err and len(err.splitlines()) == 1

@@ -10,6 +10,7 @@ import pytest
 from test_tf_checkpoint import table, v1_pairs, write_checkpoint
 
 from i3d_jax import models, tf_checkpoint, weights
+from i3d_jax.weights.__main__ import main
 
 SMALL = pathlib.Path(__file__).parent / "fixtures" / "inception_v1_small.ckpt"
 HEAD = "InceptionV1/Logits/Conv2d_0c_1x1"
@@ -52,8 +53,8 @@ def test_slims_classes_are_imagenets_and_a_background(tmp_path, tensors):
 
 def test_command_line_verifies_and_converts(tmp_path, capsys):
     target = str(tmp_path / "w.safetensors")
-    assert weights.main(["convert", str(SMALL), target]) == 0
-    assert weights.main(["verify", str(SMALL), target]) == 0
+    assert main(["convert", str(SMALL), target]) == 0
+    assert main(["verify", str(SMALL), target]) == 0
     assert capsys.readouterr().out.count("good; inception, rgb, 11 classes") == 2
     jax.tree.map(np.testing.assert_array_equal, weights.load(target), weights.load(SMALL))
 
@@ -77,7 +78,7 @@ def test_command_line_verifies_and_converts(tmp_path, capsys):
 )
 def test_another_network_is_one_line_that_names_what_it_lacks(tmp_path, capsys, tensors, change, message):
     (tmp_path / "x.ckpt").write_bytes(table(v1_pairs(change(tensors))))
-    assert weights.main(["verify", str(tmp_path / "x.ckpt")]) == 1
+    assert main(["verify", str(tmp_path / "x.ckpt")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "x.ckpt: " in line and message in line
 

@@ -16,6 +16,7 @@ from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
 from i3d_jax import labels, models, published, tf_checkpoint, weights
 from i3d_jax.inflate import named_leaves
+from i3d_jax.weights.__main__ import main
 
 INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")
 
@@ -215,8 +216,8 @@ def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
     weights.save(path, small_variables(seed=1), INFO)  # Sound, but not the published weights.
     with pytest.raises(weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"):
         weights.load("rgb_imagenet")
-    assert weights.main(["verify", "rgb_imagenet"]) == 1
-    assert weights.main(["fetch", "rgb_imagenet"]) == 0
+    assert main(["verify", "rgb_imagenet"]) == 1
+    assert main(["fetch", "rgb_imagenet"]) == 0
     assert "fetching it again" in capsys.readouterr().err
     jax.tree.map(np.testing.assert_array_equal, weights.load("rgb_imagenet"), variables)
 
@@ -230,17 +231,17 @@ def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
 
 def test_command_line(release, tmp_path, capsys):
     folder, _, _ = release
-    assert weights.main(["list"]) == 0
+    assert main(["list"]) == 0
     assert "rgb_imagenet" in capsys.readouterr().out
     target = str(tmp_path / "w.safetensors")
-    assert weights.main(["convert", str(folder), target]) == 0
-    assert weights.main(["verify", target, str(folder / "model.ckpt")]) == 0
+    assert main(["convert", str(folder), target]) == 0
+    assert main(["verify", target, str(folder / "model.ckpt")]) == 0
     assert "7 classes" in capsys.readouterr().out
-    assert weights.main(["verify", str(tmp_path / "nothing"), target]) == 1
-    assert weights.main(["fetch", "rgb_imagnet"]) == 1
+    assert main(["verify", str(tmp_path / "nothing"), target]) == 1
+    assert main(["fetch", "rgb_imagnet"]) == 1
     assert "no published weights are called 'rgb_imagnet'" in capsys.readouterr().err
     with pytest.raises(SystemExit) as status:
-        weights.main(["fetch"])
+        main(["fetch"])
     assert status.value.code == 2
 
 
