@@ -1,8 +1,11 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax.models import pooling
 
@@ -39,3 +42,16 @@ def test_max_pool_passes_nan_on_wherever_it_is():
     x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(jnp.nan)
     plain = nn.max_pool(x, (3, 3), (1, 1), "SAME")
     np.testing.assert_array_equal(pooling.max_pool(x, (3, 3), (1, 1)), plain)
+
+
+@pytest.mark.parametrize("shape,window", [((4, 3, 8, 8, 5), (1, 3, 3)), ((4, 8, 8, 5), (3, 3))])
+def test_clips_are_pooled_on_the_devices_that_have_them(shape, window):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    x = jax.device_put(jnp.ones(shape), NamedSharding(mesh, PartitionSpec("data")))
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.square(pooling.max_pool(x, window, window)).sum())(x)
+
+    program = jax.jit(gradient).lower(x).compile().as_text()
+    assert " while(" in program
+    assert not [line for line in program.splitlines() if re.search(r"all-|collective", line)]
