@@ -1,9 +1,11 @@
 """Compiled programs, kept for the next process that needs them."""
 
+import contextlib
 import hashlib
 import pathlib
 import platform
 
+import filelock
 import jax
 
 from i3d_jax import files
@@ -18,10 +20,25 @@ def keep() -> None:
     another. JAX itself tells programs by versions, options and accelerator.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(files.cache() / "compiled" / processor()))
+        folder = files.cache() / "compiled" / processor()
+        if folder.exists():
+            with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
+                _remove_half_written(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", MOST)
         # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _remove_half_written(folder: pathlib.Path) -> None:
+    """Removes what a process that was killed left of a program: JAX writes none anew, and without that file, none at all.
+
+    Under JAX's own lock, a program is written before the file with the time of its use.
+    """
+    with filelock.FileLock(folder / ".lockfile", timeout=10):
+        for program in folder.glob("*-cache"):
+            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
+                program.unlink()
 
 
 def processor() -> str:
