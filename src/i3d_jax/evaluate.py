@@ -26,7 +26,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import compilation, data, datasets, metrics, models, planes, results, video, weights
+from i3d_jax import compilation, data, datasets, distributed, metrics, models, planes, results, video, weights
 from i3d_jax.models import Network, convolution
 
 ALL = 10**9  # Frames; more than a video has.
@@ -66,12 +66,16 @@ def predictions(
         compiler_options=convolution.compiler_options(),
     )
     timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
+    programs: dict[tuple, jax.stages.Compiled] = {}
     total, steps, carry = {}, 0, None
     for piece in data.test_pieces(source, timing=timing, **process, **pieces):
         window, streams = piece.window, piece.streams
         if sharding is not None:
             streams = on_devices(streams, sharding)
-        found, carry = apply(variables, streams, carry, network=network)
+        given = tuple((x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves((streams, carry)))
+        if given not in programs:
+            programs[given] = distributed.compiled(apply, variables, streams, carry, network=network)
+        found, carry = programs[given](variables, streams, carry)
         kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
         if timing.carries:
             total, steps = {name: each[:, -1] for name, each in kept.items()}, 1

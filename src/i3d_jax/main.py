@@ -84,10 +84,12 @@ def main(_: list[str]) -> None:
         OSError,
     ) as error:
         fail(error)
-    except jax.errors.JaxRuntimeError:
+    except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         traceback.print_exc()
+        if not distributed.is_alone_with(error):  # What cannot be compiled, for one: starting again mends nothing.
+            sys.exit(2)
         print("python -m i3d_jax.main: if a process was lost, start all again: the run goes on", file=sys.stderr)
         distributed.leave(1)
     except StoppedError as stopped:

@@ -256,8 +256,7 @@ def train(
             trace(step, state)
             batch = on_devices(clock.next(batches, scalars.get("loss")), sharded)
             if compiled is None:
-                # None begins before all can: between CPUs, Gloo gives one up that is 30 s late for their first collective.
-                compiled = distributed.together(update.lower(state, batch, key).compile)
+                compiled = distributed.compiled(update, state, batch, key)
             before, (state, scalars) = scalars, compiled(state, batch, key)
             jax.block_until_ready(before)  # Not more than a step ahead: batches take memory.
             bar.update()
