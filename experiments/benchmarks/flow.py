@@ -141,9 +141,11 @@ def main() -> None:
     parser.add_argument("video", nargs="?", type=pathlib.Path)
     parser.add_argument("--sample", nargs=2, type=pathlib.Path, metavar="GIF")
     parser.add_argument("--pairs", type=int, default=16, help="to measure on (default: 16)")
-    parser.add_argument("--batch", type=int, help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument(
+        "--batch", type=harness.positive, help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)"
+    )
+    parser.add_argument("--rounds", type=harness.positive, default=5, help="(default: 5)")
+    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {"device": jax.devices()[0].device_kind}
     made, frames = methods(flags.batch), frames_of(flags.video, flags.pairs + 1)

@@ -10,7 +10,6 @@ far a form's output is from the first's. A form that wins belongs in `models/con
 import argparse
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -131,12 +130,15 @@ def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dic
     if kind == "stem":  # Nobody asks for a video's gradient.
         del wanted["of x"]
 
-    def gradient(of: int, grad, *arguments):
-        return jax.vjp(form, *arguments)[1](grad)[of]
+    # What a forward pass keeps for it is not found anew.
+    pull = compiled(lambda *arguments: jax.vjp(form, *arguments)[1])(*arguments)
+
+    def gradient(of: int, pull, grad):
+        return pull(grad)[of]
 
     made = {"forward": functools.partial(model.done, compiled(form), *arguments)}
     for name, of in wanted.items():
-        made[name] = functools.partial(model.done, compiled(functools.partial(gradient, of)), grad, *arguments)
+        made[name] = functools.partial(model.done, compiled(functools.partial(gradient, of)), pull, grad)
     return made
 
 
@@ -170,11 +172,11 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="clips (default: 16)")
+    parser.add_argument("--batch", type=harness.positive, default=16, help="clips (default: 16)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
     parser.add_argument("--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument("--rounds", type=harness.positive, default=5, help="default: 5")
+    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     rows, result = {}, {}
     for task in TASKS:
@@ -184,7 +186,7 @@ def main() -> None:
             print("\n".join(f"{name}: {' | '.join(cells)}" for name, cells in of_task.items()), flush=True)
     heads = ["", "forward, ms", "gradient of x", "gradient of the kernel", "difference, of the greatest"]
     about = harness.about("jax", "jaxlib") | {"device": jax.devices()[0].device_kind}
-    harness.tell(f"{flags.dtype}\n\n{harness.table(rows, heads)}", result, about, flags.json)
+    harness.tell(f"{flags.dtype}\n\n{harness.table(rows, heads)}", {"dtype": flags.dtype} | result, about, flags.json)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks share: timing in turns, what a measurement was made on, and how it is told."""
 
+import argparse
 import contextlib
 import importlib.metadata
 import json
@@ -48,8 +49,23 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
 
 def spread(each: dict) -> str:
     """The median and the spread of one variant of a `summary`."""
-    low, high = each["spread"]
-    return f"{each['seconds']:#.3g} ({low:#.3g} to {high:#.3g})"
+    median, low, high = (f"{x:#.3g}" if x < 99.95 else f"{x:.0f}" for x in (each["seconds"], *each["spread"]))
+    return f"{median} ({low} to {high})"
+
+
+def positive(text: str) -> int:
+    """A number on the command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def output(text: str) -> pathlib.Path:
+    """A file that is to be written: better known now than after an hour that it cannot be."""
+    path = pathlib.Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder, or in none")
+    return path
 
 
 def table(rows: dict[str, list[str]], heads: list[str]) -> str:

@@ -284,11 +284,11 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, help="of 4 seconds or more")
-    parser.add_argument("--clips", type=int, default=8, help="records to read (default: 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--clips", type=harness.positive, default=8, help="records to read (default: 8)")
+    parser.add_argument("--rounds", type=harness.positive, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     parser.add_argument("--growth", type=int, nargs="+", metavar="CLIPS", help="numbers of clips of data sets")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     about = harness.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
     with tempfile.TemporaryDirectory() as temporary:

@@ -7,7 +7,6 @@ memory. A video in pieces gives the predictions of the whole (`models/timing.py`
 """
 
 import argparse
-import pathlib
 
 import harness
 import jax
@@ -83,9 +82,9 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longest", type=int, default=512, help="frames (default: 512)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument("--longest", type=harness.positive, default=512, help="frames (default: 512)")
+    parser.add_argument("--rounds", type=harness.positive, default=3, help="default: 3")
+    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     if flags.longest <= PIECE:
         parser.error(f"--longest: {flags.longest}, wanted more than a piece's {PIECE} frames")

@@ -21,8 +21,6 @@ import dataclasses
 import functools
 import importlib.util
 import math
-import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -268,8 +266,10 @@ def peak(dtype: Any) -> Callable:
 def peer(seconds: dict[str, list[float]]) -> str:
     """What all are compared with: PyTorch's best form, in float32 if it is there, or the first of ours."""
     theirs = [name for name in seconds if name in THEIRS]
-    theirs = [name for name in theirs if "float32" in name] or theirs or [next(iter(seconds))]
-    return min(theirs, key=lambda name: statistics.median(seconds[name]))
+    first = next(iter(seconds))
+    theirs = [name for name in theirs if "float32" in name] or theirs or [first]
+    ratios = harness.summary({name: seconds[name] for name in [first, *theirs]}, first)
+    return max(theirs, key=lambda name: ratios[name]["times_as_fast"])
 
 
 def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
@@ -343,14 +343,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("forward", "train"))
     parser.add_argument("--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d")
-    parser.add_argument("--batch", type=int, help="clips (default: 1, of small ones more)")
-    parser.add_argument("--frames", type=int, help="of a network of one stream (default: the paper's)")
-    parser.add_argument("--size", type=int, help="pixels (default: the paper's)")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--batch", type=harness.positive, help="clips (default: 1, of small ones more)")
+    parser.add_argument("--frames", type=harness.positive, help="of a network of one stream (default: the paper's)")
+    parser.add_argument("--size", type=harness.positive, help="pixels (default: the paper's)")
+    parser.add_argument("--rounds", type=harness.positive, default=5, help="default: 5")
     parser.add_argument(
         "--forms", nargs="+", choices=(*OURS, *THEIRS), metavar="FORM", help=f"of {'; '.join((*OURS, *THEIRS))}"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
+    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
 
     def task(name: str) -> Task:

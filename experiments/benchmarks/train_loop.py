@@ -9,7 +9,6 @@ and JSON to --json.
 
 import argparse
 import importlib.util
-import pathlib
 import statistics
 import tempfile
 import time
@@ -68,8 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/moving_shapes.py:i3d")
     parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--rounds", type=harness.positive, default=3, help="default: 3")
+    parser.add_argument("--json", type=harness.output)
     flags = parser.parse_args()
     config = configured(flags.config)
     # Without what is not a step: a network of images first, and the test of all videos at the end.
