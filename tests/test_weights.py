@@ -225,7 +225,7 @@ def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
 def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be written: "):
+    with pytest.raises(weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be read or written: "):
         weights.load("rgb_imagenet")
 
 

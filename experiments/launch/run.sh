@@ -16,7 +16,7 @@ ended() {
   # The signal may have come before $child was known.
   [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
   while kill -0 "$child" 2>/dev/null; do
-    sleep 1
+    sleep 0.2
   done
   wait "$child"
 }

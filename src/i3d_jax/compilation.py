@@ -21,8 +21,8 @@ def keep() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = files.cache() / "compiled" / processor()
-        if folder.exists():
-            with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
+        with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
+            if folder.exists():
                 _remove_half_written(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", MOST)
@@ -33,7 +33,8 @@ def keep() -> None:
 def _remove_half_written(folder: pathlib.Path) -> None:
     """Removes what a process that was killed left of a program: JAX writes none anew, and without that file, none at all.
 
-    Under JAX's own lock, a program is written before the file with the time of its use.
+    Under JAX's own lock, a program is written before the file with the time of its use. If it was looked up before this, it has one,
+    and is not recognised.
     """
     with filelock.FileLock(folder / ".lockfile", timeout=10):
         for program in folder.glob("*-cache"):

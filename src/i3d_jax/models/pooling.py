@@ -82,13 +82,13 @@ _max_over_axis.defvjp(_max_over_axis_fwd, _max_over_axis_bwd)
 
 
 def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
-    """What a function of single frames [clips, 1, ...] returns for every frame of videos [B, T, ...].
+    """What a function of single frames [devices, 1, ...] returns for every frame of videos [B, T, ...].
 
-    A frame stays in the processor's cache, and what the loop returns is kept: outside of one, XLA keeps the padded frames
-    instead, and finds out their winners once more wherever they are needed.
+    A frame stays in the processor's cache, and what the loop returns is kept: outside of one, as for a single image, XLA keeps the
+    padded frames instead, and finds out their winners once more wherever they are needed.
     """
     batch, frames = arrays[0].shape[:2]
-    # The devices, if there are several, have runs of clips each; they take one frame each at a time.
+    # Each device may have a run of the clips, and takes a frame of it at a time.
     devices = math.gcd(batch, jax.device_count())
     arrays = tuple(x.reshape(devices, -1, *x.shape[2:]) for x in arrays)
 
@@ -99,9 +99,9 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
         return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
 
     number, one = arrays[0].shape[1], jax.eval_shape(of, 0)
-    # What the loop fills begins as any number of each clip: zeros, XLA would write, and keep room for, at the very start.
-    any_of_clip = arrays[0][:, :1, :1, :1, :1]
-    whole = jax.tree.map(lambda x: jnp.broadcast_to(any_of_clip.astype(x.dtype), (devices, number, *x.shape[2:])), one)
+    # What the loop fills begins as any numbers of the clips: zeros, XLA would write, and keep room for, at the very start.
+    any_of_clips = arrays[0][:, :1, :1, :1, :1]
+    whole = jax.tree.map(lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])), one)
     whole = lax.fori_loop(0, number, put, whole)
     return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), whole)
 

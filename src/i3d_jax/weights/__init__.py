@@ -107,9 +107,9 @@ def fetch(name: str) -> pathlib.Path:
     if name not in PUBLISHED:
         raise WeightsError(f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}")
     path = cache_path(name)
-    if path.exists():
-        return path
     try:
+        if path.exists():
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(".lock")):
             for stale in path.parent.glob(".fetching-*"):  # Of a process that was killed: this one has the lock.
@@ -117,7 +117,7 @@ def fetch(name: str) -> pathlib.Path:
             if not path.exists():
                 _fetch(name, path)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise WeightsError(f"{path}: cannot be read or written: {error.strerror or error}") from None
     return path
 
 

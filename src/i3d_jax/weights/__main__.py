@@ -78,7 +78,10 @@ def _fetched(name: str) -> str:
         weights.read(name)
     except WeightsError as error:
         print(f"{error}; fetching it again", file=sys.stderr)
-        path.unlink()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as unwritable:
+            raise WeightsError(f"{path}: cannot be replaced: {unwritable.strerror}") from None
         weights.read(name)
     return str(path)
 
