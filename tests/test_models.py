@@ -107,7 +107,7 @@ def test_multiply_adds_of_a_loop_are_counted_each_time():
     assert table.multiply_adds(loop, jnp.zeros((3, 5))) == 7 * 3 * 5 * 5
 
 
-@pytest.mark.parametrize("name,options,streams", EVERY)
+@pytest.mark.parametrize("name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"])  # As below.
 def test_gradient_reaches_every_parameter(name, options, streams):
     # Two groups: the statistics of batch norm are not those of the one clip that is in each.
     network = models.build(name, num_classes=7, width=0.1, norm_groups=2, **options)
