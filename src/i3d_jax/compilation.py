@@ -31,10 +31,10 @@ def keep() -> None:
 
 
 def _remove_half_written(folder: pathlib.Path) -> None:
-    """Removes what a process that was killed left of a program: JAX writes none anew, and without that file, none at all.
+    """Removes what a process that was killed left of a program: JAX would warn of it at every start, and keep no other program.
 
-    Under JAX's own lock, a program is written before the file with the time of its use. If it was looked up before this, it has one,
-    and is not recognised.
+    JAX writes a program before the file with the time of its use, both under its lock; one that was looked up since has that
+    file, too, and stays.
     """
     with filelock.FileLock(folder / ".lockfile", timeout=10):
         for program in folder.glob("*-cache"):
