@@ -7,7 +7,6 @@ default threads, ours with as many batches at a time as there are cores, or on t
 are medians. --sample are the release's sample clip and its flow, whose pairs 2 to 37 are compared with.
 """
 
-import argparse
 import functools
 import importlib.util
 import itertools
@@ -137,15 +136,13 @@ def tables(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("video", nargs="?", type=pathlib.Path)
     parser.add_argument("--sample", nargs=2, type=pathlib.Path, metavar="GIF")
-    parser.add_argument("--pairs", type=int, default=16, help="to measure on (default: 16)")
+    parser.add_argument("--pairs", type=harness.positive, default=16, help="to measure on (default: 16)")
     parser.add_argument(
         "--batch", type=harness.positive, help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)"
     )
-    parser.add_argument("--rounds", type=harness.positive, default=5, help="(default: 5)")
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {"device": jax.devices()[0].device_kind}
     made, frames = methods(flags.batch), frames_of(flags.video, flags.pairs + 1)

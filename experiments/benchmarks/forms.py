@@ -7,7 +7,6 @@ Markdown table: milliseconds (medians of interleaved rounds) and times as fast a
 far a form's output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`, under `lax.platform_dependent`.
 """
 
-import argparse
 import functools
 import math
 from collections.abc import Callable
@@ -171,12 +170,10 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=harness.positive, default=16, help="clips (default: 16)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
     parser.add_argument("--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer")
-    parser.add_argument("--rounds", type=harness.positive, default=5, help="default: 5")
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     rows, result = {}, {}
     for task in TASKS:

@@ -53,6 +53,14 @@ def spread(each: dict) -> str:
     return f"{median} ({low} to {high})"
 
 
+def parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
+    """A command line with what all benchmarks take."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
+    made.add_argument("--json", type=output, help="file for the figures")
+    return made
+
+
 def positive(text: str) -> int:
     """A number on the command line."""
     if not text.isdecimal() or int(text) == 0:

@@ -11,7 +11,6 @@ one core; rounds are interleaved, figures are medians. The last table says how m
 --growth prepares and reads data sets of two sizes or more, made of the videos again and again, and prints the peak memory.
 """
 
-import argparse
 import importlib.util
 import io
 import json
@@ -282,13 +281,13 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, help="of 4 seconds or more")
     parser.add_argument("--clips", type=harness.positive, default=8, help="records to read (default: 8)")
-    parser.add_argument("--rounds", type=harness.positive, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
-    parser.add_argument("--growth", type=int, nargs="+", metavar="CLIPS", help="numbers of clips of data sets")
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
+    parser.add_argument(
+        "--growth", type=harness.positive, nargs="+", metavar="CLIPS", help="numbers of clips of data sets"
+    )
     flags = parser.parse_args()
     about = harness.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
     with tempfile.TemporaryDirectory() as temporary:

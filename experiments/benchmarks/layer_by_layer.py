@@ -6,7 +6,6 @@ Float32, PyTorch (if it is installed) channels-last. Prints a Markdown table: mi
 PyTorch, and multiply-adds per second as a share of a large matrix product's in the same run.
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable
@@ -92,12 +91,10 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=harness.positive, default=1, help="clips (default: 1)")
     parser.add_argument("--frames", type=harness.positive, default=64, help="default: 64")
     parser.add_argument("--size", type=harness.positive, default=224, help="pixels (default: 224)")
-    parser.add_argument("--rounds", type=harness.positive, default=5, help="default: 5")
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     x = np.random.default_rng(0).uniform(-1, 1, (flags.batch, flags.frames, flags.size, flags.size, 3))
     x = x.astype(np.float32)

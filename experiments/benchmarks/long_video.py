@@ -6,8 +6,6 @@ Forward passes, float32. Prints Markdown tables: seconds (median and spread over
 memory. A video in pieces gives the predictions of the whole (`models/timing.py`): their difference is in the last table.
 """
 
-import argparse
-
 import harness
 import jax
 import jax.numpy as jnp
@@ -81,10 +79,8 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, rounds=3)
     parser.add_argument("--longest", type=harness.positive, default=512, help="frames (default: 512)")
-    parser.add_argument("--rounds", type=harness.positive, default=3, help="default: 3")
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
     if flags.longest <= PIECE:
         parser.error(f"--longest: {flags.longest}, wanted more than a piece's {PIECE} frames")

@@ -15,7 +15,6 @@ With `--model all` one row for each network of the zoo on its training clip of t
 PyTorch's best form.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -340,17 +339,15 @@ def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("what", choices=("forward", "train"))
     parser.add_argument("--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d")
     parser.add_argument("--batch", type=harness.positive, help="clips (default: 1, of small ones more)")
     parser.add_argument("--frames", type=harness.positive, help="of a network of one stream (default: the paper's)")
     parser.add_argument("--size", type=harness.positive, help="pixels (default: the paper's)")
-    parser.add_argument("--rounds", type=harness.positive, default=5, help="default: 5")
     parser.add_argument(
         "--forms", nargs="+", choices=(*OURS, *THEIRS), metavar="FORM", help=f"of {'; '.join((*OURS, *THEIRS))}"
     )
-    parser.add_argument("--json", type=harness.output, help="file for the figures")
     flags = parser.parse_args()
 
     def task(name: str) -> Task:

@@ -7,7 +7,6 @@ measures 100 steps of each; and, in "all", how long the loop was at each of them
 and JSON to --json.
 """
 
-import argparse
 import importlib.util
 import statistics
 import tempfile
@@ -64,11 +63,9 @@ def measure(config: dict, timers: Timers) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__, rounds=3)
     parser.add_argument("--config", default="configs/moving_shapes.py:i3d")
     parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
-    parser.add_argument("--rounds", type=harness.positive, default=3, help="default: 3")
-    parser.add_argument("--json", type=harness.output)
     flags = parser.parse_args()
     config = configured(flags.config)
     # Without what is not a step: a network of images first, and the test of all videos at the end.
