@@ -1,4 +1,6 @@
 import os
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -166,6 +168,12 @@ def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_th
     assert len(found) == 48 and all(os.path.exists(clip.path) and os.path.exists(clip.flow) for clip in found)
     place = "train/disc moving left/train00000_000000_000002.mp4"
     assert found[0][4:] == (str(folder / "videos" / place), str(folder / "flow" / place))
+
+
+def test_the_videos_that_the_readme_predicts_are_where_it_says(builders):
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    (place,) = re.findall(r'"runs/data/(downloads/.*)/"\*', readme)
+    assert len(list((builders["videos"].final.parents[2] / place).iterdir())) == 1
 
 
 def test_all_that_was_annotated_is_there(builders):
