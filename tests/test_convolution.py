@@ -33,6 +33,25 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
 
 
+@pytest.mark.parametrize("few", [12, 48, 96, 1000])  # As a video; as images; those of the zoo; as a product.
+@pytest.mark.parametrize("frames", [1, 7, 16])
+@pytest.mark.parametrize("window,strides", [*WINDOWS, ((7, 7), (2, 2)), ((3, 3), (1, 1))])
+def test_convolution_of_few_channels_equals_xlas(window, strides, frames, few, float64, monkeypatch):
+    monkeypatch.setattr(convolution, "FEW", few)
+    x, kernel = random(0, 2, *(frames, 9, 12)[-len(window) :], 3), random(1, *window, 3, 4)
+    plain = convolution._conv3d if len(window) == 3 else convolution._conv2d
+
+    def loss(form, x, kernel):
+        y = form(x, kernel, strides)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
+    (_, wanted), wanted_grads = run(plain, x, kernel)
+    (_, found), grads = run(convolution._conv_of_few_channels, x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
+
+
 @pytest.mark.parametrize("window,strides", WINDOWS[:2])
 def test_fewer_multiplications_round_as_finely_as_documented(window, strides, monkeypatch):
     x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)

@@ -13,10 +13,10 @@ def random(seed, *shape):
 
 def test_groups_of_batch_norm_are_replicas_of_their_own():
     x = random(0, 6, 4, 3, 3, 5) * 3 + 1
-    one, three = layers.BatchNorm(1, 0.9), layers.BatchNorm(3, 0.9)
-    variables = one.init(jax.random.key(0), x, False)
-    grouped, new = three.apply(variables, x, True, mutable=["batch_stats"])
-    alone = [one.apply(variables, x[i : i + 2], True, mutable=["batch_stats"]) for i in (0, 2, 4)]
+    one, three = layers.BatchNorm(5, 1, 0.9), layers.BatchNorm(5, 3, 0.9)
+    variables = one.init(jax.random.key(0), x)
+    grouped, new = three.apply(variables, x, mutable=["batch_stats"])
+    alone = [one.apply(variables, x[i : i + 2], mutable=["batch_stats"]) for i in (0, 2, 4)]
     np.testing.assert_allclose(grouped, jnp.concatenate([y for y, _ in alone]), atol=1e-5)
     for name in "mean", "var":
         average = sum(stats["batch_stats"][name] for _, stats in alone) / 3
@@ -26,12 +26,12 @@ def test_groups_of_batch_norm_are_replicas_of_their_own():
 @pytest.mark.parametrize("relu", [False, True])
 def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
     x, weights = random(0, 6, 4, 3, 5) * 3 + 1, random(1, 6, 4, 3, 5)
-    norm = layers.BatchNorm(3, relu=relu)
+    norm = layers.BatchNorm(5, 3, relu=relu)
     bias = random(2, 5)
-    stats = norm.init(jax.random.key(0), x, False)["batch_stats"]
+    stats = norm.init(jax.random.key(0), x)["batch_stats"]
 
     def ours(x, bias):
-        y, _ = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+        y, _ = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"])
         return (weights * y).sum()
 
     def defined(x, bias):
@@ -45,10 +45,10 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
 
 def test_batch_norm_follows_the_release():
     x = random(0, 4, 2, 3, 3, 5).astype(jnp.float32)
-    norm = layers.BatchNorm()
-    variables = norm.init(jax.random.key(0), x, False)
+    norm = layers.BatchNorm(5)
+    variables = norm.init(jax.random.key(0), x)
     assert set(variables["params"]) == {"bias"}  # No scale.
-    y, new = norm.apply(variables, x, True, mutable=["batch_stats"])
+    y, new = norm.apply(variables, x, mutable=["batch_stats"])
     x, axes = np.asarray(x), (0, 1, 2, 3)
     np.testing.assert_allclose(y, (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-3), atol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.001 * x.mean(axes), rtol=1e-4)
@@ -56,12 +56,12 @@ def test_batch_norm_follows_the_release():
 
 
 def test_batch_norm_names_a_batch_that_cannot_be_cut():
-    norm = layers.BatchNorm(4)
-    variables = norm.init(jax.random.key(0), jnp.zeros((4, 2)), False)
+    norm = layers.BatchNorm(2, 4)
+    variables = norm.init(jax.random.key(0), jnp.zeros((8, 2)))
     with pytest.raises(ValueError, match="batch of 6 cannot be cut into 4"):
-        norm.apply(variables, jnp.zeros((6, 2)), True, mutable=["batch_stats"])
+        norm.apply(variables, jnp.zeros((6, 2)), mutable=["batch_stats"])
     with pytest.raises(ValueError, match="a group with one value per channel has no variance"):
-        norm.apply(variables, jnp.zeros((4, 2)), True, mutable=["batch_stats"])
+        norm.apply(variables, jnp.zeros((4, 2)), mutable=["batch_stats"])
 
 
 def test_kernels_start_with_variance_one_over_fan_in():

@@ -19,9 +19,13 @@ WINDOWS = [
 ]
 
 
+FORMS = [pooling.max_pool, pooling._max_by_axis]  # A CPU's, a GPU's.
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("frames", [1, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
-def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, frames, float64):
+def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, frames, form, float64):
     rng = np.random.default_rng(0)
     shape = (2, frames, 9, 12, 3) if len(window) == 3 else (frames, 9, 12, 3)
     x = jnp.asarray(rng.integers(-3, 3, shape).astype(float))
@@ -33,15 +37,16 @@ def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, fra
 
     run = jax.jit(jax.value_and_grad(loss, 1, has_aux=True), static_argnums=0)
     (_, plain), plain_grad = run(lambda x: nn.max_pool(x, window, strides, "SAME"), x)
-    (_, separable), separable_grad = run(lambda x: pooling.max_pool(x, window, strides), x)
-    np.testing.assert_array_equal(separable, plain)
-    np.testing.assert_allclose(separable_grad, plain_grad, atol=1e-12)
+    (_, ours), our_grad = run(lambda x: form(x, window, strides), x)
+    np.testing.assert_array_equal(ours, plain)
+    np.testing.assert_allclose(our_grad, plain_grad, atol=1e-12)
 
 
-def test_max_pool_passes_nan_on_wherever_it_is():
+@pytest.mark.parametrize("form", FORMS)
+def test_max_pool_passes_nan_on_wherever_it_is(form):
     x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(jnp.nan)
     plain = nn.max_pool(x, (3, 3), (1, 1), "SAME")
-    np.testing.assert_array_equal(pooling.max_pool(x, (3, 3), (1, 1)), plain)
+    np.testing.assert_array_equal(form(x, (3, 3), (1, 1)), plain)
 
 
 @pytest.mark.parametrize("shape,window", [((4, 3, 8, 8, 5), (1, 3, 3)), ((4, 8, 8, 5), (3, 3))])

@@ -8,7 +8,6 @@ are medians. --sample are the release's sample clip and its flow, whose pairs 2 
 """
 
 import functools
-import importlib.util
 import itertools
 import pathlib
 
@@ -31,11 +30,13 @@ def methods(batch: int | None) -> dict:
         return lambda frames: np.stack(list(of_frames(frames, flow.PRESETS[preset], batch_size=batch))[:-1])
 
     found = {preset: ours(preset) for preset in flow.PRESETS}
-    if importlib.util.find_spec("cv2") is None:
-        print("OpenCV is not installed and does not take part")
+    try:
+        import cv2
+    except ImportError:
+        cv2 = None
+    if not hasattr(cv2, "optflow"):
+        print("OpenCV with its contributed modules is not installed and does not take part")
         return found
-    import cv2
-
     method = cv2.optflow.DualTVL1OpticalFlow_create()
 
     def opencvs(frames):

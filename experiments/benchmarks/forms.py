@@ -41,15 +41,6 @@ def more_channels(x, kernel, to):
     return convolution._conv3d(x, kernel, (2, 2, 2))
 
 
-def space_to_depth(x, kernel):
-    """Blocks of 2x2x2 as channels: 4x4x4 taps at stride 1. Even sizes only."""
-    batch, frames, height, width, inputs = x.shape
-    x = x.reshape(batch, frames // 2, 2, height // 2, 2, width // 2, 2, inputs).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    kernel = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2).reshape(4, 2, 4, 2, 4, 2, inputs, -1)
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(4, 4, 4, 8 * inputs, -1)
-    return convolution._conv3d(x.reshape(*x.shape[:4], -1), kernel, (1, 1, 1))
-
-
 def normalised(conv: Callable) -> Callable:
     """A convolution with a test's batch norm and ReLU after it, in float32."""
 
@@ -70,21 +61,13 @@ def folded(conv: Callable) -> Callable:
     return of
 
 
-def separable_max_pool(x, window, strides):
-    """One axis after another, winners kept as bytes: a CPU's form, without its loop over frames."""
-    for axis in (3, 2, 1):
-        if (window[axis - 1], strides[axis - 1]) != (1, 1):
-            x = pooling._max_over_axis(x, axis, window[axis - 1], strides[axis - 1])
-    return x
-
-
 ONCE, TWICE = (functools.partial(convolution._conv3d, strides=(n, n, n)) for n in (1, 2))
 PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,
     "3-D, 8 channels": functools.partial(more_channels, to=8),
-    "space to depth": space_to_depth,
     "2-D, taps as inputs": functools.partial(taps_as_inputs, stride=2, to=8),
+    "blocks and taps as inputs": functools.partial(convolution._conv_of_few_channels, strides=(2, 2, 2)),
 }
 THREE = {
     "3-D": ONCE,
@@ -103,7 +86,7 @@ def pools(window: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Callab
     """Of a video."""
     return {
         "XLA's": lambda x: nn.max_pool(x, window, strides, "SAME"),
-        "separable": lambda x: separable_max_pool(x, window, strides),
+        "by axis": lambda x: pooling._max_by_axis(x, window, strides),
     }
 
 

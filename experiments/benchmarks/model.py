@@ -57,9 +57,7 @@ class Task:
         """Noise, f32 [B, T, H, W, C] in [-1, 1]."""
         rng = np.random.default_rng(0)
         return {
-            stream: rng.uniform(-1, 1, (self.batch, frames, self.size, self.size, models.CHANNELS[stream])).astype(
-                np.float32
-            )
+            stream: 2 * rng.random((self.batch, frames, self.size, self.size, models.CHANNELS[stream]), np.float32) - 1
             for stream, frames in self.frames.items()
         }
 
@@ -67,7 +65,7 @@ class Task:
         """Noise as training's clips are."""
         rng = np.random.default_rng(0)
         return {
-            stream: rng.integers(0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size))).astype(np.uint8)
+            stream: rng.integers(0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size)), np.uint8)
             for stream, frames in self.frames.items()
         } | {
             "corner": np.zeros((self.batch, 2), np.int32),
@@ -99,7 +97,9 @@ class Task:
 def _variables(model: str, classes: int, size: int) -> Any:
     example = models.example(models.MODELS[model].train, size)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-    return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
+    with jax.default_device(jax.devices("cpu")[0]):  # Sooner compiled there.
+        variables = jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
+    return jax.device_put(variables, jax.local_devices()[0])
 
 
 @contextlib.contextmanager
@@ -258,7 +258,7 @@ def side() -> int:
 def peak(dtype: Any) -> Callable:
     """A large matrix product, of noise: of ones or zeros some devices take less time."""
     a = jax.random.uniform(jax.random.key(0), (side(), side()), jnp.float32, -1, 1).astype(dtype)
-    product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
+    product = jax.jit(lambda a: convolution.conv(a, a, ()), compiler_options=convolution.compiler_options())
     return functools.partial(done, product, a)
 
 

@@ -13,12 +13,19 @@ import numpy as np
 from jax import lax
 
 
-def compiler_options() -> dict[str, str] | None:
+def compiler_options() -> dict[str, str | int] | None:
     """What to compile a whole network with, for `jax.jit`.
 
     On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
-    than the one before it; the option, experimental by its name, gives them back.
+    than the one before it; the option, experimental by its name, gives them back. On a GPU, XLA by itself lays videos out channels
+    first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or several in one.
     """
+    if jax.default_backend() == "gpu":
+        return {
+            "xla_gpu_force_conv_nhwc": True,
+            "xla_gpu_enable_triton_gemm": False,
+            "xla_gpu_dot_merger_threshold_mb": 0,
+        }
     if jax.default_backend() == "cpu" and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
         return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     return None
@@ -40,20 +47,25 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     """
     window, strides = kernel.shape[:-2], tuple(strides)
     if all(n == 1 for n in window + strides):
-        y = jnp.dot(
-            x, kernel.reshape(kernel.shape[-2:]), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
-        )
-        return y.astype(x.dtype)
-    if len(window) == 2:
-        return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return lax.platform_dependent(x, kernel.reshape(kernel.shape[-2:]), cpu=_wide_product, default=jnp.dot)
     if time_padding == "edge":
         return _conv3d(x, kernel, strides, "edge")
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_conv3d_as_2d, strides=strides),
-        default=functools.partial(_conv3d, strides=strides),
-    )
+    plain = _conv2d if len(window) == 2 else _conv3d
+    forms = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
+    if x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
+        forms["cuda"] = _conv_of_few_channels
+    forms = {name: functools.partial(form, strides=strides) for name, form in (forms | {"default": plain}).items()}
+    return lax.platform_dependent(x, kernel, **forms)
+
+
+def _wide_product(x, kernel):
+    """A CPU has products of half-precision numbers with results in float32, and is slow at others."""
+    y = jnp.dot(x, kernel, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    return y.astype(x.dtype)
+
+
+def _conv2d(x, kernel, strides, padding: Any = "SAME"):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _conv3d(x, kernel, strides, time_padding="zeros"):
@@ -62,6 +74,54 @@ def _conv3d(x, kernel, strides, time_padding="zeros"):
         x = jnp.pad(x, [(0, 0), pads[0], (0, 0), (0, 0), (0, 0)], mode="edge")
         pads[0] = (0, 0)
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+
+
+# Up to how many channels a GPU's convolution of colours or flow is given, and of what number multiples.
+FEW, MULTIPLE = 96, 32
+
+
+def _conv_of_few_channels(x, kernel, strides):
+    """The same convolution with more channels, as a GPU's matrix units want them, and less taps.
+
+    Blocks of pixels as large as the strides become channels, and then, as long as these stay few, all taps along one axis after
+    another. What is left is a convolution of images or, if no tap is, a product.
+    """
+    sizes, window, axes = x.shape[1:-1], kernel.shape[:-2], range(x.ndim - 2)
+    outputs = [-(-size // stride) for size, stride in zip(sizes, strides)]
+    taps = [-(-size // stride) for size, stride in zip(window, strides)]
+    befores = [before for before, _ in same_pads(sizes, window, strides)]
+    # Whole blocks: zeros after the last pixel, and taps of zeros after the last.
+    afters = [(outputs[i] - 1 + taps[i]) * strides[i] - sizes[i] - befores[i] for i in axes]
+    x = jnp.pad(x, [(0, 0), *zip(befores, afters), (0, 0)])
+    kernel = jnp.pad(kernel, [*((0, taps[i] * strides[i] - window[i]) for i in axes), (0, 0), (0, 0)])
+    x = _blocks_as_channels(x, strides, 1)
+    kernel = _blocks_as_channels(kernel, strides, 0)
+    for i in axes:
+        if x.shape[-1] * taps[i] > FEW:
+            break
+        x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + outputs[i], axis=1 + i) for tap in range(taps[i])], -1)
+        kernel = jnp.concatenate([lax.slice_in_dim(kernel, tap, tap + 1, axis=i) for tap in range(taps[i])], -2)
+    more = -x.shape[-1] % MULTIPLE
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
+    kernel = jnp.pad(kernel, [(0, 0)] * len(axes) + [(0, more), (0, 0)])
+    if math.prod(kernel.shape[:-2]) == 1:
+        return jnp.dot(x, kernel.reshape(kernel.shape[-2:]))
+    if kernel.shape[0] == 1 and len(axes) == 3:
+        y = _conv2d(x.reshape(-1, *x.shape[2:]), kernel[0], (1, 1), "VALID")
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+    form = ("NHWC", "HWIO", "NHWC") if len(axes) == 2 else ("NDHWC", "DHWIO", "NDHWC")
+    return lax.conv_general_dilated(x, kernel, (1,) * len(axes), "VALID", dimension_numbers=form)
+
+
+def _blocks_as_channels(x, blocks, axis):
+    """x [..., *positions, C, ...], the positions from `axis` on, with the positions of every block as channels before C."""
+    number = len(blocks)
+    before, positions, after = x.shape[:axis], x.shape[axis : axis + number], x.shape[axis + number :]
+    shape = [n for size, block in zip(positions, blocks) for n in (size // block, block)]
+    x = x.reshape(*before, *shape, *after)
+    inner = [axis + 1 + 2 * i for i in range(number)]
+    x = jnp.moveaxis(x, inner, range(axis + number, axis + 2 * number))
+    return x.reshape(*before, *x.shape[axis : axis + number], -1, *after[1:])
 
 
 # Multiply-adds from which saving some of them is worth more operations to compile and run.

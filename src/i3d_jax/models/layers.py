@@ -39,14 +39,16 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, scale=None, shift=None):
+        """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other."""
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        if scale is not None:
+            kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
         x = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            x = x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        return x
+            shift = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Dropout(nn.Module):
@@ -79,26 +81,30 @@ class BatchNorm(nn.Module):
     No forward-mode AD in training.
     """
 
+    features: int
     groups: int = 1
     decay: float = 0.999  # A longer memory than a short run's whole length: lower it there.
     epsilon: float = 1e-3
     relu: bool = False  # ReLU follows; one gradient for both.
 
-    @nn.compact
-    def __call__(self, x, train: bool):
-        channels = x.shape[-1]
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if not train:
-            stats = running_mean.value[None], running_var.value[None]
-            return _normalise(x.reshape(1, -1, channels), *stats, bias, self.epsilon, self.relu).reshape(x.shape)
-        check_groups(x.shape[0], x.size // channels, self.groups)
-        y, mean, var = _normalised(x.reshape(self.groups, -1, channels), bias, self.epsilon, self.relu)
+    def setup(self):
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
+        self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
+
+    def __call__(self, x):
+        """In training, x [B, *positions, C]."""
+        check_groups(x.shape[0], x.size // self.features, self.groups)
+        y, mean, var = _normalised(x.reshape(self.groups, -1, self.features), self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
-            running_mean.value = self.decay * running_mean.value + (1 - self.decay) * mean.mean(0)
-            running_var.value = self.decay * running_var.value + (1 - self.decay) * var.mean(0)
+            self.mean.value = self.decay * self.mean.value + (1 - self.decay) * mean.mean(0)
+            self.var.value = self.decay * self.var.value + (1 - self.decay) * var.mean(0)
         return y.reshape(x.shape)
+
+    def in_a_test(self) -> tuple[jax.Array, jax.Array]:
+        """What it multiplies by and what it adds, [C], by its running statistics."""
+        scale = lax.rsqrt(self.var.value + self.epsilon)
+        return scale, self.bias - self.mean.value * scale
 
 
 def _normalise(x, mean, var, bias, epsilon, relu):
@@ -124,17 +130,22 @@ def _by_own_statistics_fwd(x, bias, epsilon, relu):
 def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
 
-    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them:
-    a product it would fuse, and compute, into each of the convolution's transposes.
+    Of what is kept for it, x alone is large. What is passed over twice takes few operations, so that XLA finds it out twice and keeps
+    it nowhere. It ends in a division because XLA computes those once for all that use them: a product it would fuse, and
+    compute, into each of the convolution's transposes.
     """
     x, bias, mean, var = residual
-    deviation = jnp.sqrt(var + epsilon)[:, None]
-    unit = (at_least_float32(x) - mean[:, None]) / deviation
-    grad = at_least_float32(grads[0])
-    if relu:
-        grad = jnp.where(unit + bias[None, None] > 0, grad, 0.0)
-    shift, stretch = grad.mean(1), (grad * unit).mean(1)
-    of_x = (grad - shift[:, None] - unit * stretch[:, None]) / deviation
+    deviation = jnp.sqrt(var + epsilon)
+
+    def masked(x, grad):
+        centred, grad = at_least_float32(x) - mean[:, None], at_least_float32(grad)
+        return centred, jnp.where(centred > (-bias[None] * deviation)[:, None], grad, 0.0) if relu else grad
+
+    centred, grad = masked(x, grads[0])
+    shift, stretch = grad.mean(1), (grad * centred).mean(1) / (var + epsilon)
+    x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
+    centred, grad = masked(x, grad)
+    of_x = (grad - shift[:, None] - centred * stretch[:, None]) / deviation[:, None]
     return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0).astype(bias.dtype)
 
 
@@ -165,5 +176,6 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        x = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")(x)
-        return BatchNorm(self.groups, self.decay, relu=True, name="bn")(x, train)
+        conv = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")
+        norm = BatchNorm(self.features, self.groups, self.decay, relu=True, name="bn")
+        return norm(conv(x)) if train else nn.relu(conv(x, *norm.in_a_test()))

@@ -18,8 +18,22 @@ def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) ->
     return lax.platform_dependent(
         x,
         cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
+        cuda=functools.partial(_max_by_axis, window=window, strides=strides),
         default=functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME"),
     )
+
+
+def _max_by_axis(x, window, strides):
+    """The same, one axis after another: three operations of three values each are faster on a GPU, and going back through them
+    is several times faster, than one of 27.
+    """
+    # Not with what makes x, as branches that are concatenated, made again for every value.
+    x = lax.optimization_barrier(x)
+    # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
+    for axis, taps, stride in reversed([*zip(range(1, x.ndim - 1), window, strides, strict=True)]):
+        if (taps, stride) != (1, 1):
+            x = _max_over_axis(x, axis, taps, stride)
+    return x
 
 
 def _separable_max_pool(x, window, strides):
@@ -116,9 +130,8 @@ def _max_and_winner(x, axis, window, stride):
     winner = jnp.zeros(best.shape, jnp.int8)
     for place in range(1, window):
         value = lax.slice_in_dim(x, place, last + place, stride, axis)
-        better = (value > best) | jnp.isnan(value)  # NaN wins, as in XLA's own.
-        winner = jnp.where(better, jnp.int8(place), winner)
-        best = jnp.where(better, value, best)
+        winner = jnp.where(value > best, jnp.int8(place), winner)
+        best = jnp.maximum(best, value)  # NaN, if one is NaN.
     return best, winner
 
 
