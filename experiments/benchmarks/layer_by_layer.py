@@ -113,7 +113,7 @@ def main() -> None:
             each = {name: seconds[name] for name in seconds if name[1] == what}
             of = harness.summary({name[0]: taken for name, taken in each.items()}, next(reversed(each))[0])
             speed = times * mine["multiply_adds"] / of["ours"]["seconds"]
-            share = speed / (model.side() ** 3 / statistics.median(seconds["product"]))
+            share = speed / (model.multiply_adds_of_products() / statistics.median(seconds["product"]))
             cells += [f"{1e3 * of['ours']['seconds']:.0f}"]
             cells += [f"{1e3 * of['PyTorch']['seconds']:.0f}" if "PyTorch" in of else "not run"]
             cells += [f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else "", f"{share:.0%}"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from i3d_jax.models.convolution import at_least_float32, conv
+from i3d_jax.models import convolution
 
 
 def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -45,7 +45,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        x = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
+        x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
         if self.use_bias:
             shift = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
@@ -110,13 +110,13 @@ class BatchNorm(nn.Module):
 def _normalise(x, mean, var, bias, epsilon, relu):
     """x [groups, positions, C] by statistics [groups, C]."""
     scale = lax.rsqrt(var + epsilon)
-    y = at_least_float32(x) * scale[:, None] + (bias[None] - mean * scale)[:, None]
+    y = convolution.at_least_float32(x) * scale[:, None] + (bias[None] - mean * scale)[:, None]
     return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
 def _by_own_statistics(x, bias, epsilon, relu):
     """x [groups, positions, C] normalised by each group's own statistics, which are returned too, [groups, C]."""
-    wide = at_least_float32(x)
+    wide = convolution.at_least_float32(x)
     mean = wide.mean(1)
     var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
     return _normalise(x, mean, var, bias, epsilon, relu), mean, var
@@ -138,7 +138,7 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     deviation = jnp.sqrt(var + epsilon)
 
     def masked(x, grad):
-        centred, grad = at_least_float32(x) - mean[:, None], at_least_float32(grad)
+        centred, grad = convolution.at_least_float32(x) - mean[:, None], convolution.at_least_float32(grad)
         return centred, jnp.where(centred > (-bias[None] * deviation)[:, None], grad, 0.0) if relu else grad
 
     centred, grad = masked(x, grads[0])
@@ -178,4 +178,10 @@ class ConvBN(nn.Module):
     def __call__(self, x, train: bool):
         conv = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")
         norm = BatchNorm(self.features, self.groups, self.decay, relu=True, name="bn")
-        return norm(conv(x)) if train else nn.relu(conv(x, *norm.in_a_test()))
+        if train:
+            return norm(conv(x))
+        scale, shift = norm.in_a_test()
+        if self.window:
+            return nn.relu(conv(x, scale, shift))
+        # A dense layer's kernel is larger than its outputs.
+        return nn.relu(convolution.at_least_float32(conv(x)) * scale[None] + shift[None]).astype(self.dtype)
