@@ -97,3 +97,19 @@ def test_edge_padding_repeats_the_first_and_last_frame():
     longer = jnp.concatenate([x[:, :1], x, x[:, -1:]], 1)
     inner = convolution.conv(longer, kernel, (1, 1, 1))[:, 1:-1]
     np.testing.assert_allclose(convolution.conv(x, kernel, (1, 1, 1), "edge"), inner, atol=1e-5)
+
+
+def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels():
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64)))
+    traced = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).trace(x, kernel)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text)
+    assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
+
+
+@pytest.mark.parametrize("platform,result", [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
+def test_products_give_what_the_platform_is_fast_at(platform, result):
+    x, kernel = jnp.zeros((2, 3, 4), jnp.bfloat16), jnp.zeros((1, 4, 5), jnp.bfloat16)
+    traced = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).trace(x, kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert re.findall(r"stablehlo.dot_general.* -> tensor<2x3x5x(\w+)>", text) == [result]

@@ -55,6 +55,27 @@ def test_batch_norm_follows_the_release():
     np.testing.assert_allclose(new["batch_stats"]["var"], 0.999 + 0.001 * x.var(axes), rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("window,strides", [((), ()), ((1, 1), (1, 1)), ((3, 3, 3), (2, 2, 2))])
+def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(window, strides, backend, float64, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    unit = layers.ConvBN(5, window, strides, dtype=jnp.float64)
+    x = random(0, 2, *(6,) * len(window), 4)
+    variables = unit.init(jax.random.key(0), x, False)
+    stats = {"mean": random(1, 5), "var": jnp.exp(random(2, 5))}
+    bias = random(3, 5)
+    variables = {
+        "params": {"conv": variables["params"]["conv"], "bn": {"bias": bias}},
+        "batch_stats": {"bn": stats},
+    }
+    conv = layers.Conv(5, window, strides, dtype=jnp.float64).apply({"params": variables["params"]["conv"]}, x)
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    mean, var, bias = (each.reshape(shape) for each in (stats["mean"], stats["var"], bias))
+    wanted = nn.relu((conv - mean) / jnp.sqrt(var + 1e-3) + bias)
+    assert 0 < (wanted == 0).mean() < 1
+    np.testing.assert_allclose(unit.apply(variables, x, False), wanted, atol=1e-12)
+
+
 def test_batch_norm_names_a_batch_that_cannot_be_cut():
     norm = layers.BatchNorm(2, 4)
     variables = norm.init(jax.random.key(0), jnp.zeros((8, 2)))

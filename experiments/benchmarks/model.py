@@ -109,9 +109,14 @@ def plain() -> Iterator[None]:
     def max_pool(x, window, strides):
         return pooling.nn.max_pool(x, window, strides, "SAME")
 
+    def conv(x, kernel, strides):
+        return (convolution._conv3d if kernel.ndim == 5 else convolution._conv2d)(x, kernel, strides)
+
     with (
-        mock.patch.object(convolution, "_conv3d_as_2d", convolution._conv3d),
+        mock.patch.object(convolution, "_conv3d_as_2d", conv),
+        mock.patch.object(convolution, "_conv_of_few_channels", conv),
         mock.patch.object(pooling, "_separable_max_pool", max_pool),
+        mock.patch.object(pooling, "_max_by_axis", max_pool),
         mock.patch.object(layers, "_normalised", layers._by_own_statistics),
     ):
         yield

@@ -27,7 +27,7 @@ import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import compilation, data, datasets, distributed, metrics, models, planes, results, video, weights
-from i3d_jax.models import Network, convolution
+from i3d_jax.models import Network
 
 ALL = 10**9  # Frames; more than a video has.
 
@@ -63,7 +63,7 @@ def predictions(
         logits_of_steps,
         static_argnames="network",
         out_shardings=(whole, None),
-        compiler_options=convolution.compiler_options(),
+        compiler_options=models.compiler_options(),
     )
     timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
     programs: dict[tuple, jax.stages.Compiled] = {}

@@ -25,7 +25,7 @@ import tqdm
 from i3d_jax import compilation, files, flow, models, pixels, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
-from i3d_jax.models import Network, convolution
+from i3d_jax.models import Network
 
 DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
 
@@ -64,7 +64,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
         }
         return network.apply(variables, models.the_input(unit))
 
-    apply = jax.jit(apply, compiler_options=convolution.compiler_options())
+    apply = jax.jit(apply, compiler_options=models.compiler_options())
 
     def logits(streams: Streams) -> np.ndarray:
         ticks = timing.ticks({name: len(frames) for name, frames in streams.items()}, most)

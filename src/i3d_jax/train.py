@@ -20,7 +20,6 @@ import tqdm
 from i3d_jax import checkpoints, checks, data, datasets, distributed, models, optimizers, validation, weights
 from i3d_jax.evaluate import evaluate, on_devices, shardings
 from i3d_jax.logs import Clock, Log, profiling
-from i3d_jax.models import convolution
 from i3d_jax.models.initial import LAST, initial, plan
 from i3d_jax.step import State, initial_state, runs_per_part, train_step
 from i3d_jax.stopping import StoppedError
@@ -181,7 +180,7 @@ def train(
             functools.partial(train_step, model=network, tx=tx, parts=parts, average=average),
             donate_argnums=0,
             out_shardings=replicated,
-            compiler_options=convolution.compiler_options(),
+            compiler_options=models.compiler_options(),
         )
         info = weights.Info(
             model["name"],

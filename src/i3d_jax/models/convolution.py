@@ -47,21 +47,23 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     """
     window, strides = kernel.shape[:-2], tuple(strides)
     if all(n == 1 for n in window + strides):
-        return lax.platform_dependent(x, kernel.reshape(kernel.shape[-2:]), cpu=_wide_product, default=jnp.dot)
+        kernel = kernel.reshape(kernel.shape[-2:])
+        if x.dtype == jnp.promote_types(x.dtype, jnp.float32):
+            return jnp.dot(x, kernel)
+        return lax.platform_dependent(x, kernel, cpu=_wide_product, default=jnp.dot)
     if time_padding == "edge":
         return _conv3d(x, kernel, strides, "edge")
-    plain = _conv2d if len(window) == 2 else _conv3d
-    forms = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
+    forms: dict[str, Any] = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
     if x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
         forms["cuda"] = _conv_of_few_channels
-    forms = {name: functools.partial(form, strides=strides) for name, form in (forms | {"default": plain}).items()}
-    return lax.platform_dependent(x, kernel, **forms)
+    plain = functools.partial(_conv2d if len(window) == 2 else _conv3d, strides=strides)
+    forms = {platform: functools.partial(form, strides=strides) for platform, form in forms.items()}
+    return lax.platform_dependent(x, kernel, **forms, default=plain) if forms else plain(x, kernel)
 
 
 def _wide_product(x, kernel):
     """A CPU has products of half-precision numbers with results in float32, and is slow at others."""
-    y = jnp.dot(x, kernel, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-    return y.astype(x.dtype)
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 def _conv2d(x, kernel, strides, padding: Any = "SAME"):
@@ -109,7 +111,7 @@ def _conv_of_few_channels(x, kernel, strides):
     if kernel.shape[0] == 1 and len(axes) == 3:
         y = _conv2d(x.reshape(-1, *x.shape[2:]), kernel[0], (1, 1), "VALID")
         return y.reshape(*x.shape[:2], *y.shape[1:])
-    form = ("NHWC", "HWIO", "NHWC") if len(axes) == 2 else ("NDHWC", "DHWIO", "NDHWC")
+    form = ("NDHWC", "DHWIO", "NDHWC") if len(axes) == 3 else ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (1,) * len(axes), "VALID", dimension_numbers=form)
 
 

@@ -181,7 +181,9 @@ class ConvBN(nn.Module):
         if train:
             return norm(conv(x))
         scale, shift = norm.in_a_test()
-        if self.window:
+        # The library of a GPU adds and rectifies by itself, if nothing comes between. A dense layer's kernel is larger than its outputs.
+        if self.window and jax.default_backend() == "gpu":
             return nn.relu(conv(x, scale, shift))
-        # A dense layer's kernel is larger than its outputs.
-        return nn.relu(convolution.at_least_float32(conv(x)) * scale[None] + shift[None]).astype(self.dtype)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        y = convolution.at_least_float32(conv(x)) * scale.reshape(shape) + shift.reshape(shape)
+        return nn.relu(y).astype(self.dtype)
