@@ -34,11 +34,17 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
 
 
 @pytest.mark.parametrize("few", [12, 48, 96, 1000])  # As a video; as images; those of the zoo; as a product.
-@pytest.mark.parametrize("frames", [1, 7, 16])
-@pytest.mark.parametrize("window,strides", [*WINDOWS, ((7, 7), (2, 2)), ((3, 3), (1, 1))])
-def test_convolution_of_few_channels_equals_xlas(window, strides, frames, few, float64, monkeypatch):
+@pytest.mark.parametrize(
+    "window,strides,shape",
+    [
+        *((*each, (frames, 9, 12)) for each in WINDOWS for frames in (1, 7, 16)),
+        ((7, 7), (2, 2), (9, 12)),
+        ((3, 3), (1, 1), (9, 12)),
+    ],
+)
+def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, float64, monkeypatch):
     monkeypatch.setattr(convolution, "FEW", few)
-    x, kernel = random(0, 2, *(frames, 9, 12)[-len(window) :], 3), random(1, *window, 3, 4)
+    x, kernel = random(0, 2, *shape, 3), random(1, *window, 3, 4)
     plain = convolution._conv3d if len(window) == 3 else convolution._conv2d
 
     def loss(form, x, kernel):
@@ -105,6 +111,31 @@ def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels(
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text)
     assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_compiler_has_its_options(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    options = convolution.compiler_options()
+    assert {name.split("_")[1] for name in options} == {backend}
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA knows the options of all its backends.
+    monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
+    assert convolution.compiler_options() is None
+
+
+@pytest.mark.parametrize(
+    "window,strides", [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))]
+)
+def test_no_clips_are_convolved_to_none(window, strides):
+    x, kernel = jnp.zeros((0, *(8,) * len(window), 3)), jnp.zeros((*window, 3, 4))
+    outputs = [8 // stride for stride in strides]
+    assert convolution.conv(x, kernel, strides).shape == (0, *outputs, 4)
+
+
+def test_images_have_no_time_to_pad():
+    x, kernel = random(0, 1, 5, 5, 2), random(1, 3, 3, 2, 2)
+    wanted = convolution.conv(x, kernel, (1, 1))
+    np.testing.assert_array_equal(convolution.conv(x, kernel, (1, 1), "edge"), wanted)
 
 
 @pytest.mark.parametrize("platform,result", [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])

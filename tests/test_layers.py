@@ -76,6 +76,27 @@ def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(window, str
     np.testing.assert_allclose(unit.apply(variables, x, False), wanted, atol=1e-12)
 
 
+def test_on_a_gpu_nothing_comes_between_the_convolution_and_its_sum(monkeypatch):
+    unit, x = layers.ConvBN(8, (3, 3, 3), (1, 1, 1), dtype=jnp.bfloat16), random(0, 1, 4, 6, 6, 8).astype(jnp.bfloat16)
+    variables = unit.init(jax.random.key(0), x, False)
+
+    def applied(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        traced = jax.jit(lambda x: unit.apply(variables, x, False)).trace(x)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert "stablehlo.convolution" in text
+        return unit.apply(variables, x, False), "x144x8xf32>" in text  # Activations in float32.
+
+    (plain, widened), (folded, folded_widened) = applied("cpu"), applied("gpu")
+    assert widened and not folded_widened
+    np.testing.assert_allclose(folded.astype(jnp.float32), plain.astype(jnp.float32), atol=0.03 * plain.max())
+
+
+def test_a_layer_with_a_bias_takes_no_other():
+    with pytest.raises(AssertionError):
+        layers.Conv(2, (), (), use_bias=True).init(jax.random.key(0), jnp.zeros((1, 3)), jnp.ones(2), jnp.ones(2))
+
+
 def test_batch_norm_names_a_batch_that_cannot_be_cut():
     norm = layers.BatchNorm(2, 4)
     variables = norm.init(jax.random.key(0), jnp.zeros((8, 2)))

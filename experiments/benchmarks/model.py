@@ -97,9 +97,7 @@ class Task:
 def _variables(model: str, classes: int, size: int) -> Any:
     example = models.example(models.MODELS[model].train, size)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-    with jax.default_device(jax.devices("cpu")[0]):  # Sooner compiled there.
-        variables = jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
-    return jax.device_put(variables, jax.local_devices()[0])
+    return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
 
 
 @contextlib.contextmanager
@@ -115,6 +113,7 @@ def plain() -> Iterator[None]:
     with (
         mock.patch.object(convolution, "_conv3d_as_2d", conv),
         mock.patch.object(convolution, "_conv_of_few_channels", conv),
+        mock.patch.object(convolution, "on_cuda", lambda: False),
         mock.patch.object(pooling, "_separable_max_pool", max_pool),
         mock.patch.object(pooling, "_max_by_axis", max_pool),
         mock.patch.object(layers, "_normalised", layers._by_own_statistics),

@@ -11,24 +11,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import backend
 
 
 def compiler_options() -> dict[str, str | int] | None:
     """What to compile a whole network with, for `jax.jit`.
 
     On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
-    than the one before it; the option, experimental by its name, gives them back. On a GPU, XLA by itself lays videos out channels
-    first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or several in one.
+    than the one before it; the option, experimental by its name, gives them back. On a GPU of CUDA's, XLA by itself lays videos out
+    channels first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or
+    several in one. Of other versions nothing is known, not even whether they have the options.
     """
-    if jax.default_backend() == "gpu":
+    if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+        return None
+    if on_cuda():
         return {
             "xla_gpu_force_conv_nhwc": True,
             "xla_gpu_enable_triton_gemm": False,
             "xla_gpu_dot_merger_threshold_mb": 0,
         }
-    if jax.default_backend() == "cpu" and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+    if jax.default_backend() == "cpu":
         return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     return None
+
+
+def on_cuda() -> bool:
+    """Whether this process computes on GPUs of CUDA's."""
+    return jax.default_backend() == "gpu" and "rocm" not in backend.get_backend().platform_version.lower()
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -51,7 +60,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
         if x.dtype == jnp.promote_types(x.dtype, jnp.float32):
             return jnp.dot(x, kernel)
         return lax.platform_dependent(x, kernel, cpu=_wide_product, default=jnp.dot)
-    if time_padding == "edge":
+    if time_padding == "edge" and len(window) == 3:
         return _conv3d(x, kernel, strides, "edge")
     forms: dict[str, Any] = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
     if x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
@@ -78,7 +87,7 @@ def _conv3d(x, kernel, strides, time_padding="zeros"):
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
-# Up to how many channels a GPU's convolution of colours or flow is given, and of what number multiples.
+# Up to how many channels a GPU's convolution of few, as of colours or of flow, is given, and of what number multiples.
 FEW, MULTIPLE = 96, 32
 
 
@@ -86,7 +95,7 @@ def _conv_of_few_channels(x, kernel, strides):
     """The same convolution with more channels, as a GPU's matrix units want them, and less taps.
 
     Blocks of pixels as large as the strides become channels, and then, as long as these stay few, all taps along one axis after
-    another. What is left is a convolution of images or, if no tap is, a product.
+    another. What is left is a convolution of videos, of images if the axis of time has one tap, or a product if all have.
     """
     sizes, window, axes = x.shape[1:-1], kernel.shape[:-2], range(x.ndim - 2)
     outputs = [-(-size // stride) for size, stride in zip(sizes, strides)]
@@ -109,7 +118,7 @@ def _conv_of_few_channels(x, kernel, strides):
     if math.prod(kernel.shape[:-2]) == 1:
         return jnp.dot(x, kernel.reshape(kernel.shape[-2:]))
     if kernel.shape[0] == 1 and len(axes) == 3:
-        y = _conv2d(x.reshape(-1, *x.shape[2:]), kernel[0], (1, 1), "VALID")
+        y = _conv2d(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), kernel[0], (1, 1), "VALID")
         return y.reshape(*x.shape[:2], *y.shape[1:])
     form = ("NDHWC", "DHWIO", "NDHWC") if len(axes) == 3 else ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (1,) * len(axes), "VALID", dimension_numbers=form)
@@ -123,7 +132,7 @@ def _blocks_as_channels(x, blocks, axis):
     x = x.reshape(*before, *shape, *after)
     inner = [axis + 1 + 2 * i for i in range(number)]
     x = jnp.moveaxis(x, inner, range(axis + number, axis + 2 * number))
-    return x.reshape(*before, *x.shape[axis : axis + number], -1, *after[1:])
+    return x.reshape(*before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:])
 
 
 # Multiply-adds from which saving some of them is worth more operations to compile and run.

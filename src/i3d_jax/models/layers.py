@@ -40,7 +40,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
-        """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other."""
+        """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other, which takes a bias's place."""
+        assert scale is None or not self.use_bias, "a layer with a bias takes no other"
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         if scale is not None:
@@ -103,14 +104,17 @@ class BatchNorm(nn.Module):
 
     def in_a_test(self) -> tuple[jax.Array, jax.Array]:
         """What it multiplies by and what it adds, [C], by its running statistics."""
-        scale = lax.rsqrt(self.var.value + self.epsilon)
-        return scale, self.bias - self.mean.value * scale
+        return _scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
 
 
-def _normalise(x, mean, var, bias, epsilon, relu):
-    """x [groups, positions, C] by statistics [groups, C]."""
+def _scale_and_shift(mean, var, bias, epsilon):
     scale = lax.rsqrt(var + epsilon)
-    y = convolution.at_least_float32(x) * scale[:, None] + (bias[None] - mean * scale)[:, None]
+    return scale, bias - mean * scale
+
+
+def _scaled(x, scale, shift, relu):
+    """x [groups, positions, C] times `scale` plus `shift` [groups, C], in float32 at least."""
+    y = convolution.at_least_float32(x) * scale[:, None] + shift[:, None]
     return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
@@ -119,7 +123,7 @@ def _by_own_statistics(x, bias, epsilon, relu):
     wide = convolution.at_least_float32(x)
     mean = wide.mean(1)
     var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
-    return _normalise(x, mean, var, bias, epsilon, relu), mean, var
+    return _scaled(x, *_scale_and_shift(mean, var, bias[None], epsilon), relu), mean, var
 
 
 def _by_own_statistics_fwd(x, bias, epsilon, relu):
@@ -130,9 +134,8 @@ def _by_own_statistics_fwd(x, bias, epsilon, relu):
 def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
 
-    Of what is kept for it, x alone is large. What is passed over twice takes few operations, so that XLA finds it out twice and keeps
-    it nowhere. It ends in a division because XLA computes those once for all that use them: a product it would fuse, and
-    compute, into each of the convolution's transposes.
+    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them: a product
+    it would fuse, and compute, into each of the convolution's transposes.
     """
     x, bias, mean, var = residual
     deviation = jnp.sqrt(var + epsilon)
@@ -143,6 +146,7 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
 
     centred, grad = masked(x, grads[0])
     shift, stretch = grad.mean(1), (grad * centred).mean(1) / (var + epsilon)
+    # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
     x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
     centred, grad = masked(x, grad)
     of_x = (grad - shift[:, None] - centred * stretch[:, None]) / deviation[:, None]
@@ -181,9 +185,9 @@ class ConvBN(nn.Module):
         if train:
             return norm(conv(x))
         scale, shift = norm.in_a_test()
-        # The library of a GPU adds and rectifies by itself, if nothing comes between. A dense layer's kernel is larger than its outputs.
-        if self.window and jax.default_backend() == "gpu":
+        # A GPU's library adds and rectifies by itself, if nothing comes between; a dense layer's kernel is larger than its outputs. The
+        # process is asked, and not `platform_dependent`, which would have every unit traced twice. Both ways are the same function.
+        if self.window and convolution.on_cuda():
             return nn.relu(conv(x, scale, shift))
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        y = convolution.at_least_float32(conv(x)) * scale.reshape(shape) + shift.reshape(shape)
-        return nn.relu(y).astype(self.dtype)
+        y = conv(x)
+        return _scaled(y.reshape(1, -1, self.features), scale[None], shift[None], True).reshape(y.shape)

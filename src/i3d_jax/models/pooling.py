@@ -122,7 +122,7 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("axis", "window", "stride"))
 def _max_and_winner(x, axis, window, stride):
-    """The maximum of each window along one axis, and the place of its first occurrence in the window (int8)."""
+    """The maximum of each window along one axis, and the place of its first occurrence in the window (int8; any, if it is NaN)."""
     (before, after), *_ = same_pads((x.shape[axis],), (window,), (stride,))
     x = _padded(x, axis, before, after, -jnp.inf)
     last = x.shape[axis] - window + 1
