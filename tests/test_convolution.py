@@ -27,7 +27,7 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, plain), plain_grads = run(convolution._conv3d, x, kernel)
+    (_, plain), plain_grads = run(convolution._plain, x, kernel)
     (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
@@ -45,14 +45,13 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
 def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, float64, monkeypatch):
     monkeypatch.setattr(convolution, "FEW", few)
     x, kernel = random(0, 2, *shape, 3), random(1, *window, 3, 4)
-    plain = convolution._conv3d if len(window) == 3 else convolution._conv2d
 
     def loss(form, x, kernel):
         y = form(x, kernel, strides)
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, wanted), wanted_grads = run(plain, x, kernel)
+    (_, wanted), wanted_grads = run(convolution._plain, x, kernel)
     (_, found), grads = run(convolution._conv_of_few_channels, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
@@ -65,7 +64,7 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
     def error(large, dtype):
         monkeypatch.setattr(convolution, "LARGE", large)
         with jax.enable_x64(True):
-            exact = convolution._conv3d(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
+            exact = convolution._plain(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
         found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(
             x.astype(dtype), kernel.astype(dtype)
         )

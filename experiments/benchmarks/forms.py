@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax.models import convolution, pooling
+from i3d_jax.models import convolution, pooling, toom_cook
 
 
 def taps_as_inputs(x, kernel, stride=1, to=1):
@@ -32,13 +32,13 @@ def taps_as_inputs(x, kernel, stride=1, to=1):
     more = -x.shape[-1] % to
     x = jnp.pad(x, [(0, 0)] * 4 + [(0, more)])
     kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more), (0, 0)])
-    return convolution._conv2d_of_runs(x, kernel, (stride, stride))
+    return toom_cook.conv2d_of_runs(x, kernel, (stride, stride))
 
 
 def more_channels(x, kernel, to):
     more = (0, to - x.shape[-1])
     x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
-    return convolution._conv3d(x, kernel, (2, 2, 2))
+    return convolution._plain(x, kernel, (2, 2, 2))
 
 
 def normalised(conv: Callable) -> Callable:
@@ -61,7 +61,7 @@ def folded(conv: Callable) -> Callable:
     return of
 
 
-ONCE, TWICE = (functools.partial(convolution._conv3d, strides=(n, n, n)) for n in (1, 2))
+ONCE, TWICE = (functools.partial(convolution._plain, strides=(n, n, n)) for n in (1, 2))
 PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,

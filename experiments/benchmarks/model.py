@@ -107,12 +107,9 @@ def plain() -> Iterator[None]:
     def max_pool(x, window, strides):
         return pooling.nn.max_pool(x, window, strides, "SAME")
 
-    def conv(x, kernel, strides):
-        return (convolution._conv3d if kernel.ndim == 5 else convolution._conv2d)(x, kernel, strides)
-
     with (
-        mock.patch.object(convolution, "_conv3d_as_2d", conv),
-        mock.patch.object(convolution, "_conv_of_few_channels", conv),
+        mock.patch.object(convolution, "_conv3d_as_2d", convolution._plain),
+        mock.patch.object(convolution, "_conv_of_few_channels", convolution._plain),
         mock.patch.object(convolution, "on_cuda", lambda: False),
         mock.patch.object(pooling, "_separable_max_pool", max_pool),
         mock.patch.object(pooling, "_max_by_axis", max_pool),
