@@ -460,6 +460,17 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="inception", dims=3)), "model 'inception'"),
         (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
+        (
+            dict(model=dict(name="inception", dtype="float17")),
+            "dtype is 'float17', wanted a type of floating-point numbers",
+        ),
+        (
+            dict(model=dict(name="inception", dtype="int32")),
+            "dtype is 'int32', wanted a type of floating-point numbers",
+        ),
+        (dict(model=dict(name="inception", width=-1.0)), "width is -1.0, wanted a positive number"),
+        (dict(model=dict(name="inception", dropout=2.0)), "dropout is 2.0, wanted a number from 0 to less than 1"),
+        (dict(model=dict(name="inception", norm_decay="x")), "norm_decay is 'x', wanted a number from 0 to 1"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
         (dict(clips=dict(rgb=(1, 1), crop=58)), "config.clips.crop: 58 pixels of frames whose short side has 56"),
         (dict(clips=dict(rgb=(1, 1), crop=32, process=1)), "config.clips.process: is not for a config to set"),

@@ -1,5 +1,6 @@
 """The model zoo: `build(name, ...)` makes a network, a Flax module of pure functions over pytrees."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,19 +52,38 @@ MODELS = {
 }
 
 
+# What options of all networks may be.
+VALUES = {
+    "width": (lambda value: value > 0, "a positive number"),
+    "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
+    "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "dtype": (
+        lambda value: jnp.issubdtype(jnp.dtype(value), jnp.floating),
+        "a type of floating-point numbers, as 'bfloat16'",
+    ),
+}
+
+
 def build(name: str, **options) -> Network:
     """Returns the model called `name`, one of MODELS; `options` are its attributes, `num_classes` among them.
 
     Raises:
-      ValueError: no such model, or an option that it does not take.
+      ValueError: no such model, or an option that it does not take, or not with that value.
     """
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
     model = MODELS[name]
     try:
-        return model.network(**model.attributes, **options)
+        network = model.network(**model.attributes, **options)
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from None
+    for option, (fits, wanted) in VALUES.items():
+        value = getattr(network, option)
+        with contextlib.suppress(TypeError):  # Of another type altogether.
+            if fits(value):
+                continue
+        raise ValueError(f"model {name!r}: {option} is {value!r}, wanted {wanted}")
+    return network
 
 
 def example(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> Any:
