@@ -1,10 +1,13 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax.models import layers
+from i3d_jax import models
+from i3d_jax.models import initializers, layers
 
 
 def random(seed, *shape):
@@ -107,7 +110,22 @@ def test_batch_norm_names_a_batch_that_cannot_be_cut():
 
 
 def test_kernels_start_with_variance_one_over_fan_in():
-    kernel = layers.kernel_init(jax.random.key(0), (3, 3, 3, 50, 40))
+    kernel = initializers.kernel_init(jax.random.key(0), (3, 3, 3, 50, 40))
     assert kernel.std() * np.sqrt(27 * 50) == pytest.approx(1, abs=0.01)
     assert abs(kernel).max() * np.sqrt(27 * 50) < 2 / 0.8796 + 1e-3  # Truncated at two standard deviations.
     assert np.unique(kernel).size > 0.99 * kernel.size
+
+
+@pytest.mark.parametrize(("name", "kernels"), [("convnet_lstm", 59), ("c3d", 11)])
+def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kernels):
+    network = models.build(name, num_classes=7, width=0.05)
+    arguments = jax.random.key(3), models.example(models.MODELS[name].train, 32)
+    loops, variables = [], []
+    for init in (network.init, functools.partial(nn.Module.init, network)):
+        lowered = jax.jit(init).lower(*arguments)
+        loops.append(lowered.as_text().count("stablehlo.while"))
+        variables.append(
+            lowered.compile()(arguments[0], jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), arguments[1]))
+        )
+    assert loops[1] - loops[0] == kernels - 1
+    jax.tree.map(np.testing.assert_array_equal, *variables)

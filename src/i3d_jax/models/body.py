@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution, layers, pooling
+from i3d_jax.models import convolution, initializers, layers, pooling
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}
@@ -64,6 +64,13 @@ class Network(nn.Module):
     dtype: Any = jnp.float32
     fixed: bool = False
     remat: bool = False
+
+    @nn.nowrap
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """Flax's, whose variables these are; compiled in a quarter of the time, since all kernels are drawn in one loop."""
+        with initializers.drawn_together() as drawn:
+            variables = super().init(*args, **kwargs)
+        return drawn(variables)
 
     @property
     def timing(self) -> Timing:

@@ -19,6 +19,7 @@ from jax import lax
 from i3d_jax.models import convolution, layers
 from i3d_jax.models.body import VIDEO, Network, check_stream
 from i3d_jax.models.inception import Inception
+from i3d_jax.models.initializers import kernel_init
 from i3d_jax.models.timing import Timing
 
 
@@ -84,7 +85,7 @@ class NormLSTM(nn.Module):
     def __call__(self, x, train: bool, carry: Any = None):
         batch, frames, channels = x.shape
         gates = 4 * self.hidden
-        input_kernel = self.param("input_kernel", layers.kernel_init, (channels, gates), jnp.float32)
+        input_kernel = self.param("input_kernel", kernel_init, (channels, gates))
         hidden_kernel = self.param("hidden_kernel", nn.initializers.orthogonal(), (self.hidden, gates), jnp.float32)
         gamma = nn.initializers.constant(self.scale)
         input_scale = self.param("input_scale", gamma, (gates,), jnp.float32)

@@ -4,7 +4,6 @@ Kernels, windows and strides are (time, height, width), or (height, width) for i
 published checkpoints; how a layer computes is the business of this file, of `convolution.py` and of `pooling.py` alone.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,19 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import convolution
-
-
-def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Truncated normal of variance 1 / fan-in, as the release's (Sonnet's) default.
-
-    Drawn in a loop over small chunks: XLA compiles a random generator anew for every shape, a third of a second each.
-    """
-    size, chunk = math.prod(shape), 4096
-    # 0.8796 is the standard deviation of a standard normal truncated to [-2, 2].
-    scale = 1 / (0.87962566 * math.sqrt(math.prod(shape[:-1])))
-    keys = jax.random.split(key, -(-size // chunk))
-    draws = lax.map(lambda key: jax.random.truncated_normal(key, -2.0, 2.0, (chunk,), dtype), keys)
-    return scale * draws.reshape(-1)[:size].reshape(shape)
+from i3d_jax.models.initializers import kernel_init
 
 
 class Conv(nn.Module):
@@ -43,7 +30,7 @@ class Conv(nn.Module):
         """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other, which takes a bias's place."""
         assert scale is None or not self.use_bias, "a layer with a bias takes no other"
         shape = (*self.window, x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        kernel = self.param("kernel", kernel_init, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
         x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
