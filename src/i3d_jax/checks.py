@@ -120,9 +120,8 @@ def validate(config: dict, run: Callable) -> None:
         raise ConfigError(
             "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
         )
-    group = config.get("norm_group") or config["batch_size"]
-    validate_clips("config.clips", config["clips"], builder, network, group)
-    validate_clips("config.test_clips", config["test_clips"], builder, network)
+    validate_clips("config.clips", config["clips"], builder)
+    validate_clips("config.test_clips", config["test_clips"], builder)
     same = [set(config[section]) & {"rgb", "flow"} for section in ("clips", "test_clips")]
     if same[0] != same[1]:
         raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
@@ -145,6 +144,9 @@ def validate(config: dict, run: Callable) -> None:
         raise ConfigError(
             "config.fixed: what is before the last layer is not trained: config.init must say where it is from"
         )
+    # Last, as networks take seconds to be traced.
+    validate_network("config.clips", config["clips"], network, norm_group or batch_size)
+    validate_network("config.test_clips", config["test_clips"], network)
     if config.get("pretrain") is not None:
         if config.get("init") is not None:
             raise ConfigError("config.pretrain and config.init: only one can say what to start from")
@@ -200,10 +202,8 @@ def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) 
             raise ConfigError(f"config.{name}: {split!r} has no clips")
 
 
-def validate_clips(
-    where: str, clips: dict, builder: Any, network: models.Network, norm_group: int | None = None
-) -> None:
-    """Checks that a data set has such clips and a network takes them; in training if there is a `norm_group`."""
+def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> None:
+    """Checks that a data set has such clips."""
     for name in ("batch_size", "threads", "crop"):
         value = clips.get(name, 1)
         if not is_count(value):
@@ -220,11 +220,19 @@ def validate_clips(
         raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
     try:
         streams = data.streams(clips.get("rgb"), clips.get("flow"))
-        lacking = [stream for stream in streams if stream not in builder.streams]
-        if lacking:
-            raise ValueError(f"the data set has no {lacking[0]}")
-        if clips.get("short_side") and "flow" in streams:
-            raise ValueError("short_side: flow cannot be resized")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    lacking = [stream for stream in streams if stream not in builder.streams]
+    if lacking:
+        raise ConfigError(f"{where}: the data set has no {lacking[0]}")
+    if clips.get("short_side") and "flow" in streams:
+        raise ConfigError(f"{where}: short_side: flow cannot be resized")
+
+
+def validate_network(where: str, clips: dict, network: models.Network, norm_group: int | None = None) -> None:
+    """Checks that a network takes such clips; in training if there is a `norm_group`."""
+    streams = data.streams(clips.get("rgb"), clips.get("flow"))
+    try:
         if norm_group is None:  # Of a test video the whole ticks are used.
             timing = network.timing
             most = {stream: frames for stream, (frames, _) in streams.items()}
@@ -233,11 +241,9 @@ def validate_clips(
                     raise ValueError(f"{stream}: {frames} frames, and the network takes {least} at least")
             ticks = timing.ticks(most, most)
             streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
-        key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
-        variables = jax.eval_shape(network.init, key, batch)
-        if norm_group is not None:
-            train = functools.partial(network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-            jax.eval_shape(train, variables, batch)
+        key, batch = jax.random.key(0), models.example(streams, clips["crop"], norm_group or 1)
+        keys = {"params": key, "dropout": key}
+        jax.eval_shape(functools.partial(network.init, train=norm_group is not None), keys, batch)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 
