@@ -1,3 +1,4 @@
+import functools
 import math
 import re
 
@@ -20,6 +21,7 @@ def random(seed, *shape):
 @pytest.mark.parametrize("window,strides", WINDOWS)
 def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
     monkeypatch.setattr(convolution, "LARGE", large)
+    monkeypatch.setattr(convolution, "MANY", 0)
     x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
 
     def loss(convolve, x, kernel):
@@ -31,6 +33,20 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
     (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
+
+
+def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 2 * 8 * 12 * 12 * 27 * 4 * 4)
+    monkeypatch.setattr(convolution, "MANY", 2 * 8 * 12 * 12)
+
+    def convolutions(frames, size, channels):
+        x, kernel = jnp.zeros((2, frames, size, size, channels)), jnp.zeros((3, 3, 3, channels, channels))
+        form = functools.partial(convolution._conv3d_as_2d, strides=(1, 1, 1))
+        return jax.jit(form).lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    assert convolutions(8, 12, 4) == 6  # Four outputs of three taps at a time.
+    assert convolutions(8, 12, 3) == 1  # Not large.
+    assert convolutions(8, 10, 8) == 1  # Large by its channels alone.
 
 
 @pytest.mark.parametrize("few", [12, 48, 96, 1000])  # As a video; as images; those of the zoo; as a product.
@@ -63,6 +79,7 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
 
     def error(large, dtype):
         monkeypatch.setattr(convolution, "LARGE", large)
+        monkeypatch.setattr(convolution, "MANY", 0)
         with jax.enable_x64(True):
             exact = convolution._plain(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
         found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(

@@ -134,8 +134,9 @@ def _blocks_as_channels(x, blocks, axis):
     return x.reshape(*before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:])
 
 
-# Multiply-adds from which saving some of them is worth more operations to compile and run.
-LARGE = 1.5e9
+# Multiply-adds from which saving some of them is worth more operations to compile and run, and positions from which it is worth
+# the sums of kernels, forward and back.
+LARGE, MANY = 1.5e9, 1000
 
 
 def _conv3d_as_2d(x, kernel, strides):
@@ -162,7 +163,7 @@ def _conv3d_as_2d(x, kernel, strides):
     step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
     work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
     y: Any
-    if step > 1 and work >= LARGE:
+    if step > 1 and work >= max(LARGE, MANY * kernel.size):
         y = toom_cook.conv_over_time(x, kernel, before // stride, step, strides[1:])
     else:
         y = _taps_as_channels(x, kernel, before // stride, strides[1:])
