@@ -129,3 +129,12 @@ def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kerne
         )
     assert loops[1] - loops[0] == kernels - 1
     jax.tree.map(np.testing.assert_array_equal, *variables)
+
+
+def test_a_network_that_begins_is_traced_in_plain_forms():
+    clips = models.example(models.MODELS["fused_two_stream"].train, 32)
+    network = models.build("fused_two_stream", num_classes=7, width=0.05)
+    begun = jax.make_jaxpr(network.init)(jax.random.key(0), clips)
+    variables = jax.eval_shape(network.init, jax.random.key(0), clips)
+    assert "platform_index" in str(jax.make_jaxpr(network.apply)(variables, clips))
+    assert "platform_index" not in str(begun) and "custom_vjp" not in str(begun)

@@ -30,7 +30,8 @@ class Mixed(nn.Module):
         b1 = self.unit(c1b, three, one, name="b1b")(b1, train)
         b2 = self.unit(c2a, one, one, name="b2a")(x, train)
         b2 = self.unit(c2b, three, one, name="b2b")(b2, train)
-        b3 = self.unit(c3, one, one, name="b3")(pooling.max_pool(x, three, one), train)
+        b3 = pooling.max_pool(x, three, one, self.is_initializing())
+        b3 = self.unit(c3, one, one, name="b3")(b3, train)
         return jnp.concatenate([b0, b1, b2, b3], -1)
 
 
@@ -106,7 +107,7 @@ class Network(nn.Module):
         for kind, name, *spec in table:
             if kind == "pool":
                 window, strides = spec
-                x = pooling.max_pool(x, window[-dims:], strides[-dims:])
+                x = pooling.max_pool(x, window[-dims:], strides[-dims:], self.is_initializing())
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)

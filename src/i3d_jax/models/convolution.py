@@ -50,10 +50,14 @@ def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[in
     return lax.padtype_to_pads(shape, window, strides, "SAME")
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros", plain: bool = False
+) -> jax.Array:
     """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
 
-    `time_padding="edge"` repeats a video's first and last frame instead of padding the time axis with zeros.
+    Args:
+      time_padding: "edge" repeats a video's first and last frame instead of padding the time axis with zeros.
+      plain: as XLA has it, which is quick to trace, where nothing but the shape is wanted.
     """
     window, strides = kernel.shape[:-2], tuple(strides)
     if all(n == 1 for n in window + strides):
@@ -66,9 +70,10 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     forms: dict[str, Any] = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
     if x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
         forms["cuda"] = _conv_of_few_channels
-    plain = functools.partial(_plain, strides=strides)
+    if plain or not forms:
+        return _plain(x, kernel, strides)
     forms = {platform: functools.partial(form, strides=strides) for platform, form in forms.items()}
-    return lax.platform_dependent(x, kernel, **forms, default=plain) if forms else plain(x, kernel)
+    return lax.platform_dependent(x, kernel, **forms, default=functools.partial(_plain, strides=strides))
 
 
 def _wide_product(x, kernel):

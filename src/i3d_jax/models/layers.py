@@ -33,7 +33,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", kernel_init, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
+        x, kernel, plain = x.astype(self.dtype), kernel.astype(self.dtype), self.is_initializing()
+        x = convolution.conv(x, kernel, self.strides, self.time_padding, plain)
         if self.use_bias:
             shift = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -13,13 +13,19 @@ from jax import lax
 from i3d_jax.models.convolution import same_pads
 
 
-def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
-    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD."""
+def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], plain: bool = False) -> jax.Array:
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD.
+
+    `plain`: as XLA has it, which is quick to trace, where nothing but the shape is wanted.
+    """
+    own = functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME")
+    if plain:
+        return own(x)
     return lax.platform_dependent(
         x,
         cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
         cuda=functools.partial(_max_by_axis, window=window, strides=strides),
-        default=functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME"),
+        default=own,
     )
 
 
