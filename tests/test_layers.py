@@ -133,8 +133,19 @@ def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kerne
 
 def test_a_network_that_begins_is_traced_in_plain_forms():
     clips = models.example(models.MODELS["fused_two_stream"].train, 32)
-    network = models.build("fused_two_stream", num_classes=7, width=0.05)
+    network = models.build("fused_two_stream", num_classes=7, width=0.05, dtype="bfloat16")
     begun = jax.make_jaxpr(network.init)(jax.random.key(0), clips)
     variables = jax.eval_shape(network.init, jax.random.key(0), clips)
     assert "platform_index" in str(jax.make_jaxpr(network.apply)(variables, clips))
     assert "platform_index" not in str(begun) and "custom_vjp" not in str(begun)
+
+
+def test_kernels_that_begin_in_a_trace_of_their_own_are_drawn_there():
+    key, clips = jax.random.key(3), models.example(models.MODELS["c3d"].train, 32, 2)
+    keys = {"params": key, "dropout": key}
+    inits = [
+        functools.partial(models.build("c3d", num_classes=7, width=0.05, remat=remat).init, train=True)
+        for remat in (True, False)
+    ]
+    clips = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), clips)
+    jax.tree.map(np.testing.assert_array_equal, *(jax.jit(init)(keys, clips) for init in inits))

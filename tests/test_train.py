@@ -1,6 +1,7 @@
 import functools
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -462,13 +463,16 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
         (
             dict(model=dict(name="inception", dtype="float17")),
-            "dtype is 'float17', wanted a type of floating-point numbers",
+            "dtype is 'float17', wanted one of float64, float32, bfloat16, float16",
         ),
         (
             dict(model=dict(name="inception", dtype="int32")),
-            "dtype is 'int32', wanted a type of floating-point numbers",
+            "dtype is 'int32', wanted one of float64, float32, bfloat16, float16",
         ),
+        (dict(model=dict(name="inception", dtype="longdouble")), "dtype is 'longdouble', wanted one of"),
+        (dict(model=dict(name="inception", dtype=None)), "dtype is None, wanted one of"),
         (dict(model=dict(name="inception", width=-1.0)), "width is -1.0, wanted a positive number"),
+        (dict(model=dict(name="inception", width=math.inf)), "width is inf, wanted a positive number"),
         (dict(model=dict(name="inception", dropout=2.0)), "dropout is 2.0, wanted a number from 0 to less than 1"),
         (dict(model=dict(name="inception", norm_decay="x")), "norm_decay is 'x', wanted a number from 0 to 1"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
@@ -488,7 +492,10 @@ def test_the_releases_flow_schedule_with_its_restart():
             "config.clips: TwoStream: got an array of shape (4, 1, 32, 32, 3), wanted {",
         ),
         (
-            dict(clips=dict(crop=32, rgb=(1, 1), flow=(1, 1))),
+            dict(
+                clips=dict(crop=32, rgb=(1, 1), flow=(1, 1)),
+                test_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1), batch_size=2),
+            ),
             "config.clips: 2-D Inception: got the streams ['flow', 'rgb'], wanted [B, H, W, C] or [B, T, H, W, C]",
         ),
         (dict(clips=dict(crop=32, rgb=(1, 1), threads=0)), "config.clips.threads: 0 is not a positive whole number"),

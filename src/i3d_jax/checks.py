@@ -144,12 +144,12 @@ def validate(config: dict, run: Callable) -> None:
         raise ConfigError(
             "config.fixed: what is before the last layer is not trained: config.init must say where it is from"
         )
-    # Last, as networks take seconds to be traced.
+    if config.get("pretrain") is not None and config.get("init") is not None:
+        raise ConfigError("config.pretrain and config.init: only one can say what to start from")
+    # After the numbers, as networks take seconds to be traced.
     validate_network("config.clips", config["clips"], network, norm_group or batch_size)
     validate_network("config.test_clips", config["test_clips"], network)
     if config.get("pretrain") is not None:
-        if config.get("init") is not None:
-            raise ConfigError("config.pretrain and config.init: only one can say what to start from")
         try:
             validate(config["pretrain"], run)
         except ValueError as error:

@@ -1,6 +1,7 @@
 """The model zoo: `build(name, ...)` makes a network, a Flax module of pure functions over pytrees."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -52,14 +53,15 @@ MODELS = {
 }
 
 
+FLOATING = "float64", "float32", "bfloat16", "float16"
 # What options of all networks may be.
 VALUES = {
-    "width": (lambda value: value > 0, "a positive number"),
+    "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "dtype": (
-        lambda value: jnp.issubdtype(jnp.dtype(value), jnp.floating),
-        "a type of floating-point numbers, as 'bfloat16'",
+        lambda value: value is not None and jnp.dtype(value).name in FLOATING,
+        f"one of {', '.join(FLOATING)}",
     ),
 }
 

@@ -68,7 +68,10 @@ class Network(nn.Module):
 
     @nn.nowrap
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Flax's, whose variables these are; compiled in a quarter of the time, since all kernels are drawn in one loop."""
+        """Flax's, whose variables these are; compiled in a quarter of the time, since all kernels are drawn in one loop.
+
+        Captured intermediates are of kernels that are zeros.
+        """
         with initializers.drawn_together() as drawn:
             variables = super().init(*args, **kwargs)
         return drawn(variables)

@@ -57,12 +57,12 @@ def conv(
 
     Args:
       time_padding: "edge" repeats a video's first and last frame instead of padding the time axis with zeros.
-      plain: as XLA has it, which is quick to trace, where nothing but the shape is wanted.
+      plain: as XLA has it, quicker to trace and on a CPU slower to run: for networks that begin, of which only shapes are wanted.
     """
     window, strides = kernel.shape[:-2], tuple(strides)
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
-        if x.dtype == jnp.promote_types(x.dtype, jnp.float32):
+        if plain or x.dtype == jnp.promote_types(x.dtype, jnp.float32):
             return jnp.dot(x, kernel)
         return lax.platform_dependent(x, kernel, cpu=_wide_product, default=jnp.dot)
     if time_padding == "edge" and len(window) == 3:

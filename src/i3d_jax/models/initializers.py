@@ -10,18 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import get_opaque_trace_state
 
 CHUNK = 4096  # Numbers that are drawn at once.
 
-_waiting: contextvars.ContextVar[list[tuple[jax.Array, jax.Array]] | None] = contextvars.ContextVar(
+# Kernels that are still zeros, with their keys, and the trace that they are of.
+_waiting: contextvars.ContextVar[tuple[list[tuple[jax.Array, jax.Array]], Any] | None] = contextvars.ContextVar(
     "waiting", default=None
 )
 
 
 def kernel_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Truncated normal of variance 1 / fan-in, as the release's (Sonnet's) default; float32."""
-    waiting = _waiting.get()
-    if waiting is None:
+    waiting, trace = _waiting.get() or (None, None)
+    # What begins in another trace, as under `nn.remat`, cannot be drawn outside of it.
+    if waiting is None or trace != get_opaque_trace_state(convention="flax"):
         return _drawn([key], [shape])[0]
     zeros = jnp.zeros(shape, jnp.float32)
     waiting.append((zeros, key))
@@ -44,7 +47,7 @@ def drawn_together() -> Iterator[Callable[[Any], Any]]:
         assert not of, "kernels are in the variables as they began"
         return variables
 
-    token = _waiting.set(waiting)
+    token = _waiting.set((waiting, get_opaque_trace_state(convention="flax")))
     try:
         yield drawn
     finally:

@@ -16,7 +16,7 @@ from i3d_jax.models.convolution import same_pads
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], plain: bool = False) -> jax.Array:
     """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD.
 
-    `plain`: as XLA has it, which is quick to trace, where nothing but the shape is wanted.
+    `plain`: as XLA has it, see `convolution.conv`.
     """
     own = functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME")
     if plain:

@@ -181,7 +181,11 @@ def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     """What is known of tensors from outside, if they are a whole network's: everything, if they are published ones."""
     ranks = {"params/Conv_1a/conv/kernel": (4, 5), "params/Logits/bias": (1,)}
-    wrong = [name for name, rank in ranks.items() if name not in tensors or tensors[name].ndim not in rank]
+    wrong = [
+        name
+        for name, rank in ranks.items()
+        if name not in tensors or tensors[name].ndim not in rank or not tensors[name].size
+    ]
     if wrong:
         raise WeightsError(
             f"{path}: no weights of I3D or Inception-v1 (it has no tensor for {', none for '.join(wrong)})"
