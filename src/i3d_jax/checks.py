@@ -120,8 +120,8 @@ def validate(config: dict, run: Callable) -> None:
         raise ConfigError(
             "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
         )
-    validate_clips("config.clips", config["clips"], builder)
-    validate_clips("config.test_clips", config["test_clips"], builder)
+    streams = validate_clips("config.clips", config["clips"], builder)
+    test_streams = validate_clips("config.test_clips", config["test_clips"], builder)
     same = [set(config[section]) & {"rgb", "flow"} for section in ("clips", "test_clips")]
     if same[0] != same[1]:
         raise ConfigError(f"config.test_clips: have {sorted(same[1])}, but config.clips have {sorted(same[0])}")
@@ -147,8 +147,8 @@ def validate(config: dict, run: Callable) -> None:
     if config.get("pretrain") is not None and config.get("init") is not None:
         raise ConfigError("config.pretrain and config.init: only one can say what to start from")
     # After the numbers, as networks take seconds to be traced.
-    validate_network("config.clips", config["clips"], network, norm_group or batch_size)
-    validate_network("config.test_clips", config["test_clips"], network)
+    validate_network("config.clips", streams, config["clips"]["crop"], network, norm_group or batch_size)
+    validate_network("config.test_clips", test_streams, config["test_clips"]["crop"], network)
     if config.get("pretrain") is not None:
         try:
             validate(config["pretrain"], run)
@@ -202,8 +202,8 @@ def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) 
             raise ConfigError(f"config.{name}: {split!r} has no clips")
 
 
-def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> None:
-    """Checks that a data set has such clips."""
+def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> dict[str, tuple[int, int]]:
+    """Checks that a data set has such clips; returns their streams (`data.streams`)."""
     for name in ("batch_size", "threads", "crop"):
         value = clips.get(name, 1)
         if not is_count(value):
@@ -227,11 +227,13 @@ def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> No
         raise ConfigError(f"{where}: the data set has no {lacking[0]}")
     if clips.get("short_side") and "flow" in streams:
         raise ConfigError(f"{where}: short_side: flow cannot be resized")
+    return streams
 
 
-def validate_network(where: str, clips: dict, network: models.Network, norm_group: int | None = None) -> None:
-    """Checks that a network takes such clips; in training if there is a `norm_group`."""
-    streams = data.streams(clips.get("rgb"), clips.get("flow"))
+def validate_network(
+    where: str, streams: dict[str, tuple[int, int]], crop: int, network: models.Network, norm_group: int | None = None
+) -> None:
+    """Checks that a network takes clips of these streams; in training if there is a `norm_group`."""
     try:
         if norm_group is None:  # Of a test video the whole ticks are used.
             timing = network.timing
@@ -241,7 +243,7 @@ def validate_network(where: str, clips: dict, network: models.Network, norm_grou
                     raise ValueError(f"{stream}: {frames} frames, and the network takes {least} at least")
             ticks = timing.ticks(most, most)
             streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
-        key, batch = jax.random.key(0), models.example(streams, clips["crop"], norm_group or 1)
+        key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
         keys = {"params": key, "dropout": key}
         jax.eval_shape(functools.partial(network.init, train=norm_group is not None), keys, batch)
     except ValueError as error:
