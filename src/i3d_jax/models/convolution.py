@@ -147,14 +147,28 @@ LARGE, MANY = 1.5e9, 1000
 def _conv3d_as_2d(x, kernel, strides):
     """The same convolution as 2-D convolutions, which CPU backends run several times faster.
 
-    Runs of `stride` frames are folded into input channels, so that the taps in time are a convolution of runs at stride 1.
     Half-precision numbers are computed with in float32, which is what XLA makes of their convolutions on a CPU, too.
     """
-    dtype, x, kernel = x.dtype, at_least_float32(x), at_least_float32(kernel)
+    dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
+    ((before, _),) = same_pads(x.shape[1:2], kernel.shape[:1], strides[:1])
+    if stride > 1:
+        x, kernel, before = _runs_as_channels(x, kernel, before, stride)
+    runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
+    # How many outputs at once take the fewest products.
+    step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
+    work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
+    y: Any
+    if step > 1 and work >= max(LARGE, MANY * kernel.size):
+        y = toom_cook.conv_over_time(x, kernel, before, step, strides[1:])
+    else:
+        y = _taps_as_channels(x, kernel, before, strides[1:])
+    return y.astype(dtype)
+
+
+def _runs_as_channels(x, kernel, before, stride):
+    """A video, a kernel and the padding in time for the same convolution at stride 1 in time: runs of frames are one of it."""
     batch, frames, height, width, inputs = x.shape
     taps, *window, _, outputs = kernel.shape
-    stride = strides[0]
-    (before, _), *_ = same_pads((frames,), (taps,), (stride,))
     # Whole runs only: zero frames in front until the padding is whole runs, zero frames and zero taps at the end.
     front = before % stride
     runs, taps = -(-(front + frames) // stride), -(-taps // stride)
@@ -163,16 +177,7 @@ def _conv3d_as_2d(x, kernel, strides):
     x = jnp.moveaxis(x.reshape(batch, runs, stride, height, width, inputs), 2, 4)
     x = x.reshape(batch, runs, height, width, stride * inputs)
     kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), 1, 3)
-    kernel = kernel.reshape(taps, *window, stride * inputs, outputs)
-    # How many outputs at once take the fewest products.
-    step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
-    work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
-    y: Any
-    if step > 1 and work >= max(LARGE, MANY * kernel.size):
-        y = toom_cook.conv_over_time(x, kernel, before // stride, step, strides[1:])
-    else:
-        y = _taps_as_channels(x, kernel, before // stride, strides[1:])
-    return y.astype(dtype)
+    return x, kernel.reshape(taps, *window, stride * inputs, outputs), before // stride
 
 
 def _taps_as_channels(x, kernel, before, strides):

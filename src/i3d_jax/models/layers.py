@@ -30,7 +30,9 @@ class Conv(nn.Module):
         """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other, which takes a bias's place."""
         assert scale is None or not self.use_bias, "a layer with a bias takes no other"
         shape = (*self.window, x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_init, shape)
+        # With what a kernel would begin as, Flax compares the shape of one that is there: zeros are the quickest to trace.
+        begin = nn.initializers.zeros if self.has_variable("params", "kernel") else kernel_init
+        kernel = self.param("kernel", begin, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
         x, kernel, plain = x.astype(self.dtype), kernel.astype(self.dtype), self.is_initializing()
@@ -102,7 +104,8 @@ def _scale_and_shift(mean, var, bias, epsilon):
 
 def _scaled(x, scale, shift, relu):
     """x [groups, positions, C] times `scale` plus `shift` [groups, C], in float32 at least."""
-    y = convolution.at_least_float32(x) * scale[:, None] + shift[:, None]
+    scale, shift = (lax.broadcast_in_dim(each, x.shape, (0, 2)) for each in (scale, shift))
+    y = convolution.at_least_float32(x) * scale + shift
     return (nn.relu(y) if relu else y).astype(x.dtype)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from i3d_jax.models.convolution import same_pads
@@ -53,18 +54,23 @@ def _separable_max_pool(x, window, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_over_space(x, window, strides) -> jax.Array:
-    return _frame_by_frame(lambda x: _max_of_frame(x, window, strides)[0], x)
+    return _frame_by_frame(functools.partial(_max_of_frame, window=window, strides=strides), x)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _max_of_frame(x, window, strides):
+    return _max(_max(x, 3, window[1], strides[1]), 2, window[0], strides[0])
+
+
+@functools.partial(jax.jit, static_argnames=("window", "strides"))
+def _max_and_winners_of_frame(x, window, strides):
     x, over_width = _max_and_winner(x, 3, window[1], strides[1])
     x, over_height = _max_and_winner(x, 2, window[0], strides[0])
     return x, over_height, over_width
 
 
 def _max_over_space_fwd(x, window, strides):
-    best, *winners = _frame_by_frame(lambda x: _max_of_frame(x, window, strides), x)
+    best, *winners = _frame_by_frame(functools.partial(_max_and_winners_of_frame, window=window, strides=strides), x)
     return best, (winners, x.shape)
 
 
@@ -85,7 +91,7 @@ _max_over_space.defvjp(_max_over_space_fwd, _max_over_space_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_over_axis(x, axis, window, stride) -> jax.Array:
-    return _max_and_winner(x, axis, window, stride)[0]
+    return _max(x, axis, window, stride)
 
 
 def _max_over_axis_fwd(x, axis, window, stride):
@@ -126,19 +132,27 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), whole)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "window", "stride"))
+def _max(x, axis, window, stride):
+    """The maximum of each window along one axis; NaN, if one is NaN."""
+    return functools.reduce(lax.max, _places(x, axis, window, stride))
+
+
 def _max_and_winner(x, axis, window, stride):
-    """The maximum of each window along one axis, and the place of its first occurrence in the window (int8; any, if it is NaN)."""
-    (before, after), *_ = same_pads((x.shape[axis],), (window,), (stride,))
+    """The same, and the place of its first occurrence in the window (int8; any, if it is NaN)."""
+    best, *others = _places(x, axis, window, stride)
+    winner = lax.full(best.shape, 0, jnp.int8)
+    for place, value in enumerate(others, 1):
+        winner = lax.select(lax.gt(value, best), lax.full_like(winner, place), winner)
+        best = lax.max(best, value)
+    return best, winner
+
+
+def _places(x, axis, window, stride):
+    """What there is at each place of the windows along one axis. All is by `lax`: `jnp` takes several times longer to trace."""
+    ((before, after),) = same_pads((x.shape[axis],), (window,), (stride,))
     x = _padded(x, axis, before, after, -jnp.inf)
     last = x.shape[axis] - window + 1
-    best = lax.slice_in_dim(x, 0, last, stride, axis)
-    winner = jnp.zeros(best.shape, jnp.int8)
-    for place in range(1, window):
-        value = lax.slice_in_dim(x, place, last + place, stride, axis)
-        winner = jnp.where(value > best, jnp.int8(place), winner)
-        best = jnp.maximum(best, value)  # NaN, if one is NaN.
-    return best, winner
+    return [lax.slice_in_dim(x, place, last + place, stride, axis) for place in range(window)]
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "window", "stride", "size"))
@@ -169,4 +183,4 @@ def _to_winners(grad, winner, axis, window, stride, size):
 
 def _padded(x, axis, before, after, value):
     pads = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    return lax.pad(x, jnp.asarray(value, x.dtype), pads)
+    return lax.pad(x, np.asarray(value, x.dtype), pads)

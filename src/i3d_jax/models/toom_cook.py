@@ -105,20 +105,22 @@ def _places(x, before, step, taps):
     runs = x.shape[1]
     steps = -(-runs // step)
     blocks = steps + -(-(taps - 1) // step)
-    x = jnp.pad(x, ((0, 0), (before, blocks * step - runs - before), (0, 0), (0, 0), (0, 0)))
+    in_time = (before, blocks * step - runs - before, 0)
+    x = lax.pad(x, np.zeros((), x.dtype), [in_time if axis == 1 else (0, 0, 0) for axis in range(x.ndim)])
     x = _unstacked(x.reshape(x.shape[0], blocks, step, *x.shape[2:]), 2)
-    return [x[place % step][:, place // step : place // step + steps] for place in range(step + taps - 1)]
+    places = [divmod(place, step) for place in range(step + taps - 1)]
+    return [lax.slice_in_dim(x[place], first, first + steps, axis=1) for first, place in places]
 
 
 def _unstacked(x, axis):
     """The slices of x along an axis, as `jnp.unstack`, whose gradient adds up what it has padded; this one concatenates."""
-    return [jnp.squeeze(each, axis) for each in lax.split(x, (1,) * x.shape[axis], axis)]
+    return [lax.squeeze(each, [axis]) for each in lax.split(x, (1,) * x.shape[axis], axis)]
 
 
 def _weighted(values, weights):
     """The sum of values, each times its weight; those known to be zero are left out, as are products with one.
 
-    Of `lax`'s operations: a network has a thousand, and `jnp`'s take longer to trace.
+    Of `lax`'s operations: a network has hundreds, and `jnp`'s take several times longer to trace.
     """
     pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if not _known(weight, 0)]
     return functools.reduce(
