@@ -18,7 +18,6 @@ import functools
 import math
 import re
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import models, optimizers, planes
-from i3d_jax.models import convolution
 from i3d_jax.step import initial_state, train_step
 
 DEVICES = 8, 64, 256, 1024
@@ -88,7 +86,7 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
     }
     step = jax.jit(functools.partial(train_step, model=network, tx=tx), out_shardings=whole, donate_argnums=0)
     # What a CPU's form of large convolutions sends is up to twice their gradients.
-    with mock.patch.object(convolution, "_conv3d_as_2d", convolution._plain):
+    with models.forms_of("plain"):
         lowered = step.lower(shaped(whole, state), shaped(cut, batch), jax.random.key(0))
     return lowered.compile().as_text()
 

@@ -5,6 +5,7 @@ import model
 import numpy as np
 import pytest
 
+from i3d_jax import models
 from i3d_jax.models import convolution, layers, pooling
 
 
@@ -16,15 +17,15 @@ def test_plain_form_that_ours_is_measured_against_is_xlas_own(platform):
         def layers(x, kernel):
             return pooling.max_pool(convolution.conv(x, kernel, (1, 1, 1)), (3, 3, 3), (2, 2, 2))
 
-        return jax.jit(layers).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        return jax.jit(layers).lower(x, kernel).as_text()
 
-    ours = lowered()
+    with models.forms_of(platform):
+        ours = lowered()
     with model.plain():
         plain = lowered()
     assert "tensor<3x3x3x3x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain and "stablehlo.while" not in plain
     assert plain.count("reduce_window") == 1 and "reduce_window" not in ours
     assert ("stablehlo.while" if platform == "cpu" else "stablehlo.optimization_barrier") in ours
-    assert lowered() == ours
 
 
 def test_batch_norm_that_ours_is_measured_against_has_the_gradient_that_jax_finds():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax.models import convolution
+from i3d_jax.models import convolution, platforms
 
 WINDOWS = [((7, 7, 7), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 2, 2), (2, 2, 2))]
 
@@ -123,20 +123,10 @@ def test_edge_padding_repeats_the_first_and_last_frame():
 
 def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels():
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64)))
-    traced = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).trace(x, kernel)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    with platforms.forms_of("cuda"):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).lower(x, kernel).as_text()
     (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text)
     assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
-
-
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_the_compiler_has_its_options(backend, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    options = convolution.compiler_options()
-    assert {name.split("_")[1] for name in options} == {backend}
-    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA knows the options of all its backends.
-    monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
-    assert convolution.compiler_options() is None
 
 
 @pytest.mark.parametrize(
@@ -157,6 +147,6 @@ def test_images_have_no_time_to_pad():
 @pytest.mark.parametrize("platform,result", [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
 def test_products_give_what_the_platform_is_fast_at(platform, result):
     x, kernel = jnp.zeros((2, 3, 4), jnp.bfloat16), jnp.zeros((1, 4, 5), jnp.bfloat16)
-    traced = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).trace(x, kernel)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    with platforms.forms_of(platform):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
     assert re.findall(r"stablehlo.dot_general.* -> tensor<2x3x5x(\w+)>", text) == [result]

@@ -29,9 +29,7 @@ def released(shared_data):
 
 def logits_of(clip, variables):
     model = models.build("i3d", num_classes=400)
-    apply = jax.jit(
-        lambda variables, video: model.apply(variables, video), compiler_options=convolution.compiler_options()
-    )
+    apply = jax.jit(lambda variables, video: model.apply(variables, video), compiler_options=models.compiler_options())
     return np.asarray(apply(variables, pixels.to_unit(clip)[None]))[0]
 
 

@@ -4,7 +4,7 @@
 
 The stem, 3x3x3 convolutions, a 1x1x1 convolution with its batch norm, and pools, at the shapes that take most of I3D's time. Prints a
 Markdown table: milliseconds (medians of interleaved rounds) and times as fast as the first form, forward and each gradient, and how
-far a form's output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`, under `lax.platform_dependent`.
+far a form's output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`.
 """
 
 import functools
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
+from i3d_jax import models
 from i3d_jax.models import convolution, pooling, toom_cook
 
 
@@ -106,7 +107,7 @@ TASKS: tuple[tuple, ...] = (
 
 def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dict[str, Callable]:
     """A form's output, and the gradients that training takes of it, as functions that return when they are done."""
-    compiled = functools.partial(jax.jit, compiler_options=convolution.compiler_options())
+    compiled = functools.partial(jax.jit, compiler_options=models.compiler_options())
     grad = compiled(form)(*arguments)
     wanted = {"of x": 0, "of the kernel": 1} if len(arguments) == 2 else {"of x": 0}
     if kind == "stem":  # Nobody asks for a video's gradient.

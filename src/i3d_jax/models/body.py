@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution, initializers, layers, pooling
+from i3d_jax.models import convolution, initializers, layers, platforms, pooling
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}
@@ -30,7 +30,7 @@ class Mixed(nn.Module):
         b1 = self.unit(c1b, three, one, name="b1b")(b1, train)
         b2 = self.unit(c2a, one, one, name="b2a")(x, train)
         b2 = self.unit(c2b, three, one, name="b2b")(b2, train)
-        b3 = pooling.max_pool(x, three, one, self.is_initializing())
+        b3 = pooling.max_pool(x, three, one)
         b3 = self.unit(c3, one, one, name="b3")(b3, train)
         return jnp.concatenate([b0, b1, b2, b3], -1)
 
@@ -70,9 +70,9 @@ class Network(nn.Module):
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Flax's, whose variables these are; compiled in a quarter of the time, since all kernels are drawn in one loop.
 
-        Captured intermediates are of kernels that are zeros.
+        Captured intermediates are of kernels that are zeros. Plain forms are the quickest to trace, and nothing but shapes is wanted.
         """
-        with initializers.drawn_together() as drawn:
+        with platforms.forms_of("plain"), initializers.drawn_together() as drawn:
             variables = super().init(*args, **kwargs)
         return drawn(variables)
 
@@ -110,7 +110,7 @@ class Network(nn.Module):
         for kind, name, *spec in table:
             if kind == "pool":
                 window, strides = spec
-                x = pooling.max_pool(x, window[-dims:], strides[-dims:], self.is_initializing())
+                x = pooling.max_pool(x, window[-dims:], strides[-dims:])
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)

@@ -10,35 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import backend
 
-from i3d_jax.models import toom_cook
-
-
-def compiler_options() -> dict[str, str | int] | None:
-    """What to compile a whole network with, for `jax.jit`.
-
-    On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
-    than the one before it; the option, experimental by its name, gives them back. On a GPU of CUDA's, XLA by itself lays videos out
-    channels first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or
-    several in one. Of other versions nothing is known, not even whether they have the options.
-    """
-    if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
-        return None
-    if on_cuda():
-        return {
-            "xla_gpu_force_conv_nhwc": True,
-            "xla_gpu_enable_triton_gemm": False,
-            "xla_gpu_dot_merger_threshold_mb": 0,
-        }
-    if jax.default_backend() == "cpu":
-        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-    return None
-
-
-def on_cuda() -> bool:
-    """Whether this process computes on GPUs of CUDA's."""
-    return jax.default_backend() == "gpu" and "rocm" not in backend.get_backend().platform_version.lower()
+from i3d_jax.models import platforms, toom_cook
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -50,30 +23,24 @@ def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[in
     return lax.padtype_to_pads(shape, window, strides, "SAME")
 
 
-def conv(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros", plain: bool = False
-) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
     """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
 
     Args:
       time_padding: "edge" repeats a video's first and last frame instead of padding the time axis with zeros.
-      plain: as XLA has it, quicker to trace and on a CPU slower to run: for networks that begin, of which only shapes are wanted.
     """
-    window, strides = kernel.shape[:-2], tuple(strides)
+    window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
-        if plain or x.dtype == jnp.promote_types(x.dtype, jnp.float32):
-            return jnp.dot(x, kernel)
-        return lax.platform_dependent(x, kernel, cpu=_wide_product, default=jnp.dot)
+        half = x.dtype != jnp.promote_types(x.dtype, jnp.float32)
+        return _wide_product(x, kernel) if half and platform == "cpu" else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
         return _with_edges(x, kernel, strides)
-    forms: dict[str, Any] = {} if len(window) == 2 else {"cpu": _conv3d_as_2d}
-    if x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
-        forms["cuda"] = _conv_of_few_channels
-    if plain or not forms:
-        return _plain(x, kernel, strides)
-    forms = {platform: functools.partial(form, strides=strides) for platform, form in forms.items()}
-    return lax.platform_dependent(x, kernel, **forms, default=functools.partial(_plain, strides=strides))
+    if platform == "cpu" and len(window) == 3:
+        return _conv3d_as_2d(x, kernel, strides)
+    if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
+        return _conv_of_few_channels(x, kernel, strides)
+    return _plain(x, kernel, strides)
 
 
 def _wide_product(x, kernel):
@@ -152,7 +119,8 @@ def _conv3d_as_2d(x, kernel, strides):
     dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
     ((before, _),) = same_pads(x.shape[1:2], kernel.shape[:1], strides[:1])
     if stride > 1:
-        x, kernel, before = _runs_as_channels(x, kernel, before, stride)
+        x, kernel = _runs_as_channels(x, kernel, before, stride)
+        before //= stride
     runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
     # How many outputs at once take the fewest products.
     step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
@@ -165,8 +133,9 @@ def _conv3d_as_2d(x, kernel, strides):
     return y.astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("before", "stride"))
 def _runs_as_channels(x, kernel, before, stride):
-    """A video, a kernel and the padding in time for the same convolution at stride 1 in time: runs of frames are one of it."""
+    """A video and a kernel for the same convolution at stride 1 in time, where a frame is a run of `stride` of them."""
     batch, frames, height, width, inputs = x.shape
     taps, *window, _, outputs = kernel.shape
     # Whole runs only: zero frames in front until the padding is whole runs, zero frames and zero taps at the end.
@@ -177,9 +146,10 @@ def _runs_as_channels(x, kernel, before, stride):
     x = jnp.moveaxis(x.reshape(batch, runs, stride, height, width, inputs), 2, 4)
     x = x.reshape(batch, runs, height, width, stride * inputs)
     kernel = jnp.moveaxis(kernel.reshape(taps, stride, *window, inputs, outputs), 1, 3)
-    return x, kernel.reshape(taps, *window, stride * inputs, outputs), before // stride
+    return x, kernel.reshape(taps, *window, stride * inputs, outputs)
 
 
+@functools.partial(jax.jit, static_argnames=("before", "strides"))
 def _taps_as_channels(x, kernel, before, strides):
     """Convolution over time by one 2-D convolution, to the outputs of every tap in time; their sum, shifted in time."""
     taps, outputs = kernel.shape[0], kernel.shape[-1]

@@ -4,15 +4,32 @@ Kernels, windows and strides are (time, height, width), or (height, width) for i
 published checkpoints; how a layer computes is the business of this file, of `convolution.py` and of `pooling.py` alone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import errors
 from jax import lax
 
-from i3d_jax.models import convolution
+from i3d_jax.models import convolution, platforms
 from i3d_jax.models.initializers import kernel_init
+
+
+def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], *others: Any) -> jax.Array:
+    """As Flax's `param`, which traces `init` to compare the shapes of a parameter that is there: a tenth of the time that a network
+    takes to trace.
+
+    Raises:
+      flax.errors.ScopeParamShapeError: it has another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, *others)
+    value = nn.unbox(module.get_variable("params", name))
+    if jnp.shape(value) != shape:
+        raise errors.ScopeParamShapeError(name, "/".join(module.path), jnp.shape(value), shape)
+    return value
 
 
 class Conv(nn.Module):
@@ -30,15 +47,12 @@ class Conv(nn.Module):
         """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other, which takes a bias's place."""
         assert scale is None or not self.use_bias, "a layer with a bias takes no other"
         shape = (*self.window, x.shape[-1], self.features)
-        # With what a kernel would begin as, Flax compares the shape of one that is there: zeros are the quickest to trace.
-        begin = nn.initializers.zeros if self.has_variable("params", "kernel") else kernel_init
-        kernel = self.param("kernel", begin, shape)
+        kernel = parameter(self, "kernel", kernel_init, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        x, kernel, plain = x.astype(self.dtype), kernel.astype(self.dtype), self.is_initializing()
-        x = convolution.conv(x, kernel, self.strides, self.time_padding, plain)
+        x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
         if self.use_bias:
-            shift = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            shift = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -79,7 +93,7 @@ class BatchNorm(nn.Module):
     relu: bool = False  # ReLU follows; one gradient for both.
 
     def setup(self):
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        self.bias = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
         self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
 
@@ -104,8 +118,9 @@ def _scale_and_shift(mean, var, bias, epsilon):
 
 def _scaled(x, scale, shift, relu):
     """x [groups, positions, C] times `scale` plus `shift` [groups, C], in float32 at least."""
-    scale, shift = (lax.broadcast_in_dim(each, x.shape, (0, 2)) for each in (scale, shift))
-    y = convolution.at_least_float32(x) * scale + shift
+    y = convolution.at_least_float32(x)
+    scale, shift = (lax.broadcast_in_dim(each.astype(y.dtype), x.shape, (0, 2)) for each in (scale, shift))
+    y = lax.add(lax.mul(y, scale), shift)
     return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
@@ -176,9 +191,8 @@ class ConvBN(nn.Module):
         if train:
             return norm(conv(x))
         scale, shift = norm.in_a_test()
-        # A GPU's library adds and rectifies by itself, if nothing comes between; a dense layer's kernel is larger than its outputs. The
-        # process is asked, and not `platform_dependent`, which would have every unit traced twice. Both ways are the same function.
-        if self.window and convolution.on_cuda():
+        # A GPU's library adds and rectifies by itself, if nothing comes between; a dense layer's kernel is larger than its outputs.
+        if self.window and platforms.platform() == "cuda":
             return nn.relu(conv(x, scale, shift))
         y = conv(x)
         return _scaled(y.reshape(1, -1, self.features), scale[None], shift[None], True).reshape(y.shape)

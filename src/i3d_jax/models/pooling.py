@@ -11,25 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from i3d_jax.models import platforms
 from i3d_jax.models.convolution import same_pads
 
 
-def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], plain: bool = False) -> jax.Array:
-    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD.
-
-    `plain`: as XLA has it, see `convolution.conv`.
-    """
-    own = functools.partial(nn.max_pool, window_shape=window, strides=strides, padding="SAME")
-    if plain:
-        return own(x)
-    return lax.platform_dependent(
-        x,
-        cpu=functools.partial(_separable_max_pool, window=window, strides=strides),
-        cuda=functools.partial(_max_by_axis, window=window, strides=strides),
-        default=own,
-    )
+def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD."""
+    forms = {"cpu": _separable_max_pool, "cuda": _max_by_axis}
+    return forms.get(platforms.platform(), _plain)(x, window, strides)
 
 
+def _plain(x, window, strides):
+    """XLA's own."""
+    return nn.max_pool(x, window, strides, "SAME")
+
+
+@functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _max_by_axis(x, window, strides):
     """The same, one axis after another: three operations of three values each are faster on a GPU, and going back through them
     is several times faster, than one of 27.
@@ -43,6 +40,7 @@ def _max_by_axis(x, window, strides):
     return x
 
 
+@functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _separable_max_pool(x, window, strides):
     """The same, one axis after another, which CPU backends run, and go back through, several times faster."""
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.

@@ -20,13 +20,18 @@ def conv2d_of_runs(x, kernel, strides, padding: Any = "SAME"):
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def conv_over_time(x, kernel, before, step, strides) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("before", "step", "strides"))
+def conv_over_time(x, kernel, before, step, strides):
     """Convolution over time by Toom-Cook's (Winograd's) method: half of the multiplications, or less.
 
     `step` outputs of `taps` taps are not step * taps products but step + taps - 1, of sums of runs with sums of taps, by a
     2-D convolution each; outputs are sums of products. Exact but for rounding, which is up to four times the plain form's.
     """
+    return _conv_over_time(x, kernel, before, step, strides)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv_over_time(x, kernel, before, step, strides) -> jax.Array:
     runs, taps = x.shape[1], kernel.shape[0]
     of_runs, of_taps, of_products = _weights(step, taps)
     places, slices = _places(x, before, step, taps), _unstacked(kernel, 0)
@@ -39,7 +44,7 @@ def conv_over_time(x, kernel, before, step, strides) -> jax.Array:
 
 
 def _conv_over_time_fwd(x, kernel, before, step, strides):
-    return conv_over_time(x, kernel, before, step, strides), (x, kernel)
+    return _conv_over_time(x, kernel, before, step, strides), (x, kernel)
 
 
 def _conv_over_time_bwd(before, step, strides, residual, grad):
@@ -68,7 +73,7 @@ def _conv_over_time_bwd(before, step, strides, residual, grad):
     return of_x, jnp.stack([_weighted(of_slices, tap) for tap in of_taps.T.tolist()])
 
 
-conv_over_time.defvjp(_conv_over_time_fwd, _conv_over_time_bwd)
+_conv_over_time.defvjp(_conv_over_time_fwd, _conv_over_time_bwd)
 
 
 def _conv2d_of_runs_gradients(x, kernel, grad, strides):

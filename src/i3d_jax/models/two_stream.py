@@ -106,7 +106,7 @@ class FusedTwoStream(Streams):
         x = jnp.concatenate([ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]], -1)
         three, one = (3, 3, 3), (1, 1, 1)
         x = ends["Conv_6a"] = self.unit()(self.scaled(512), three, one, name="Conv_6a")(x, self.trunk(train))
-        x = ends["MaxPool_6a"] = pooling.max_pool(x, three, one, self.is_initializing())
+        x = ends["MaxPool_6a"] = pooling.max_pool(x, three, one)
         x = ends["AvgPool"] = convolution.at_least_float32(x).mean((2, 3))
         ends["Logits"] = self.classify(x.astype(self.dtype), train)
         logits = ends["Logits"].mean(1)

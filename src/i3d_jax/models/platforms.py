@@ -1,0 +1,51 @@
+"""What networks are computed on, and in whose forms their layers are.
+
+A layer is one function in all forms, but for rounding; which one is chosen as a network is traced.
+"""
+
+import contextlib
+
+import jax
+from jax.extend import backend
+
+# The platform of `forms_of`; None: that of this process.
+_asked = jax.make_user_context()
+
+
+def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which networks are traced for a platform, "cpu", "cuda" or "tpu", and not for what this process computes on.
+
+    It is for programs that are compiled on one machine for another, as `jax.export` makes them. "plain" is every layer as XLA itself
+    has it, which is quicker to trace and on a CPU several times slower to run.
+    """
+    return _asked(platform)
+
+
+def platform() -> str:
+    """Whose forms layers are to have: "cpu", "cuda", or another name, for which they are XLA's own."""
+    return _asked.value or ("cuda" if _on_cuda() else jax.default_backend())
+
+
+def _on_cuda() -> bool:
+    return jax.default_backend() == "gpu" and "rocm" not in backend.get_backend().platform_version.lower()
+
+
+def compiler_options() -> dict[str, str | int] | None:
+    """What to compile a whole network with on this process's devices, for `jax.jit`.
+
+    On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
+    than the one before it; the option, experimental by its name, gives them back. On a GPU of CUDA's, XLA by itself lays videos out
+    channels first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or
+    several in one. Of other versions nothing is known, not even whether they have the options.
+    """
+    if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+        return None
+    if _on_cuda():
+        return {
+            "xla_gpu_force_conv_nhwc": True,
+            "xla_gpu_enable_triton_gemm": False,
+            "xla_gpu_dot_merger_threshold_mb": 0,
+        }
+    if jax.default_backend() == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    return None

@@ -1,0 +1,45 @@
+"""Whose forms layers have."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import pytest
+
+from i3d_jax import models
+from i3d_jax.models import convolution, platforms, pooling
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_compiler_has_its_options(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    options = platforms.compiler_options()
+    assert {name.split("_")[1] for name in options} == {backend}
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA knows the options of all its backends.
+    monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
+    assert platforms.compiler_options() is None
+
+
+@pytest.mark.parametrize("backend,known", [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
+def test_forms_are_those_of_what_the_process_computes_on(backend, known, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert platforms.platform() == known
+    with models.forms_of("plain"):
+        assert platforms.platform() == "plain"
+    assert platforms.platform() == known
+
+
+def test_a_program_for_another_platform_has_its_forms():
+    x, kernel = jnp.zeros((1, 16, 14, 14, 3)), jnp.zeros((3, 3, 3, 3, 8))
+
+    @jax.jit
+    def layers(x, kernel):
+        return pooling.max_pool(convolution.conv(x, kernel, (1, 1, 1)), (3, 3, 3), (2, 2, 2))
+
+    def exported(platform):
+        with models.forms_of(platform):
+            return jax.export.export(layers, platforms=[platform])(x, kernel).mlir_module()
+
+    cpu, cuda, tpu = map(exported, ("cpu", "cuda", "tpu"))  # The same function: jit tells the contexts apart.
+    assert "stablehlo.while" in cpu and "optimization_barrier" in cuda
+    assert "reduce_window" in tpu and "reduce_window" not in cpu + cuda
+    assert "stablehlo.while" not in tpu + cuda
