@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import errors
 from jax import lax
 
@@ -119,16 +120,26 @@ def _scale_and_shift(mean, var, bias, epsilon):
 def _scaled(x, scale, shift, relu):
     """x [groups, positions, C] times `scale` plus `shift` [groups, C], in float32 at least."""
     y = convolution.at_least_float32(x)
-    scale, shift = (lax.broadcast_in_dim(each.astype(y.dtype), x.shape, (0, 2)) for each in (scale, shift))
+    scale, shift = (_over_positions(each.astype(y.dtype), y) for each in (scale, shift))
     y = lax.add(lax.mul(y, scale), shift)
     return (nn.relu(y) if relu else y).astype(x.dtype)
+
+
+def _over_positions(values, x):
+    """Values [groups, C] for each of the positions of x [groups, positions, C]."""
+    return lax.broadcast_in_dim(values, x.shape, (0, 2))
+
+
+def _mean(x):
+    """Over the positions of x [groups, positions, C]. By `lax`, as what else there is for every value: `jnp` is slower to trace."""
+    return lax.reduce(x, np.zeros((), x.dtype), lax.add, (1,)) / x.shape[1]
 
 
 def _by_own_statistics(x, bias, epsilon, relu):
     """x [groups, positions, C] normalised by each group's own statistics, which are returned too, [groups, C]."""
     wide = convolution.at_least_float32(x)
-    mean = wide.mean(1)
-    var = jnp.maximum(jnp.square(wide).mean(1) - jnp.square(mean), 0.0)
+    mean = _mean(wide)
+    var = jnp.maximum(_mean(lax.square(wide)) - lax.square(mean), 0.0)
     return _scaled(x, *_scale_and_shift(mean, var, bias[None], epsilon), relu), mean, var
 
 
@@ -144,18 +155,20 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     it would fuse, and compute, into each of the convolution's transposes.
     """
     x, bias, mean, var = residual
-    deviation = jnp.sqrt(var + epsilon)
+    deviation = lax.sqrt(var + epsilon)
+    centre, scale, least = (_over_positions(each, x) for each in (mean, deviation, -bias[None] * deviation))
 
     def masked(x, grad):
-        centred, grad = convolution.at_least_float32(x) - mean[:, None], convolution.at_least_float32(grad)
-        return centred, jnp.where(centred > (-bias[None] * deviation)[:, None], grad, 0.0) if relu else grad
+        centred, grad = lax.sub(convolution.at_least_float32(x), centre), convolution.at_least_float32(grad)
+        return centred, lax.select(lax.gt(centred, least), grad, lax.full_like(grad, 0)) if relu else grad
 
     centred, grad = masked(x, grads[0])
-    shift, stretch = grad.mean(1), (grad * centred).mean(1) / (var + epsilon)
+    shift, stretch = _mean(grad), _mean(lax.mul(grad, centred)) / (var + epsilon)
     # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
     x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
     centred, grad = masked(x, grad)
-    of_x = (grad - shift[:, None] - centred * stretch[:, None]) / deviation[:, None]
+    of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
+    of_x = lax.div(of_x, scale)
     return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0).astype(bias.dtype)
 
 
