@@ -34,7 +34,7 @@ $(RUNS)/%/weights.safetensors: demo
 	  $(if $(filter c3d,$*),,--config.init=$(RUNS)/i3d/pretrain/weights.safetensors)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -56,14 +56,14 @@ def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepare
     found, scores = lines(images), json.loads((images / "scores.json").read_text())
     assert sorted(line["class"] for line in found) == sorted(CLASSES) and len({line["id"] for line in found}) == 24
     variables, info = weights.read(prepared / "inception.safetensors")
-    network = models.build("inception", num_classes=24, **info.options)
+    apply = jax.jit(models.build("inception", num_classes=24, **info.options).apply)
     builder = datasets.prepared("moving_shapes/videos", str(prepared / "tfds"))
     for line, record in zip(found, builder.records("validation"), strict=True):
         packed = decoding.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
         clip = planes.unpacked({"rgb": packed, "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][
             0
         ]
-        np.testing.assert_allclose(line["logits"], network.apply(variables, clip[None])[0], atol=1e-5)
+        np.testing.assert_allclose(line["logits"], apply(variables, clip[None])[0], atol=1e-5)
         assert line["top"][0] == [CLASSES[np.argmax(line["logits"])], max(line["logits"])] and len(line["top"]) == 5
         assert (line["frames"], line["ticks"]) == (32, 32)
     right = [line["top"][0][0] == line["class"] for line in found]

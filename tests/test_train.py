@@ -278,7 +278,7 @@ def test_every_step_in_time_is_taught():
     params, stats = variables["params"], variables["batch_stats"]
     state = initial_state({"params": params, "batch_stats": stats}, tx)
     _, scalars = train_step(state, batch, jax.random.key(1), model=model, tx=tx)
-    logits = model.apply(variables, planes.unpacked(batch)["rgb"])
+    logits = jax.jit(model.apply)(variables, planes.unpacked(batch)["rgb"])
     losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
     np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
     np.testing.assert_allclose(scalars["accuracy"], (logits.argmax(-1) == batch["label"][:, None]).mean())
@@ -684,7 +684,7 @@ def test_weights_that_leave_a_fixed_layer_new_are_refused(undisturbed):
         train.initial_variables(*arguments, fixed=True)
 
 
-def test_a_run_that_is_extended_has_the_best_of_the_whole_one(config, tmp_path, monkeypatch):
+def test_a_run_that_is_extended_has_the_best_of_the_whole_one(quick, tmp_path, monkeypatch):
     """The test at an end that no validation is due at is none."""
     scores = {1: 0.1, 2: 0.3, 3: 0.9, 4: 0.2, 5: 0.4}
     real, steps = train.evaluate, []
@@ -696,7 +696,7 @@ def test_a_run_that_is_extended_has_the_best_of_the_whole_one(config, tmp_path, 
     logged = train.Log.__call__
     monkeypatch.setattr(train.Log, "__call__", log)
     monkeypatch.setattr(train, "evaluate", lambda *a, **k: real(*a, **k) | {"top1": scores[steps[-1]]})
-    run = config | dict(validate_every=2, keep=1)
+    run = quick | dict(validate_every=2, keep=1)
     train.train(str(tmp_path), **run | dict(steps=3))
     train.train(str(tmp_path), **run | dict(steps=5))
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5]
@@ -741,7 +741,7 @@ def test_rematerialisation_changes_neither_variables_nor_gradients(float64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *found)
 
 
-def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_exactly(config, tmp_path, monkeypatch):
+def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_exactly(quick, tmp_path, monkeypatch):
     losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] * 2)
 
     def evaluate(*args, **options):
@@ -749,7 +749,7 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
         return found | {"loss": next(losses)}
 
     real = train.evaluate
-    run = config | dict(validate_every=1, best="loss", plateau=dict(factor=0.5, patience=2), keep=1, profile=(2, 1))
+    run = quick | dict(validate_every=1, best="loss", plateau=dict(factor=0.5, patience=2), keep=1, profile=(2, 1))
     run |= dict(steps=5, optimizer=dict(lr=0.01))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     with monkeypatch.context() as patch:
@@ -761,7 +761,7 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
     assert sorted(int(path.name) for path in (whole / "checkpoints").iterdir()) == [1, 5]
     assert list((whole / "profile").rglob("*.xplane.pb"))
     best, info = weights.read(whole / "best.safetensors")
-    assert info.model == "inception" and not np.array_equal(
+    assert info.model == "c3d" and not np.array_equal(
         best["params"]["Logits"]["bias"], weights_of(whole)["params"]["Logits"]["bias"]
     )
     about = json.loads((whole / "checkpoints" / "5" / "about" / "metadata").read_text())
