@@ -28,6 +28,11 @@ def test_forms_are_those_of_what_the_process_computes_on(backend, known, monkeyp
     assert platforms.platform() == known
 
 
+def test_platforms_that_there_are_not_are_named():
+    with pytest.raises(ValueError, match="no platform is called 'gpu'; there are cpu, cuda, rocm, tpu, plain"):
+        models.forms_of("gpu")
+
+
 def test_a_program_for_another_platform_has_its_forms():
     x, kernel = jnp.zeros((1, 16, 14, 14, 3)), jnp.zeros((3, 3, 3, 3, 8))
 

@@ -156,7 +156,7 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """
     x, bias, mean, var = residual
     deviation = lax.sqrt(var + epsilon)
-    centre, scale, least = (_over_positions(each, x) for each in (mean, deviation, -bias[None] * deviation))
+    centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, -bias[None] * deviation))
 
     def masked(x, grad):
         centred, grad = lax.sub(convolution.at_least_float32(x), centre), convolution.at_least_float32(grad)
@@ -168,7 +168,7 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
     centred, grad = masked(x, grad)
     of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
-    of_x = lax.div(of_x, scale)
+    of_x = lax.div(of_x, spread)
     return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0).astype(bias.dtype)
 
 

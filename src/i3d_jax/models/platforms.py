@@ -8,16 +8,23 @@ import contextlib
 import jax
 from jax.extend import backend
 
+PLATFORMS = "cpu", "cuda", "rocm", "tpu", "plain"
+
 # The platform of `forms_of`; None: that of this process.
 _asked = jax.make_user_context()
 
 
 def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
-    """A context in which networks are traced for a platform, "cpu", "cuda" or "tpu", and not for what this process computes on.
+    """A context in which networks are traced for one of PLATFORMS, and not for what this process computes on.
 
     It is for programs that are compiled on one machine for another, as `jax.export` makes them. "plain" is every layer as XLA itself
     has it, which is quicker to trace and on a CPU several times slower to run.
+
+    Raises:
+      ValueError: no such platform.
     """
+    if platform not in PLATFORMS:
+        raise ValueError(f"no platform is called {platform!r}; there are {', '.join(PLATFORMS)}")
     return _asked(platform)
 
 
