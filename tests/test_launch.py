@@ -61,6 +61,7 @@ def test_ctrl_c_reaches_a_run_once(tmp_path):
     command = ["env", "--default-signal=INT", "bash", str(LAUNCH / "run.sh")]
     run = subprocess.Popen(command, env=environment, start_new_session=True)
     while not (tmp_path / "calls").exists() or "up" not in calls(tmp_path):
+        assert run.poll() is None
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
     assert run.wait(30) == 143

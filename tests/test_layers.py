@@ -47,6 +47,18 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
         np.testing.assert_allclose(found, wanted, atol=1e-10)
 
 
+def test_gradient_of_batch_norm_has_the_types_of_what_it_is_of(float64):
+    norm, x = layers.BatchNorm(5, relu=True), random(0, 6, 4, 3, 5).astype(jnp.bfloat16)
+    variables = norm.init(jax.random.key(0), x)
+
+    def ours(x, bias):
+        return norm.apply(variables | {"params": {"bias": bias}}, x, mutable=["batch_stats"])[0].sum()
+
+    for dtype in jnp.float32, jnp.float64:
+        grads = jax.grad(ours, (0, 1))(x, jnp.ones(5, dtype))
+        assert [grad.dtype for grad in grads] == [jnp.bfloat16, dtype]
+
+
 def test_batch_norm_follows_the_release():
     x = random(0, 4, 2, 3, 3, 5).astype(jnp.float32)
     norm = layers.BatchNorm(5)

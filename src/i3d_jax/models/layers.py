@@ -29,7 +29,7 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
         return module.param(name, init, shape, *others)
     value = nn.unbox(module.get_variable("params", name))
     if jnp.shape(value) != shape:
-        raise errors.ScopeParamShapeError(name, "/".join(module.path), jnp.shape(value), shape)
+        raise errors.ScopeParamShapeError(name, "/" + "/".join(module.path), jnp.shape(value), shape)
     return value
 
 
@@ -156,7 +156,8 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """
     x, bias, mean, var = residual
     deviation = lax.sqrt(var + epsilon)
-    centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, -bias[None] * deviation))
+    least = (-bias[None] * deviation).astype(mean.dtype)
+    centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
 
     def masked(x, grad):
         centred, grad = lax.sub(convolution.at_least_float32(x), centre), convolution.at_least_float32(grad)

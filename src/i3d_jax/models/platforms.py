@@ -17,8 +17,9 @@ _asked = jax.make_user_context()
 def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
     """A context in which networks are traced for one of PLATFORMS, and not for what this process computes on.
 
-    It is for programs that are compiled on one machine for another, as `jax.export` makes them. "plain" is every layer as XLA itself
-    has it, which is quicker to trace and on a CPU several times slower to run.
+    It is for programs that are compiled on one machine for another, as `jax.export` makes them (one for each platform: a program for
+    several has one's forms), and for a machine's CPU if it has a GPU, too. "plain" is every layer as XLA itself has it, which is
+    quicker to trace and on a CPU several times slower to run.
 
     Raises:
       ValueError: no such platform.
@@ -30,7 +31,10 @@ def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
 
 def platform() -> str:
     """Whose forms layers are to have: "cpu", "cuda", or another name, for which they are XLA's own."""
-    return _asked.value or ("cuda" if _on_cuda() else jax.default_backend())
+    if _asked.value is not None:
+        return _asked.value
+    name = jax.default_backend()
+    return ("cuda" if _on_cuda() else "rocm") if name == "gpu" else name
 
 
 def _on_cuda() -> bool:
