@@ -26,6 +26,8 @@ def test_plain_form_that_ours_is_measured_against_is_xlas_own(platform):
     assert "tensor<3x3x3x3x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain and "stablehlo.while" not in plain
     assert plain.count("reduce_window") == 1 and "reduce_window" not in ours
     assert ("stablehlo.while" if platform == "cpu" else "stablehlo.optimization_barrier") in ours
+    with models.forms_of(platform):
+        assert lowered() == ours
 
 
 def test_batch_norm_that_ours_is_measured_against_has_the_gradient_that_jax_finds():

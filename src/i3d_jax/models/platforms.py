@@ -31,14 +31,15 @@ def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
 
 def platform() -> str:
     """Whose forms layers are to have: "cpu", "cuda", or another name, for which they are XLA's own."""
-    if _asked.value is not None:
-        return _asked.value
+    return _asked.value or _own()
+
+
+def _own() -> str:
+    """What this process computes on."""
     name = jax.default_backend()
-    return ("cuda" if _on_cuda() else "rocm") if name == "gpu" else name
-
-
-def _on_cuda() -> bool:
-    return jax.default_backend() == "gpu" and "rocm" not in backend.get_backend().platform_version.lower()
+    if name == "gpu":
+        return "rocm" if "rocm" in backend.get_backend().platform_version.lower() else "cuda"
+    return name
 
 
 def compiler_options() -> dict[str, str | int] | None:
@@ -51,12 +52,13 @@ def compiler_options() -> dict[str, str | int] | None:
     """
     if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
         return None
-    if _on_cuda():
+    own = _own()
+    if own == "cuda":
         return {
             "xla_gpu_force_conv_nhwc": True,
             "xla_gpu_enable_triton_gemm": False,
             "xla_gpu_dot_merger_threshold_mb": 0,
         }
-    if jax.default_backend() == "cpu":
+    if own == "cpu":
         return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     return None
