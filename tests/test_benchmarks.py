@@ -21,7 +21,7 @@ def test_plain_form_that_ours_is_measured_against_is_xlas_own(platform):
 
     with models.forms_of(platform):
         ours = lowered()
-    with model.plain():
+    with models.forms_of("plain"):
         plain = lowered()
     assert "tensor<3x3x3x3x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain and "stablehlo.while" not in plain
     assert plain.count("reduce_window") == 1 and "reduce_window" not in ours
@@ -36,7 +36,7 @@ def test_batch_norm_that_ours_is_measured_against_has_the_gradient_that_jax_find
         x = jnp.zeros((2, 4, 4, 3))
         return str(jax.make_jaxpr(lambda x: norm.init_with_output(jax.random.key(0), x)[0])(x))
 
-    with model.plain():
+    with models.forms_of("plain"):
         plain = traced()
     assert "custom_vjp_call" in traced() and "custom_vjp_call" not in plain
 

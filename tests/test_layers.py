@@ -47,6 +47,33 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
         np.testing.assert_allclose(found, wanted, atol=1e-10)
 
 
+# Few positions, many, some that runs divide and some that they do not.
+@pytest.mark.parametrize("positions", [(), (5,), (16, 112, 112), (37, 37), (8191,)])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platform):
+    x = np.random.default_rng(0).normal(2, 3, (4, *positions, 6)).astype(np.float32)
+    norm = layers.BatchNorm(6, 2, decay=0)
+    with platforms.forms_of(platform):
+        _, new = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])
+    groups = x.astype(np.float64).reshape(2, -1, 6)
+    for name, wanted in ("mean", groups.mean(1)), ("var", groups.var(1)):
+        np.testing.assert_allclose(new["batch_stats"][name], wanted.mean(0), rtol=1e-5)
+
+
+def test_statistics_of_batch_norm_are_taken_in_one_pass():
+    norm = layers.BatchNorm(6, relu=True)
+    x = jnp.zeros((2, 8, 28, 28, 6), jnp.float32)
+    variables = norm.init(jax.random.key(0), x)
+
+    def loss(x):
+        return jnp.square(norm.apply(variables, x, mutable=["batch_stats"])[0]).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
+    # Of several sums at once: one alone would be of what had been written to memory, pass after pass.
+    of_runs = "(f32[1,2,196,6]{3,2,1,0}, f32[1,2,196,6]{3,2,1,0}) reduce("
+    assert text.count(of_runs) == 2 and " reduce-window(" not in text
+
+
 def test_gradient_of_batch_norm_has_the_types_of_what_it_is_of(float64):
     norm, x = layers.BatchNorm(5, relu=True), random(0, 6, 4, 3, 5).astype(jnp.bfloat16)
     variables = norm.init(jax.random.key(0), x)

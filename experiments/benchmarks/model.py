@@ -22,9 +22,8 @@ import importlib.util
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import harness
 import jax
@@ -33,7 +32,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from i3d_jax import models, optimizers, planes
-from i3d_jax.models import convolution, layers
+from i3d_jax.models import convolution
 from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.step import initial_state, train_step
 
@@ -100,19 +99,12 @@ def _variables(model: str, classes: int, size: int) -> Any:
     return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
 
 
-@contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Has layers computed, and gone back through, as XLA and JAX do it by themselves, while they are traced."""
-    with models.forms_of("plain"), mock.patch.object(layers, "_normalised", layers._by_own_statistics):
-        yield
-
-
-PLAIN = "plain XLA, float32"
+PLAIN = "plain XLA, float32"  # Layers computed, and gone back through, as XLA and JAX do it by themselves.
 OURS = {
-    "ours, float32": ({}, contextlib.nullcontext),
-    "ours, bfloat16": ({"dtype": "bfloat16"}, contextlib.nullcontext),
-    "ours, float32, blocks computed again": ({"remat": True}, contextlib.nullcontext),
-    PLAIN: ({}, plain),
+    "ours, float32": {},
+    "ours, bfloat16": {"dtype": "bfloat16"},
+    "ours, float32, blocks computed again": {"remat": True},
+    PLAIN: {},
 }
 THEIRS = {
     "PyTorch, float32": {},
@@ -125,10 +117,9 @@ THEIRS = {
 
 def of_ours(task: Task, name: str, about: dict) -> Callable:
     """One of OURS, as a function that returns when it is done; what compiling it took, and what it takes, goes into `about`."""
-    attributes, context = OURS[name]
-    options = models.compiler_options() if context is not plain else None
-    network = task.build(**attributes)
-    with context():
+    options = models.compiler_options() if name != PLAIN else None
+    network = task.build(**OURS[name])
+    with models.forms_of("plain") if name == PLAIN else contextlib.nullcontext():
         if not task.train:
             streams = models.the_input(task.streams())
             # A function of its own: what was traced of another is not taken again.
@@ -364,7 +355,7 @@ def main() -> None:
             parser.error("--forms: PyTorch is not installed")
         print("PyTorch is not installed and does not take part")
     # Nothing is computed again where there is no backward pass.
-    forms = [name for name, (attributes, _) in OURS.items() if flags.what == "train" or not attributes.get("remat")]
+    forms = [name for name, options in OURS.items() if flags.what == "train" or not options.get("remat")]
     forms += their_forms()
     if flags.model == "all":
         forms = flags.forms or [name for name in forms if "float32" in name]

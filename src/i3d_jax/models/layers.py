@@ -1,20 +1,20 @@
 """Layers that the networks share, for images [B, H, W, C] and videos [B, T, H, W, C] alike.
 
 Kernels, windows and strides are (time, height, width), or (height, width) for images. Parameters keep the shapes of the
-published checkpoints; how a layer computes is the business of this file, of `convolution.py` and of `pooling.py` alone.
+published checkpoints; how a layer computes is the business of this file, of `convolution.py`, `normalization.py` and
+`pooling.py` alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import errors
-from jax import lax
 
-from i3d_jax.models import convolution, platforms
+from i3d_jax.models import convolution, normalization, platforms
 from i3d_jax.models.initializers import kernel_init
 
 
@@ -101,7 +101,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x):
         """In training, x [B, *positions, C]."""
         check_groups(x.shape[0], x.size // self.features, self.groups)
-        y, mean, var = _normalised(x.reshape(self.groups, -1, self.features), self.bias, self.epsilon, self.relu)
+        clips = x.reshape(self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features)
+        y, mean, var = normalization.normalised(clips, self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
             self.mean.value = self.decay * self.mean.value + (1 - self.decay) * mean.mean(0)
             self.var.value = self.decay * self.var.value + (1 - self.decay) * var.mean(0)
@@ -109,72 +110,7 @@ class BatchNorm(nn.Module):
 
     def in_a_test(self) -> tuple[jax.Array, jax.Array]:
         """What it multiplies by and what it adds, [C], by its running statistics."""
-        return _scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
-
-
-def _scale_and_shift(mean, var, bias, epsilon):
-    scale = lax.rsqrt(var + epsilon)
-    return scale, bias - mean * scale
-
-
-def _scaled(x, scale, shift, relu):
-    """x [groups, positions, C] times `scale` plus `shift` [groups, C], in float32 at least."""
-    y = convolution.at_least_float32(x)
-    scale, shift = (_over_positions(each.astype(y.dtype), y) for each in (scale, shift))
-    y = lax.add(lax.mul(y, scale), shift)
-    return (nn.relu(y) if relu else y).astype(x.dtype)
-
-
-def _over_positions(values, x):
-    """Values [groups, C] for each of the positions of x [groups, positions, C]."""
-    return lax.broadcast_in_dim(values, x.shape, (0, 2))
-
-
-def _mean(x):
-    """Over the positions of x [groups, positions, C]. By `lax`, as what else there is for every value: `jnp` is slower to trace."""
-    return lax.reduce(x, np.zeros((), x.dtype), lax.add, (1,)) / x.shape[1]
-
-
-def _by_own_statistics(x, bias, epsilon, relu):
-    """x [groups, positions, C] normalised by each group's own statistics, which are returned too, [groups, C]."""
-    wide = convolution.at_least_float32(x)
-    mean = _mean(wide)
-    var = jnp.maximum(_mean(lax.square(wide)) - lax.square(mean), 0.0)
-    return _scaled(x, *_scale_and_shift(mean, var, bias[None], epsilon), relu), mean, var
-
-
-def _by_own_statistics_fwd(x, bias, epsilon, relu):
-    y, mean, var = _by_own_statistics(x, bias, epsilon, relu)
-    return (y, mean, var), (x, bias, mean, var)
-
-
-def _by_own_statistics_bwd(epsilon, relu, residual, grads):
-    """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
-
-    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them: a product
-    it would fuse, and compute, into each of the convolution's transposes.
-    """
-    x, bias, mean, var = residual
-    deviation = lax.sqrt(var + epsilon)
-    least = (-bias[None] * deviation).astype(mean.dtype)
-    centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
-
-    def masked(x, grad):
-        centred, grad = lax.sub(convolution.at_least_float32(x), centre), convolution.at_least_float32(grad)
-        return centred, lax.select(lax.gt(centred, least), grad, lax.full_like(grad, 0)) if relu else grad
-
-    centred, grad = masked(x, grads[0])
-    shift, stretch = _mean(grad), _mean(lax.mul(grad, centred)) / (var + epsilon)
-    # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
-    x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
-    centred, grad = masked(x, grad)
-    of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
-    of_x = lax.div(of_x, spread)
-    return of_x.astype(x.dtype), (shift * x.shape[1]).sum(0).astype(bias.dtype)
-
-
-_normalised = jax.custom_vjp(_by_own_statistics, nondiff_argnums=(2, 3))
-_normalised.defvjp(_by_own_statistics_fwd, _by_own_statistics_bwd)
+        return normalization.scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
 
 
 def check_groups(batch: int, values: int, groups: int) -> None:
@@ -209,4 +145,5 @@ class ConvBN(nn.Module):
         if self.window and platforms.platform() == "cuda":
             return nn.relu(conv(x, scale, shift))
         y = conv(x)
-        return _scaled(y.reshape(1, -1, self.features), scale[None], shift[None], True).reshape(y.shape)
+        flat = y.reshape(1, 1, -1, self.features)
+        return normalization.scaled(flat, scale[None], shift[None], relu=True).reshape(y.shape)

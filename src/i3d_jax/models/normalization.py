@@ -1,0 +1,113 @@
+"""Batch norm of clips x [groups, clips, positions, C] by each group's own statistics, with ReLU or without it, and its gradient.
+
+Statistics are [groups, C], float32 at least, and taken over clips and positions.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from i3d_jax.models import platforms
+from i3d_jax.models.convolution import at_least_float32
+
+
+def normalised(x: jax.Array, bias: jax.Array, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x normalised plus bias [C], and the statistics: mean and variance. No forward-mode AD."""
+    form = _by_own_statistics if platforms.platform() == "plain" else _normalised
+    return form(x, bias, epsilon, relu)
+
+
+def scale_and_shift(mean, var, bias, epsilon):
+    """What batch norm multiplies by and what it adds."""
+    scale = lax.rsqrt(var + epsilon)
+    return scale, bias - mean * scale
+
+
+def scaled(x, scale, shift, relu):
+    """x times `scale` plus `shift` [groups, C], in float32 at least."""
+    y = at_least_float32(x)
+    scale, shift = (_over_positions(each.astype(y.dtype), y) for each in (scale, shift))
+    y = lax.add(lax.mul(y, scale), shift)
+    return (nn.relu(y) if relu else y).astype(x.dtype)
+
+
+def _over_positions(values, x):
+    """Values [groups, C] for each of the positions of x."""
+    return lax.broadcast_in_dim(values, x.shape, (0, 3))
+
+
+# So many sums XLA adds at once on a CPU, and of more numbers than the other one after another, rounding would be felt.
+RUN, MOST = 32, 512
+
+
+def _means(*values):
+    """The mean of each of several arrays like x.
+
+    By `lax`, as what else there is for every value: `jnp` is slower to trace. A sum alone XLA's CPU backend takes in many passes, the
+    first of which writes what it is the sum of to memory; of several at once it does neither.
+    """
+    _, clips, positions, _ = values[0].shape
+    number = clips * positions
+    if platforms.platform() != "cpu":
+        return [lax.reduce(value, np.zeros((), value.dtype), lax.add, (1, 2)) / number for value in values]
+    while clips * positions > MOST and (run := _run(positions)) > 1:
+        positions //= run
+        values = [value.reshape(*value.shape[:2], positions, run, value.shape[-1]) for value in values]
+        values = _sums(values, (3,))
+    return [total / number for total in _sums(values, (1, 2))]
+
+
+def _run(positions):
+    """A divisor of so many positions: the largest up to RUN or, if that is 1, the least above."""
+    divisors = [n for n in range(2, positions + 1) if positions % n == 0]
+    return max((n for n in divisors if n <= RUN), default=min(divisors, default=1))
+
+
+def _sums(values, axes):
+    zeros = [np.zeros((), value.dtype) for value in values]
+    return lax.reduce(tuple(values), tuple(zeros), lambda totals, more: [*map(lax.add, totals, more)], axes)
+
+
+def _by_own_statistics(x, bias, epsilon, relu):
+    wide = at_least_float32(x)
+    mean, of_squares = _means(wide, lax.square(wide))
+    var = jnp.maximum(of_squares - lax.square(mean), 0.0)
+    return scaled(x, *scale_and_shift(mean, var, bias[None], epsilon), relu), mean, var
+
+
+def _by_own_statistics_fwd(x, bias, epsilon, relu):
+    y, mean, var = _by_own_statistics(x, bias, epsilon, relu)
+    return (y, mean, var), (x, bias, mean, var)
+
+
+def _by_own_statistics_bwd(epsilon, relu, residual, grads):
+    """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
+
+    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them: a product
+    it would fuse, and compute, into each of the convolution's transposes.
+    """
+    x, bias, mean, var = residual
+    deviation = (var + epsilon) * lax.rsqrt(var + epsilon)  # The root's, that there is already.
+    least = (-bias[None] * deviation).astype(mean.dtype)
+    centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
+
+    def masked(x, grad):
+        centred, grad = lax.sub(at_least_float32(x), centre), at_least_float32(grad)
+        return centred, lax.select(lax.gt(centred, least), grad, lax.full_like(grad, 0)) if relu else grad
+
+    centred, grad = masked(x, grads[0])
+    shift, stretch = _means(grad, lax.mul(grad, centred))
+    stretch = stretch / (var + epsilon)
+    # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
+    x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
+    centred, grad = masked(x, grad)
+    of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
+    of_x = lax.div(of_x, lax.optimization_barrier(spread))
+    of_bias = (shift * (x.shape[1] * x.shape[2])).sum(0)
+    return of_x.astype(x.dtype), of_bias.astype(bias.dtype)
+
+
+_normalised = jax.custom_vjp(_by_own_statistics, nondiff_argnums=(2, 3))
+_normalised.defvjp(_by_own_statistics_fwd, _by_own_statistics_bwd)
