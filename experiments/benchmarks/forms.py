@@ -23,7 +23,7 @@ from i3d_jax import models
 from i3d_jax.models import convolution, pooling, toom_cook
 
 
-def taps_as_inputs(x, kernel, stride=1, to=1):
+def taps_as_inputs(x, kernel, stride, to):
     """Frames of all taps in time side by side in the channels (made up to a multiple of `to`), then a 2-D convolution."""
     taps, frames = kernel.shape[0], -(-x.shape[1] // stride)
     (pads,) = convolution.same_pads((x.shape[1],), (taps,), (stride,))
@@ -72,8 +72,7 @@ STEM = {
 }
 THREE = {
     "3-D": ONCE,
-    "2-D, taps as inputs": taps_as_inputs,
-    "2-D, taps as outputs": functools.partial(convolution._taps_as_channels, before=1, strides=(1, 1)),
+    "2-D, taps as inputs": functools.partial(convolution._taps_as_channels, before=1, strides=(1, 1)),
 }
 ONE = {
     "product": normalised(PRODUCT),

@@ -32,8 +32,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
-        half = x.dtype != jnp.promote_types(x.dtype, jnp.float32)
-        return _wide_product(x, kernel) if half and platform == "cpu" else jnp.dot(x, kernel)
+        return _product(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
         return _with_edges(x, kernel, strides)
     if platform == "cpu" and len(window) == 3:
@@ -43,9 +42,13 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding
     return _plain(x, kernel, strides)
 
 
-def _wide_product(x, kernel):
-    """A CPU has products of half-precision numbers with results in float32, and is slow at others."""
-    return jnp.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+def _product(x, kernel):
+    """As a matrix's: of an array with more axes XLA transposes the gradient to find the kernel's. A CPU has products of half-precision
+    numbers with results in float32, and is slow at others.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = jnp.dot(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel, preferred_element_type=wide)
+    return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _plain(x, kernel, strides, padding: Any = "SAME"):
@@ -151,14 +154,15 @@ def _runs_as_channels(x, kernel, before, stride):
 
 @functools.partial(jax.jit, static_argnames=("before", "strides"))
 def _taps_as_channels(x, kernel, before, strides):
-    """Convolution over time by one 2-D convolution, to the outputs of every tap in time; their sum, shifted in time."""
-    taps, outputs = kernel.shape[0], kernel.shape[-1]
-    kernel = jnp.moveaxis(kernel, 0, 3)
-    y = toom_cook.conv2d_of_runs(x, kernel.reshape(*kernel.shape[:3], taps * outputs), strides)
-    y = y.reshape(*y.shape[:-1], taps, outputs)
-    total: Any = 0.0
-    for tap in range(taps):
-        ahead = tap - before  # Output t takes this tap from run t + ahead.
-        shift = [(0, 0, 0), (-ahead, ahead, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
-        total += lax.pad(y[..., tap, :], jnp.zeros((), y.dtype), shift)
-    return total
+    """Convolution over time by one 2-D convolution, of runs that have those of the other taps in time beside them.
+
+    It is the inputs that are repeated and not, with a sum of them, the outputs: these XLA would compute, and go back through, again
+    wherever they are used.
+    """
+    runs, taps = x.shape[1], kernel.shape[0]
+    in_time = [(before, taps - 1 - before, 0) if axis == 1 else (0, 0, 0) for axis in range(x.ndim)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), in_time)
+    x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + runs, axis=1) for tap in range(taps)], -1)
+    kernel = jnp.moveaxis(kernel, 0, 2)
+    kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+    return toom_cook.conv2d_of_runs(x, kernel, strides)

@@ -54,12 +54,15 @@ def _conv_over_time_bwd(before, step, strides, residual, grad):
     of_runs, of_taps, of_products = _weights(step, taps)
     grad_pads = ((0, 0), (0, -grad.shape[1] % step), (0, 0), (0, 0), (0, 0))
 
+    # Once for all products, as they are wanted: summed and transposed at once, each would be read across memory several times.
+    places = _channels_first(jnp.stack(_places(x, before, step, taps)))
+
     def of_product(weights):
         # The slices are taken here, where they and their sum are one operation; outside they would be kept.
         run, tap, product = weights
         blocks = jnp.pad(grad, grad_pads).reshape(grad.shape[0], -1, step, *grad.shape[2:])
         return _conv2d_of_runs_gradients(
-            _weighted(_places(x, before, step, taps), run),
+            _weighted(_unstacked(places, 0), run),
             _weighted(_unstacked(kernel, 0), tap),
             _weighted(_unstacked(blocks, 2), product),
             strides,
@@ -78,14 +81,14 @@ _conv_over_time.defvjp(_conv_over_time_fwd, _conv_over_time_bwd)
 
 def _conv2d_of_runs_gradients(x, kernel, grad, strides):
     """The gradients of x and kernel, each as a convolution of [B, H, W, C] with [H, W, I, O] as they lie in memory: of no
-    others does XLA make the library's, in a loop on a CPU.
+    others does XLA make the library's, in a loop on a CPU. x is [I, H, W, B * T].
     """
     conv = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    frames, grads = (each.reshape(-1, *each.shape[2:]) for each in (x, grad))
+    grads = grad.reshape(-1, *grad.shape[2:])
     window, befores, afters = kernel.shape[:2], [], []
-    for size, outputs, taps, stride in zip(frames.shape[1:3], grads.shape[1:3], window, strides, strict=True):
+    for size, outputs, taps, stride in zip(x.shape[1:3], grads.shape[1:3], window, strides, strict=True):
         ((before, _),) = lax.padtype_to_pads((size,), (taps,), (stride,), "SAME")
         befores.append(before)
         # Less than the padding, where outputs end before it.
@@ -97,12 +100,18 @@ def _conv2d_of_runs_gradients(x, kernel, grad, strides):
         lhs_dilation=strides,
     )
     of_kernel = conv(
-        frames.transpose(3, 1, 2, 0),
+        x,
         grads.transpose(1, 2, 0, 3),
         padding=list(zip(befores, afters)),
         rhs_dilation=strides,
     )
-    return of_x.reshape(x.shape), of_kernel.transpose(1, 2, 0, 3)
+    return of_x.reshape(*grad.shape[:2], *of_x.shape[1:]), of_kernel.transpose(1, 2, 0, 3)
+
+
+def _channels_first(x):
+    """x [..., B, T, H, W, C] as [..., C, H, W, B * T]."""
+    x = jnp.moveaxis(x, (-1, -3, -2), (-5, -4, -3))
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _places(x, before, step, taps):
