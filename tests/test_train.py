@@ -36,7 +36,7 @@ from i3d_jax import (
 )
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.models import layers, pooling
-from i3d_jax.step import in_parts, initial_state, runs_per_part, train_step
+from i3d_jax.step import _norm, in_parts, initial_state, runs_per_part, train_step
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -90,6 +90,13 @@ def log_of(folder):
 
 def weights_of(folder):
     return weights.read(folder / "weights.safetensors")[0]
+
+
+def test_norm_of_the_gradient_is_that_of_all_its_numbers():
+    rng = np.random.default_rng(0)
+    grads = [rng.normal(size=shape) for shape in ((3, 3, 7, 11), (13,), (64, 64), ())]
+    norm = _norm(jax.tree.map(jnp.float32, grads))
+    np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-6)
 
 
 def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tmp_path):
