@@ -9,7 +9,13 @@ import pytest
 
 from i3d_jax.models import convolution, platforms
 
-WINDOWS = [((7, 7, 7), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 2, 2), (2, 2, 2))]
+WINDOWS = [
+    ((7, 7, 7), (2, 2, 2)),
+    ((3, 3, 3), (1, 1, 1)),
+    ((1, 3, 3), (1, 2, 2)),
+    ((2, 2, 2), (2, 2, 2)),
+    ((4, 3, 3), (2, 2, 2)),
+]
 
 
 def random(seed, *shape):
@@ -17,7 +23,7 @@ def random(seed, *shape):
 
 
 @pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
-@pytest.mark.parametrize("frames", [1, 2, 7, 9, 16])
+@pytest.mark.parametrize("frames", [1, 2, 6, 7, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
 def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
     monkeypatch.setattr(convolution, "LARGE", large)

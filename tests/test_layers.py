@@ -74,6 +74,20 @@ def test_statistics_of_batch_norm_are_taken_in_one_pass():
     assert text.count(of_runs) == 2 and " reduce-window(" not in text
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_has_second_derivatives_where_a_loss_is_linear(relu, float64):
+    norm, weights, x = layers.BatchNorm(5, relu=relu), random(1, 4, 600, 5), random(0, 4, 600, 5)
+    variables = norm.init(jax.random.key(0), x)
+
+    def of_gradient(x):
+        of = jax.grad(lambda x: (weights * norm.apply(variables, x, mutable=["batch_stats"])[0]).sum())
+        return jnp.square(of(x)).sum()
+
+    with models.forms_of("plain"):
+        plain = jax.grad(of_gradient)(x)
+    np.testing.assert_allclose(jax.grad(of_gradient)(x), plain, atol=1e-10)
+
+
 def test_gradient_of_batch_norm_has_the_types_of_what_it_is_of(float64):
     norm, x = layers.BatchNorm(5, relu=True), random(0, 6, 4, 3, 5).astype(jnp.bfloat16)
     variables = norm.init(jax.random.key(0), x)

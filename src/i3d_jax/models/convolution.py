@@ -120,6 +120,7 @@ def _conv3d_as_2d(x, kernel, strides):
     Half-precision numbers are computed with in float32, which is what XLA makes of their convolutions on a CPU, too.
     """
     dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
+    frames = -(-x.shape[1] // stride)
     ((before, _),) = same_pads(x.shape[1:2], kernel.shape[:1], strides[:1])
     if stride > 1:
         x, kernel = _runs_as_channels(x, kernel, before, stride)
@@ -133,7 +134,8 @@ def _conv3d_as_2d(x, kernel, strides):
         y = toom_cook.conv_over_time(x, kernel, before, step, strides[1:])
     else:
         y = _taps_as_channels(x, kernel, before, strides[1:])
-    return y.astype(dtype)
+    # With padding in front, runs can be more than outputs.
+    return (y if y.shape[1] == frames else lax.slice_in_dim(y, 0, frames, axis=1)).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("before", "stride"))

@@ -3,6 +3,8 @@
 Statistics are [groups, C], float32 at least, and taken over clips and positions.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,7 @@ def _over_positions(values, x):
     return lax.broadcast_in_dim(values, x.shape, (0, 3))
 
 
-# So many sums XLA adds at once on a CPU, and of more numbers than the other one after another, rounding would be felt.
+# Of how many positions XLA adds all channels side by side on a CPU, and of how many sums one after another rounding is not felt.
 RUN, MOST = 32, 512
 
 
@@ -46,7 +48,8 @@ def _means(*values):
     """The mean of each of several arrays like x.
 
     By `lax`, as what else there is for every value: `jnp` is slower to trace. A sum alone XLA's CPU backend takes in many passes, the
-    first of which writes what it is the sum of to memory; of several at once it does neither.
+    first of which writes what it is the sum of to memory; of several at once it does neither. Runs of positions are cut of a clip's
+    own, so that clips can be on different devices; a great number of clips, or a large prime of positions, is added as it is.
     """
     _, clips, positions, _ = values[0].shape
     number = clips * positions
@@ -59,15 +62,23 @@ def _means(*values):
     return [total / number for total in _sums(values, (1, 2))]
 
 
+@functools.cache
 def _run(positions):
     """A divisor of so many positions: the largest up to RUN or, if that is 1, the least above."""
-    divisors = [n for n in range(2, positions + 1) if positions % n == 0]
-    return max((n for n in divisors if n <= RUN), default=min(divisors, default=1))
+    up_to, above = range(min(RUN, positions), 1, -1), range(RUN + 1, positions + 1)
+    return next((n for n in (*up_to, *above) if positions % n == 0), 1)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sums(values, axes):
+    """JAX's own derivative of several sums at once has to be given one of each of the values."""
     zeros = [np.zeros((), value.dtype) for value in values]
     return lax.reduce(tuple(values), tuple(zeros), lambda totals, more: [*map(lax.add, totals, more)], axes)
+
+
+@_sums.defjvp
+def _sums_jvp(axes, values, tangents):
+    return _sums(*values, axes), [lax.reduce(each, np.zeros((), each.dtype), lax.add, axes) for each in tangents[0]]
 
 
 def _by_own_statistics(x, bias, epsilon, relu):
@@ -85,11 +96,10 @@ def _by_own_statistics_fwd(x, bias, epsilon, relu):
 def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
 
-    Of what is kept for it, x alone is large. It ends in a division because XLA computes those once for all that use them: a product
-    it would fuse, and compute, into each of the convolution's transposes.
+    Of what is kept for it, x alone is large.
     """
     x, bias, mean, var = residual
-    deviation = (var + epsilon) * lax.rsqrt(var + epsilon)  # The root's, that there is already.
+    deviation = (var + epsilon) * lax.rsqrt(var + epsilon)  # No square root: the other there is, from the forward pass.
     least = (-bias[None] * deviation).astype(mean.dtype)
     centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
 
@@ -104,7 +114,11 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
     centred, grad = masked(x, grad)
     of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
-    of_x = lax.div(of_x, lax.optimization_barrier(spread))
+    if platforms.platform() == "cpu":
+        # Divisions XLA computes once for all that use them; by what it does not see to be the same for all positions, or it
+        # would multiply, which it computes again for each of the convolution's gradients.
+        spread = lax.optimization_barrier(spread)
+    of_x = lax.div(of_x, spread)
     of_bias = (shift * (x.shape[1] * x.shape[2])).sum(0)
     return of_x.astype(x.dtype), of_bias.astype(bias.dtype)
 

@@ -58,7 +58,7 @@ def _conv_over_time_bwd(before, step, strides, residual, grad):
     places = _channels_first(jnp.stack(_places(x, before, step, taps)))
 
     def of_product(weights):
-        # The slices are taken here, where they and their sum are one operation; outside they would be kept.
+        # Slices of the kernel and of grad are taken here, where they and their sum are one operation; outside they would be kept.
         run, tap, product = weights
         blocks = jnp.pad(grad, grad_pads).reshape(grad.shape[0], -1, step, *grad.shape[2:])
         return _conv2d_of_runs_gradients(
