@@ -18,11 +18,13 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests that compile the same program do it once.
-_compiled = tempfile.mkdtemp()
-atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+# Tests that compile the same program do it once, in whichever of pytest's processes, which have this one's environment.
+if "I3D_JAX_TEST_COMPILED" not in os.environ:
+    os.environ["I3D_JAX_TEST_COMPILED"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["I3D_JAX_TEST_COMPILED"], ignore_errors=True)
 jax.config.update("jax_enable_compilation_cache", True)
-jax.config.update("jax_compilation_cache_dir", _compiled)
+jax.config.update("jax_compilation_cache_dir", os.environ["I3D_JAX_TEST_COMPILED"])
+jax.config.update("jax_compilation_cache_max_size", 8 * 2**30)  # With a limit, JAX locks it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
