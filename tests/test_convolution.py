@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax.models import convolution, platforms
+from i3d_jax.models import convolution, padding, platforms
 
 WINDOWS = [
     ((7, 7, 7), (2, 2, 2)),
@@ -117,7 +117,7 @@ def test_video_of_the_papers_size_takes_half_of_the_multiplications():
 
 
 def test_same_padding_puts_the_odd_pixel_after():
-    assert convolution.same_pads((224, 79), (7, 7), (2, 2)) == [(2, 3), (3, 3)]
+    assert padding.same_pads((224, 79), (7, 7), (2, 2)) == [(2, 3), (3, 3)]
 
 
 def test_edge_padding_repeats_the_first_and_last_frame():
@@ -160,9 +160,9 @@ def test_product_has_its_gradients_without_transposing():
     assert "f32[3136,40]" in text and "f32[40,3136]" not in text and "f32[24,3136]" not in text
 
 
-@pytest.mark.parametrize("platform,result", [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
+@pytest.mark.parametrize("platform,result", [("cpu", "6x5xf32"), ("cuda", "2x3x5xbf16"), ("tpu", "2x3x5xbf16")])
 def test_products_give_what_the_platform_is_fast_at(platform, result):
     x, kernel = jnp.zeros((2, 3, 4), jnp.bfloat16), jnp.zeros((1, 4, 5), jnp.bfloat16)
     with platforms.forms_of(platform):
         text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
-    assert re.findall(r"stablehlo.dot_general.* -> tensor<(?:2x3|6)x5x(\w+)>", text) == [result]
+    assert re.findall(r"stablehlo.dot_general.* -> tensor<(\w+)>", text) == [result]

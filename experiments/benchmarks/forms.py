@@ -20,13 +20,13 @@ import model
 import numpy as np
 
 from i3d_jax import models
-from i3d_jax.models import convolution, pooling, toom_cook
+from i3d_jax.models import convolution, padding, pooling, toom_cook
 
 
 def taps_as_inputs(x, kernel, stride, to):
     """Frames of all taps in time side by side in the channels (made up to a multiple of `to`), then a 2-D convolution."""
     taps, frames = kernel.shape[0], -(-x.shape[1] // stride)
-    (pads,) = convolution.same_pads((x.shape[1],), (taps,), (stride,))
+    (pads,) = padding.same_pads((x.shape[1],), (taps,), (stride,))
     x = jnp.pad(x, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
     x = jnp.concatenate([x[:, tap : tap + (frames - 1) * stride + 1 : stride] for tap in range(taps)], -1)
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])

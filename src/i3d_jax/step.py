@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from i3d_jax import models, planes, validation
+from i3d_jax.models import normalization
 
 
 class State(NamedTuple):
@@ -138,8 +139,7 @@ def _norm(tree: Any) -> jax.Array:
     """
     sums = []
     for leaf in jax.tree.leaves(tree):
-        run = max(run for run in range(1, 33) if leaf.size % run == 0)
-        sums.append(jnp.square(leaf).reshape(run, -1).sum(0))
+        sums.append(jnp.square(leaf).reshape(normalization.run(leaf.size), -1).sum(0))
     # Seen as one sum of sums, XLA makes it leaf by leaf again.
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(sums)).sum())
 

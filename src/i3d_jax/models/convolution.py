@@ -12,15 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import platforms, toom_cook
+from i3d_jax.models.padding import padded, same_pads
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
-    """TensorFlow's SAME padding, (before, after) per axis: the odd pixel goes after."""
-    return lax.padtype_to_pads(shape, window, strides, "SAME")
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
@@ -162,8 +158,7 @@ def _taps_as_channels(x, kernel, before, strides):
     wherever they are used.
     """
     runs, taps = x.shape[1], kernel.shape[0]
-    in_time = [(before, taps - 1 - before, 0) if axis == 1 else (0, 0, 0) for axis in range(x.ndim)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), in_time)
+    x = padded(x, 1, before, taps - 1 - before)
     x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + runs, axis=1) for tap in range(taps)], -1)
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])

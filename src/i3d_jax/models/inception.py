@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution
+from i3d_jax.models import convolution, padding
 from i3d_jax.models.body import IMAGE, VIDEO, Network, check_stream
 from i3d_jax.models.timing import Timing
 
@@ -109,7 +109,7 @@ def reach(table: tuple[tuple, ...]) -> tuple[int, int]:
     jump = 1
     for kind, _, *spec in table:
         (window, *_), (stride, *_) = spec[-2:] if kind != "mixed" else ((3,), (1,))
-        pads = [convolution.same_pads((length,), (window,), (stride,))[0][0] for length in (100, 101)]
+        pads = [padding.same_pads((length,), (window,), (stride,))[0][0] for length in (100, 101)]
         before += jump * max(pads)
         after += jump * (window - 1 - min(pads))
         jump *= stride

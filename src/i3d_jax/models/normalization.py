@@ -4,6 +4,7 @@ Statistics are [groups, C], float32 at least, and taken over clips and positions
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -54,19 +55,23 @@ def _means(*values):
     _, clips, positions, _ = values[0].shape
     number = clips * positions
     if platforms.platform() != "cpu":
-        return [lax.reduce(value, np.zeros((), value.dtype), lax.add, (1, 2)) / number for value in values]
-    while clips * positions > MOST and (run := _run(positions)) > 1:
-        positions //= run
-        values = [value.reshape(*value.shape[:2], positions, run, value.shape[-1]) for value in values]
+        return [_sum(value, (1, 2)) / number for value in values]
+    while clips * positions > MOST and (size := run(positions)) > 1:
+        positions //= size
+        values = [value.reshape(*value.shape[:2], positions, size, value.shape[-1]) for value in values]
         values = _sums(values, (3,))
     return [total / number for total in _sums(values, (1, 2))]
 
 
 @functools.cache
-def _run(positions):
-    """A divisor of so many positions: the largest up to RUN or, if that is 1, the least above."""
-    up_to, above = range(min(RUN, positions), 1, -1), range(RUN + 1, positions + 1)
-    return next((n for n in (*up_to, *above) if positions % n == 0), 1)
+def run(numbers: int) -> int:
+    """Of how many numbers to add up so many by runs: the largest divisor up to RUN or, if that is 1, the least above."""
+    divisors = itertools.chain(range(min(RUN, numbers), 1, -1), range(RUN + 1, numbers + 1))
+    return next((n for n in divisors if numbers % n == 0), 1)
+
+
+def _sum(value, axes):
+    return lax.reduce(value, np.zeros((), value.dtype), lax.add, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -78,7 +83,7 @@ def _sums(values, axes):
 
 @_sums.defjvp
 def _sums_jvp(axes, values, tangents):
-    return _sums(*values, axes), [lax.reduce(each, np.zeros((), each.dtype), lax.add, axes) for each in tangents[0]]
+    return _sums(*values, axes), [_sum(each, axes) for each in tangents[0]]
 
 
 def _by_own_statistics(x, bias, epsilon, relu):

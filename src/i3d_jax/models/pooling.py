@@ -8,11 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from i3d_jax.models import platforms
-from i3d_jax.models.convolution import same_pads
+from i3d_jax.models.padding import padded, same_pads
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
@@ -148,7 +147,7 @@ def _max_and_winner(x, axis, window, stride):
 def _places(x, axis, window, stride):
     """What there is at each place of the windows along one axis. All is by `lax`: `jnp` takes several times longer to trace."""
     ((before, after),) = same_pads((x.shape[axis],), (window,), (stride,))
-    x = _padded(x, axis, before, after, -jnp.inf)
+    x = padded(x, axis, before, after, -jnp.inf)
     last = x.shape[axis] - window + 1
     return [lax.slice_in_dim(x, place, last + place, stride, axis) for place in range(window)]
 
@@ -165,7 +164,7 @@ def _to_winners(grad, winner, axis, window, stride, size):
     blocks = -(-size // stride)
     first, last = -((before + stride - 1) // stride), (window - 1 - before) // stride
     beyond = blocks - grad.shape[axis] - first
-    grad, winner = _padded(grad, axis, last, beyond, 0), _padded(winner, axis, last, beyond, -1)
+    grad, winner = padded(grad, axis, last, beyond, 0), padded(winner, axis, last, beyond, -1)
     shape = (*grad.shape[:axis], blocks, stride, *grad.shape[axis + 1 :])
     phase = lax.broadcasted_iota(jnp.int8, shape, axis + 1)
     total: Any = 0.0
@@ -177,8 +176,3 @@ def _to_winners(grad, winner, axis, window, stride, size):
         total += jnp.where(its_winner == phase + jnp.int8(before + stride * ago), of_block, 0)
     total = total.reshape(*shape[:axis], blocks * stride, *shape[axis + 2 :])
     return lax.slice_in_dim(total, 0, size, axis=axis)
-
-
-def _padded(x, axis, before, after, value):
-    pads = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    return lax.pad(x, np.asarray(value, x.dtype), pads)

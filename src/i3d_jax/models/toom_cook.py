@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from i3d_jax.models.padding import padded, same_pads
+
 
 def conv2d_of_runs(x, kernel, strides, padding: Any = "SAME"):
     """2-D convolution of x [B, T, H, W, I] with kernel [H, W, I, O], frame by frame."""
@@ -89,7 +91,7 @@ def _conv2d_of_runs_gradients(x, kernel, grad, strides):
     grads = grad.reshape(-1, *grad.shape[2:])
     window, befores, afters = kernel.shape[:2], [], []
     for size, outputs, taps, stride in zip(x.shape[1:3], grads.shape[1:3], window, strides, strict=True):
-        ((before, _),) = lax.padtype_to_pads((size,), (taps,), (stride,), "SAME")
+        ((before, _),) = same_pads((size,), (taps,), (stride,))
         befores.append(before)
         # Less than the padding, where outputs end before it.
         afters.append((outputs - 1) * stride + taps - before - size)
@@ -119,8 +121,7 @@ def _places(x, before, step, taps):
     runs = x.shape[1]
     steps = -(-runs // step)
     blocks = steps + -(-(taps - 1) // step)
-    in_time = (before, blocks * step - runs - before, 0)
-    x = lax.pad(x, np.zeros((), x.dtype), [in_time if axis == 1 else (0, 0, 0) for axis in range(x.ndim)])
+    x = padded(x, 1, before, blocks * step - runs - before)
     x = _unstacked(x.reshape(x.shape[0], blocks, step, *x.shape[2:]), 2)
     places = [divmod(place, step) for place in range(step + taps - 1)]
     return [lax.slice_in_dim(x[place], first, first + steps, axis=1) for first, place in places]
