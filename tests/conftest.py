@@ -7,13 +7,19 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
-# Tests compile far longer than they compute: this halves it.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 # Processes that tests start keep no programs: neither in the user's cache, nor half-written where they are killed.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
 import pytest
+
+# Tests compile far longer than they compute: options that make it a fifth of the time, and those that XLA has by itself.
+QUICK = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+if jax.__version_info__ >= (0, 11):  # Which may not know the second one any more.
+    del QUICK["xla_cpu_use_fusion_emitters"], AS_USERS["xla_cpu_use_fusion_emitters"]
+options = (f"--{name}={value}" for name, value in QUICK.items())
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -73,6 +73,8 @@ class Checkpoints:
           SaveError: this save, or the one before it, failed: the disk is full, for one.
           RuntimeError: Orbax declined, as it silently does for a step that is there already.
         """
+        # Of arrays on devices Orbax has every replica write a part, for which every shape is compiled for; they are not that large.
+        state = jax.tree.map(_on_host, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             crc32c=ocp.args.JsonSave(crcs(state)),
@@ -196,9 +198,10 @@ def _reported(folder: Any) -> Iterator[None]:
 
 
 def crcs(state: Any) -> dict[str, int]:
-    """The CRC-32C of every leaf, by path; leaves are replicated, so each process has the whole of each."""
-    leaves = {
-        name: leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-        for name, leaf in named_leaves(state).items()
-    }
-    return {name: google_crc32c.value(np.asarray(leaf).tobytes()) for name, leaf in leaves.items()}
+    """The CRC-32C of every leaf, by path."""
+    return {name: google_crc32c.value(_on_host(leaf).tobytes()) for name, leaf in named_leaves(state).items()}
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    """Leaves are replicated, so each process has the whole of each."""
+    return np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)

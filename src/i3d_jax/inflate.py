@@ -4,6 +4,7 @@ An N x N filter is repeated N times over time and divided by N, so that a video 
 response: exactly away from the clip's ends, where zero padding shows nothing before the first frame or after the last.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -37,8 +38,11 @@ def inflate_params(params: Any, *, like: Any) -> Any:
     ]
     if problems:
         raise ValueError("cannot inflate these parameters:\n  " + "\n  ".join(problems))
-    leaves = [_inflate(source[name], wanted) for name, wanted in target.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    # Leaves that are no arrays (an Equinox activation function, say) have nothing to inflate.
+    names = [name for name, wanted in target.items() if hasattr(wanted, "shape")]
+    wanted = tuple((tuple(target[name].shape), target[name].dtype) for name in names)
+    inflated = dict(zip(names, _inflated([source[name] for name in names], wanted), strict=True))
+    return jax.tree.unflatten(jax.tree.structure(like), [inflated.get(name, source[name]) for name in target])
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -55,7 +59,6 @@ def _shape(leaf):
 
 
 def _equal(leaf, wanted):
-    # Leaves that are no arrays (an Equinox activation function, say) have nothing to inflate.
     return _shape(leaf) == _shape(wanted) or not (hasattr(leaf, "shape") or hasattr(wanted, "shape"))
 
 
@@ -64,13 +67,15 @@ def _inflatable(leaf, wanted):
     return len(shape) == 4 and len(target) == 5 and shape == target[1:]
 
 
-def _inflate(leaf, wanted):
-    if not hasattr(leaf, "shape"):
-        return leaf
-    if _shape(leaf) != _shape(wanted):
-        frames = wanted.shape[0]
+# One program: operation by operation, a network's take seconds to compile.
+@functools.partial(jax.jit, static_argnums=1)
+def _inflated(leaves, wanted):
+    return [_inflate(leaf, shape, dtype) for leaf, (shape, dtype) in zip(leaves, wanted, strict=True)]
+
+
+def _inflate(leaf, shape, dtype):
+    if leaf.shape != shape:
         # Divide in float32: a bfloat16 kernel is then rounded once.
-        leaf = jnp.broadcast_to(
-            jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))[None] / frames, wanted.shape
-        )
-    return jnp.array(leaf, wanted.dtype)  # A copy: the caller may donate one and keep the other.
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        leaf = jnp.broadcast_to(wide[None] / shape[0], shape)
+    return jnp.array(leaf, dtype)  # A copy: the caller may donate one and keep the other.

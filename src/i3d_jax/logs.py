@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import tensorboardX
 
 from i3d_jax.files import replacing
 
@@ -24,6 +23,8 @@ class Log:
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
+        import tensorboardX  # Which imports PyTorch where there is one: that takes seconds, which mistakes need not wait for.
+
         path = folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]

@@ -1,5 +1,6 @@
 """One update: a pure function of the state, the global batch and the run's key."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ class State(NamedTuple):
     average: Any = None
 
 
+@functools.partial(jax.jit, static_argnames=("tx", "average"))  # Leaf by leaf it would take seconds to compile.
 def initial_state(variables: Any, tx: optax.GradientTransformation, average: bool = False) -> State:
     """The state that a run starts with."""
     params = variables["params"]

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 A = -0.75  # The cubic kernel's free parameter, OpenCV's.
 MARGIN = 4  # Zeros around a warped image: what lies outside is 0.
@@ -44,15 +45,21 @@ def divergence(x: jax.Array, y: jax.Array) -> jax.Array:
     return x - jnp.pad(x[:, :-1], ((0, 0), (1, 0))) + y - jnp.pad(y[:-1], ((1, 0), (0, 0)))
 
 
-def median(image: jax.Array, window: int) -> jax.Array:
-    """The median of window x window pixels, edges repeated; `window` is odd, and 1 changes nothing."""
+def median(images: jax.Array, window: int) -> jax.Array:
+    """The median of window x window pixels of images [..., H, W], edges repeated; `window` is odd, and 1 changes nothing."""
     if window == 1:
-        return image
-    height, width = image.shape
-    padded = jnp.pad(image, window // 2, "edge")
-    values = [padded[i : i + height, j : j + width] for i in range(window) for j in range(window)]
+        return images
+    *batch, height, width = images.shape
+    margins = [(0, 0)] * len(batch) + [(window // 2, window // 2)] * 2
+    padded = jnp.pad(images, margins, "edge")
+    values = [
+        lax.slice(padded, (*[0] * len(batch), i, j), (*batch, i + height, j + width))
+        for i in range(window)
+        for j in range(window)
+    ]
+    # Of `lax`'s operations: `jnp`'s take several times longer to trace.
     for low, high in median_network(window**2):
-        values[low], values[high] = jnp.minimum(values[low], values[high]), jnp.maximum(values[low], values[high])
+        values[low], values[high] = lax.min(values[low], values[high]), lax.max(values[low], values[high])
     return values[len(values) // 2]
 
 

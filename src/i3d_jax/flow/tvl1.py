@@ -32,6 +32,7 @@ import numpy as np
 from jax import lax
 
 from i3d_jax.flow import images
+from i3d_jax.models import platforms
 
 SMALLEST = 16  # Pixels: scales that are smaller are left out.
 FLAT = 1e-7  # Squared gradients below it count as this: d is then without effect.
@@ -133,9 +134,8 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="settings")
 def _batched(first: jax.Array, second: jax.Array, settings: TVL1) -> jax.Array:
     # A CPU is fastest pair by pair, in its caches, each for as many iterations as it needs.
-    return lax.platform_dependent(
-        first, second, cpu=functools.partial(_in_turn, settings), default=functools.partial(_together, settings)
-    )
+    form = _in_turn if platforms.platform() == "cpu" else _together
+    return form(settings, first, second)
 
 
 def _in_turn(settings, first, second):
@@ -219,7 +219,7 @@ def _solve(settings: TVL1, data, u, v, duals, stored):
 
     def round_(state):
         (u, v, *duals), change, count = state
-        u, v = images.median(u, settings.median), images.median(v, settings.median)
+        u, v = images.median(jnp.stack([u, v]), settings.median)
         flow, change, _ = lax.while_loop(moves(settings.inner), iterate, ((u, v, *duals), change, 0))
         return flow, change, count + 1
 
