@@ -117,6 +117,7 @@ def experiment(workdir: pathlib.Path, kills: int, arguments: list[str], every: i
     workdir.mkdir(parents=True, exist_ok=True)
     # Starting takes seconds then, not a minute.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str((workdir / "compiled").absolute())
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     command = [sys.executable, "-m", "i3d_jax.main", *arguments]
     undisturbed, killed = workdir / "undisturbed", workdir / "killed"
     subprocess.run([*command, f"--workdir={undisturbed}"], check=True)

@@ -35,7 +35,7 @@ class Run:
                 "JAX_NUM_CPU_DEVICES": str(devices),
                 "JAX_ENABLE_COMPILATION_CACHE": "1",
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             }
             how = [f"--coordinator=localhost:{port}", f"--num-processes={processes}", f"--process-id={process}"]
             if slurm:  # As `srun` sets them.

@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_at_once_and_nothing_half_written(number, tmp_path):
-    command = several(tmp_path / "videos", 2, 1500)
+    command = several(tmp_path / "videos", 2, 600)
     process = started([*command, tmp_path / "out", "--format", "npz"], tmp_path / "out" / "done.jsonl")
     process.send_signal(number)
     begin = time.monotonic()

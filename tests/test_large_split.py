@@ -8,7 +8,7 @@ import pytest
 from i3d_jax import data, datasets, h264, planes
 from i3d_jax.datasets import annotations, clips
 
-NUMBER, PADDING = 140, 2**23
+NUMBER, PADDING = 18, 2**26
 
 
 @pytest.mark.slow
