@@ -3,8 +3,10 @@
 import atexit
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 # Processes that tests start keep no programs: neither in the user's cache, nor half-written where they are killed.
@@ -41,6 +43,14 @@ def shared_data() -> pathlib.Path:
     if not folder:
         pytest.skip("I3D_JAX_TEST_DATA is not set: no real checkpoint, no real clips")
     return pathlib.Path(folder)
+
+
+@pytest.fixture
+def programs(caplog) -> Iterator[Callable[[], list[str]]]:
+    """A function that says which programs were compiled so far."""
+    compiled = re.compile(r"Finished XLA compilation of (.*) in .* sec")
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        yield lambda: [found[1] for record in caplog.records if (found := compiled.match(record.getMessage()))]
 
 
 @pytest.fixture

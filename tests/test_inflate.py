@@ -53,6 +53,13 @@ def test_it_works_under_jit():
     np.testing.assert_allclose(found["w"].sum(0), kernel(3, 3, 2, 4), rtol=1e-6)
 
 
+def test_a_network_is_inflated_by_one_program(programs):
+    image = {name: kernel(size, size, 2, 4) for name, size in (("a", 1), ("b", 3), ("c", 5))}
+    like = {name: jax.ShapeDtypeStruct((3, *each.shape), jnp.float32) for name, each in image.items()}
+    inflate_params(image, like=like)
+    assert len(programs()) == 1
+
+
 def test_one_error_names_every_missing_extra_and_misshaped_leaf():
     image = {"Conv": {"kernel": kernel(3, 3, 2, 4)}, "Logits": {"kernel": kernel(1, 1, 4, 10)}, "old": kernel(2)}
     like = {"Conv": {"kernel": kernel(3, 3, 3, 2, 4)}, "Logits": {"kernel": kernel(1, 1, 1, 4, 9)}, "new": kernel(3)}

@@ -99,6 +99,16 @@ def test_norm_of_the_gradient_is_that_of_all_its_numbers():
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-6)
 
 
+def test_a_state_is_made_by_one_program_and_saved_by_none(tmp_path, programs):
+    ones = {name: np.ones(shape, np.float32) for name, shape in (("a", (3, 4)), ("b", (5,)), ("c", (2, 2, 6)))}
+    tx, _ = optimizers.sgd(lr=0.1)
+    state = initial_state({"params": ones, "batch_stats": {"mean": np.ones(7, np.float32)}}, tx, average=True)
+    state = jax.device_put(state, NamedSharding(Mesh(np.array(jax.devices()[:2]), ("data",)), PartitionSpec()))
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        saved.save(1, state)
+    assert len(programs()) == 1
+
+
 def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tmp_path):
     folder, result = undisturbed
     log = log_of(folder)

@@ -73,7 +73,8 @@ class Checkpoints:
           SaveError: this save, or the one before it, failed: the disk is full, for one.
           RuntimeError: Orbax declined, as it silently does for a step that is there already.
         """
-        # Of arrays on devices Orbax has every replica write a part, for which every shape is compiled for; they are not that large.
+        # Of arrays on devices Orbax has every replica write a part, and compiles for each shape of them what cuts it out: that takes
+        # longer than the first process takes to write them all.
         state = jax.tree.map(_on_host, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),

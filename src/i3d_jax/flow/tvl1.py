@@ -133,7 +133,7 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _batched(first: jax.Array, second: jax.Array, settings: TVL1) -> jax.Array:
-    # A CPU is fastest pair by pair, in its caches, each for as many iterations as it needs.
+    # A CPU is fastest pair by pair, in its caches, each for as many iterations as it needs. Of two forms both would be traced.
     form = _in_turn if platforms.platform() == "cpu" else _together
     return form(settings, first, second)
 
