@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax.models import convolution, padding, platforms
+from i3d_jax import platforms
+from i3d_jax.models import convolution, padding
 
 WINDOWS = [
     ((7, 7, 7), (2, 2, 2)),

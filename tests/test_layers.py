@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import errors
 
-from i3d_jax import models
-from i3d_jax.models import initializers, layers, platforms
+from i3d_jax import models, platforms
+from i3d_jax.models import initializers, layers
 
 
 def random(seed, *shape):

@@ -5,8 +5,8 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
-from i3d_jax import models
-from i3d_jax.models import convolution, platforms, pooling
+from i3d_jax import models, platforms
+from i3d_jax.models import convolution, pooling
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

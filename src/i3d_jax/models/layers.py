@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 
-from i3d_jax.models import convolution, normalization, platforms
+from i3d_jax import platforms
+from i3d_jax.models import convolution, normalization
 from i3d_jax.models.initializers import kernel_init
 
 

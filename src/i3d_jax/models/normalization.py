@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from i3d_jax.models import platforms
+from i3d_jax import platforms
 from i3d_jax.models.convolution import at_least_float32
 
 

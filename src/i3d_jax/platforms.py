@@ -1,6 +1,6 @@
-"""What networks are computed on, and in whose forms their layers are.
+"""What networks and flow are computed on, and in whose forms they are.
 
-A layer is one function in all forms, but for rounding; which one is chosen as a network is traced.
+A layer is one function in all forms, but for rounding, and so is flow; which one is chosen as they are traced.
 """
 
 import contextlib
