@@ -28,4 +28,6 @@ def test_benchmarks_of_networks_need_no_decoder_nor_data_sets():
 
 
 def test_training_imports_no_tensorflow():
-    assert "tensorflow" not in modules_after("import i3d_jax.main")
+    modules = modules_after("import i3d_jax.main")
+    assert "tensorflow" not in modules
+    assert "tensorboardX" not in modules  # Which imports PyTorch, and is for runs that have begun.

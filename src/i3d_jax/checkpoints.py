@@ -91,9 +91,7 @@ class Checkpoints:
         """Raises an OSError if nothing can be written, or not so much; Orbax takes minutes to tell."""
         with tempfile.TemporaryFile(dir=self.folder):
             pass
-        needed = 2 * sum(
-            leaf.nbytes for leaf in jax.tree.leaves(state)
-        )  # Orbax writes each process's part, then the whole.
+        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # Orbax writes it in parts, then whole.
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(f"it takes {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
