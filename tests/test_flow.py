@@ -102,10 +102,10 @@ STOPPING = TVL1(scales=2, warps=2)  # By its rule, not after so many iterations.
 
 def test_pairs_of_a_batch_do_not_depend_on_each_other():
     first, second = small()
-    together = np.asarray(tv_l1(first, second, STOPPING))
+    together = np.asarray(compiled(first, second, STOPPING))
     for one, other, wanted in zip(first, second, together, strict=True):
-        np.testing.assert_array_equal(tv_l1(one, other, STOPPING), wanted)
-    reshaped = tv_l1(first.reshape(1, 3, 1, 40, 48), second.reshape(1, 3, 1, 40, 48), STOPPING)
+        np.testing.assert_array_equal(compiled(one, other, STOPPING), wanted)
+    reshaped = compiled(first.reshape(1, 3, 1, 40, 48), second.reshape(1, 3, 1, 40, 48), STOPPING)
     np.testing.assert_array_equal(reshaped, together.reshape(1, 3, 1, 40, 48, 2))
 
 

@@ -42,6 +42,21 @@ def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, fra
     np.testing.assert_allclose(our_grad, plain_grad, atol=1e-12)
 
 
+@pytest.mark.parametrize("window,strides", WINDOWS)
+def test_half_precision_is_pooled_in_float32(window, strides):
+    rng = np.random.default_rng(0)
+    shape = (2, 5, 9, 12, 3)[-2 - len(window) :]
+    x = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+    y, gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x)
+    plain, plain_gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, plain.astype(jnp.bfloat16))
+    weights = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
+    (ours,), (wanted,) = gradient(weights), plain_gradient(weights.astype(jnp.float32))
+    assert y.dtype == ours.dtype == jnp.bfloat16
+    # A sum of up to 27 is rounded once.
+    np.testing.assert_array_equal(ours, wanted.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_max_pool_passes_nan_on_wherever_it_is(form):
     x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(jnp.nan)

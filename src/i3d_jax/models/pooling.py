@@ -42,6 +42,9 @@ def _max_by_axis(x, window, strides):
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _separable_max_pool(x, window, strides):
     """The same, one axis after another, which CPU backends run, and go back through, several times faster."""
+    if x.dtype.itemsize < 4:
+        # XLA has no operations of half precision here: in a loop it would convert all clips for every frame, or compute value by value.
+        return _separable_max_pool(x.astype(jnp.float32), window, strides).astype(x.dtype)
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     if len(window) == 2:
         return jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
