@@ -177,6 +177,7 @@ def write_jpegs(file: pathlib.Path) -> int:
 
 
 READERS = {"bare": bare, "ours": ours, "decord": decord, "torchcodec": torchcodec, "jpeg": jpeg}
+PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "jpeg": "cv2"}  # What readers need beside ours.
 PER_STEP = {"bare": 1}  # Clips per item; the others give batches.
 
 
@@ -234,22 +235,25 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
     result: dict = {"prepared_per_second": flags.clips / (time.perf_counter() - begin), "prepare_cores": cores}
     (folder / "files").mkdir()
     lengths, sizes = {}, {"h264": [], "jpeg": []}
-    has_jpeg = importlib.util.find_spec("cv2") is not None
+    found: dict[str, list] = {name: [] for name in READERS}
+    for name, package in PACKAGES.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"{package} is not installed: {name} does not take part", file=sys.stderr)
+            del found[name]
     for record in records:
         file = folder / "files" / f"{record['id']}.mp4"
         file.write_bytes(record["video"])
         lengths[file.name] = int(record["frames"])
         sizes["h264"].append(len(record["video"]) / record["frames"])
-        if has_jpeg:
+        if "jpeg" in found:
             sizes["jpeg"].append(write_jpegs(file) / record["frames"])
     (folder / "lengths.json").write_text(json.dumps(lengths))
     result["kilobytes_per_frame"] = {name: statistics.mean(each) / 1e3 for name, each in sizes.items() if each}
-    found: dict[str, list] = {name: [] for name in READERS}
     for _ in range(flags.rounds):
         for name in list(found):
             try:
                 found[name].append(alone(measure, name, folder, flags.seconds))
-            except EOFError:  # It cannot be imported, for one; the process has said why.
+            except EOFError:  # torchcodec without FFmpeg's libraries, for one; the process has said why.
                 print(f"{name} does not take part", file=sys.stderr)
                 del found[name]
     limit = [rate for rate, _ in found["bare"]]
