@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax import platforms
+from i3d_jax.models.convolution import at_least_float32
 from i3d_jax.models.padding import padded, same_pads
 
 
@@ -41,15 +42,21 @@ def _max_by_axis(x, window, strides):
 
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
 def _separable_max_pool(x, window, strides):
-    """The same, one axis after another, which CPU backends run, and go back through, several times faster."""
-    if x.dtype.itemsize < 4:
-        # XLA has no operations of half precision here: in a loop it would convert all clips for every frame, or compute value by value.
-        return _separable_max_pool(x.astype(jnp.float32), window, strides).astype(x.dtype)
+    """The same, one axis after another, which CPU backends run, and go back through, several times faster.
+
+    Half-precision numbers are pooled in float32: XLA has no operations of theirs on a CPU, and in a loop would convert all clips for
+    every frame, or compute value by value.
+    """
+    dtype, x = x.dtype, at_least_float32(x)
+    y: Any
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     if len(window) == 2:
-        return jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
-    x = _max_over_space(x, window[1:], strides[1:])
-    return _max_over_axis(x, 1, window[0], strides[0]) if (window[0], strides[0]) != (1, 1) else x
+        y = jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
+    else:
+        y = _max_over_space(x, window[1:], strides[1:])
+        if (window[0], strides[0]) != (1, 1):
+            y = _max_over_axis(y, 1, window[0], strides[0])
+    return y.astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
