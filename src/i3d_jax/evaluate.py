@@ -26,7 +26,19 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import compilation, data, datasets, distributed, metrics, models, planes, results, video, weights
+from i3d_jax import (
+    command_line,
+    compilation,
+    data,
+    datasets,
+    distributed,
+    metrics,
+    models,
+    planes,
+    results,
+    video,
+    weights,
+)
 from i3d_jax.models import Network
 
 ALL = 10**9  # Frames; more than a video has.
@@ -294,4 +306,4 @@ def report(out: pathlib.Path, result: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import compilation, files, flow, models, pixels, video, weights
+from i3d_jax import command_line, compilation, files, flow, models, pixels, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network
@@ -184,4 +184,4 @@ def _report(path, logits, frames, classes, top, as_json) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -17,7 +17,7 @@ import shlex
 import sys
 from typing import Any
 
-from i3d_jax import compilation, datasets, files, flow
+from i3d_jax import command_line, compilation, datasets, files, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
 
 COMPUTED: Any = object()  # What --flow is without a folder.
@@ -158,4 +158,4 @@ def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

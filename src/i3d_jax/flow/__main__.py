@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import compilation, files, video
+from i3d_jax import command_line, compilation, files, video
 from i3d_jax.ahead import ahead
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
@@ -225,4 +225,4 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

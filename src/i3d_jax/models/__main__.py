@@ -10,13 +10,12 @@ the compiler saves any. Nothing is computed, so that it takes seconds on any mac
 
 import argparse
 import math
-import sys
 from typing import Any
 
 import jax
 from jax.extend import core
 
-from i3d_jax import models
+from i3d_jax import command_line, models
 from i3d_jax.models import layers
 
 COLUMNS = ("model", "parameters", "train clip", "G multiply-adds", "activations", "test clip", "G multiply-adds")
@@ -110,4 +109,4 @@ def activation_bytes(network: models.Network, variables: Any, example: Any) -> i
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

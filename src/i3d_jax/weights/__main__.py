@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import jax
 
-from i3d_jax import models, weights
+from i3d_jax import command_line, models, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import initial
 from i3d_jax.models.body import CHANNELS
@@ -121,4 +121,4 @@ def _convert(source: str, target: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

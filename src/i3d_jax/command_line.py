@@ -1,0 +1,31 @@
+"""How the commands end."""
+
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Runs a command's `main` and exits with its status; quietly, with status 1, if the reader of its output, as `head`, has gone."""
+    try:
+        try:
+            status = main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if sys.stdout is None or not _reader_has_gone(sys.stdout.fileno()):
+            raise
+        # Python would flush, and complain, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+def _reader_has_gone(pipe: int) -> bool:
+    """Whether it was this pipe that broke, and not a worker's."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
