@@ -13,7 +13,7 @@ import real_files
 from real_files import some_videos, steady, write_list
 from test_prepare import gone, wait_until
 
-from i3d_jax import labels
+from i3d_jax import command_line, labels
 from i3d_jax.datasets import doctor
 from i3d_jax.datasets.__main__ import main
 
@@ -204,7 +204,9 @@ def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path, capsys):
     videos = tmp_path / "videos"
     write(videos, "a_000000_000001.mp4")
     (videos / os.fsdecode(b"\xe9t\xe9.mp4")).touch()
-    assert check(videos, write_list(tmp_path, "yoga,a,0,1,train"), "--out", tmp_path / "found.csv") == 1
+    rows = write_list(tmp_path, "yoga,a,0,1,train")
+    with pytest.raises(SystemExit, match="1"):
+        command_line.run(lambda: check(videos, rows, "--out", tmp_path / "found.csv"))
     assert b"extra,,,,\xe9t\xe9.mp4,not annotated" in (tmp_path / "found.csv").read_bytes()
     assert "extra: 1, such as " in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
-"""How the commands end."""
+"""What the commands have in common: how they print and how they end."""
 
+import io
 import os
 import select
 import sys
@@ -8,7 +9,12 @@ from typing import NoReturn
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Runs a command's `main` and exits with its status; quietly, with status 1, if the reader of its output, as `head`, has gone."""
+    """Runs a command's `main` and exits with its status; quietly, with status 1, if the reader of its output, as `head`, has gone.
+
+    It may print names of files that are not text, as names may be.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             status = main()

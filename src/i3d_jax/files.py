@@ -2,13 +2,11 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -82,12 +80,6 @@ def _remove(path: pathlib.Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-
-
-def any_name_can_be_printed() -> None:
-    """Has stdout take names of files that are not text, as names may be."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def note(path: pathlib.Path, settings: dict) -> None:

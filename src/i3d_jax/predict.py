@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import command_line, compilation, files, flow, models, pixels, video, weights
+from i3d_jax import command_line, compilation, flow, models, pixels, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network
@@ -152,7 +152,6 @@ def main(arguments: list[str] | None = None) -> int:
     compilation.keep()
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
-    files.any_name_can_be_printed()
     try:
         classifiers = load(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
     except weights.WeightsError as error:

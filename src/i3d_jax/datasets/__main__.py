@@ -17,7 +17,7 @@ import shlex
 import sys
 from typing import Any
 
-from i3d_jax import command_line, compilation, datasets, files, flow
+from i3d_jax import command_line, compilation, datasets, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
 
 COMPUTED: Any = object()  # What --flow is without a folder.
@@ -61,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
     compilation.keep()
     if getattr(flags, "workers", None) is not None and flags.workers < 1:
         parser.error(f"--workers: {flags.workers} is not a positive number")
-    files.any_name_can_be_printed()
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:

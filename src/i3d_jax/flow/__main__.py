@@ -175,7 +175,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--short-side: 1 is too small, wanted 2 or more")
     if (flags.batch_size or 1) > MOST_PAIRS:
         parser.error(f"--batch-size: {flags.batch_size} is too large, wanted {MOST_PAIRS} or less")
-    files.any_name_can_be_printed()
     try:
         jobs = jobs_of(flags.videos, flags.out, FORMATS[flags.format].suffix)
         new = not (flags.out / NOTE).exists()
