@@ -7,8 +7,10 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import time
 import types
 
 import flax.linen as nn
@@ -18,6 +20,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tensorboardX.proto import event_pb2
 
 from i3d_jax import (
     checkpoints,
@@ -35,6 +38,7 @@ from i3d_jax import (
     weights,
 )
 from i3d_jax.datasets import moving_shapes
+from i3d_jax.logs import Log
 from i3d_jax.models import layers, pooling
 from i3d_jax.step import _norm, in_parts, initial_state, runs_per_part, train_step
 
@@ -844,3 +848,38 @@ with checkpoints.Checkpoints(sys.argv[1]) as saved:
     message, step = done.stdout.splitlines()
     assert "cannot save a checkpoint" in message and "File too large" in message and "are as they were" in message
     assert step == "1"
+
+
+def test_a_log_that_cannot_be_written_ends_a_run_with_one_error(tmp_path):
+    """Files reach a limit on their size, those for TensorBoard first; a thread that wrote them would end, and the run wait for it."""
+    program = """
+import pathlib, resource, signal, sys
+from i3d_jax.logs import Log
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    with Log(pathlib.Path(sys.argv[1]), 0) as log:
+        for step in range(1000):
+            log(step, {name: 0.125 for name in "abcdefgh"})
+except OSError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"[Errno 27] File too large: '{tmp_path / 'log.jsonl'}'\n", "")
+
+
+def test_tensorboard_is_given_every_scalar_and_told_where_a_run_went_on(tmp_path):
+    with Log(tmp_path, 6) as log:
+        log(7, {"loss": 0.5, "lr": math.nan})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    found, data = [], path.read_bytes()
+    while data:  # A length and its checksum, the event and its checksum.
+        (size,) = struct.unpack("<Q", data[:8])
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    version, began, event = found
+    assert version.file_version == "brain.Event:2"
+    assert (began.step, began.session_log.status) == (7, event_pb2.SessionLog.START)
+    assert event.step == 7 and event.wall_time == pytest.approx(time.time(), abs=60)
+    assert repr([(each.tag, each.simple_value) for each in event.summary.value]) == "[('loss', 0.5), ('lr', nan)]"

@@ -19,42 +19,62 @@ class Log:
     """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; no step is in it twice.
 
     A run that was killed may have logged steps after its last checkpoint, `start`, and half a line; they are forgotten,
-    since they will be taken again.
+    since they will be taken again. All is written here, and not by a thread, which a full disk would end without a word.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
-        import tensorboardX  # Which imports PyTorch where there is one: that takes seconds, which mistakes need not wait for.
+        # Which imports PyTorch where there is one: that takes seconds, which mistakes need not wait for.
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
 
-        path = folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        self.path = folder / "log.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        with replacing(path) as rewritten:
+        with replacing(self.path) as rewritten:
             rewritten.write_text("".join(line + "\n" for line in kept))
-        self.file = path.open("a")
-        self.board = tensorboardX.SummaryWriter(str(folder), purge_step=start + 1)
+        self.file = self.path.open("a")
+        self.board = event_file_writer.EventsWriter(str(folder / "events"))
+        self.event: Any = event_pb2.Event  # pyright: ignore - a generated module
+        # TensorBoard forgets what an earlier start has from this step on.
+        self.board.write_event(self.event(wall_time=time.time(), step=start + 1, session_log={"status": "START"}))
+        self.flushed = 0.0
         self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}
 
     def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        """Raises OSError: it cannot be written, as on a disk that is full."""
         names = tuple(sorted({"step", *scalars}))
         if self.logged.get(names, -1) >= step:
             return
         self.logged[names] = step
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, step)
+        values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
+        with self._named():
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.file.flush()
+            self.board.write_event(self.event(wall_time=time.time(), step=step, summary={"value": values}))
+            if time.monotonic() > self.flushed + 10:  # It waits for the disk.
+                self.board.flush()
+                self.flushed = time.monotonic()
 
     def sync(self) -> None:
         """Makes the lines so far outlive the machine."""
-        os.fsync(self.file.fileno())
+        with self._named():
+            os.fsync(self.file.fileno())
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.file.close()
-        self.board.close()
+    def __exit__(self, failed, *_):
+        # What could not be written cannot be now.
+        with contextlib.suppress(OSError) if failed else self._named(), self.file:
+            self.board.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 class Clock:
