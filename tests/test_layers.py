@@ -47,6 +47,28 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
         np.testing.assert_allclose(found, wanted, atol=1e-10)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("weights", [(0, 1, 0), (0, 0, 1), (1, 2, 3)])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, float64):
+    x, bias = random(0, 6, 4, 3, 5) * 3 + 1, random(1, 5)
+    norm = layers.BatchNorm(5, 3, relu=relu)
+    stats = norm.init(jax.random.key(0), x)["batch_stats"]
+
+    def loss(x, bias):
+        y, new = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"])
+        values = y, new["batch_stats"]["mean"], new["batch_stats"]["var"]
+        return sum(weight * (jnp.sin(value)).sum() for weight, value in zip(weights, values, strict=True) if weight)
+
+    def of(form):
+        with platforms.forms_of(form):
+            return jax.grad(loss, (0, 1))(x, bias)
+
+    for found, wanted in zip(of(platform), of("plain"), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert np.abs(of(platform)[0]).max() > 1e-6
+
+
 # Few positions, many, some that runs divide and some that they do not.
 @pytest.mark.parametrize("positions", [(), (5,), (16, 112, 112), (37, 37), (8191,)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])

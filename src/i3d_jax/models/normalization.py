@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from i3d_jax import platforms
 from i3d_jax.models.convolution import at_least_float32
@@ -94,16 +95,19 @@ def _by_own_statistics(x, bias, epsilon, relu):
 
 
 def _by_own_statistics_fwd(x, bias, epsilon, relu):
+    x, bias = x.value, bias.value
     y, mean, var = _by_own_statistics(x, bias, epsilon, relu)
     return (y, mean, var), (x, bias, mean, var)
 
 
 def _by_own_statistics_bwd(epsilon, relu, residual, grads):
-    """The statistics' own gradients are left out: they are for the running ones, which the loss does not depend on.
+    """Of what is kept for it, x alone is large.
 
-    Of what is kept for it, x alone is large.
+    The statistics are mostly for the running ones, which no loss depends on: what they add is then not computed.
     """
     x, bias, mean, var = residual
+    of_y, of_mean, of_var = (None if isinstance(grad, SymbolicZero) else grad for grad in grads)
+    of_y = lax.full_like(x, 0) if of_y is None else of_y
     deviation = (var + epsilon) * lax.rsqrt(var + epsilon)  # No square root: the other there is, from the forward pass.
     least = (-bias[None] * deviation).astype(mean.dtype)
     centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
@@ -112,11 +116,17 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
         centred, grad = lax.sub(at_least_float32(x), centre), at_least_float32(grad)
         return centred, lax.select(lax.gt(centred, least), grad, lax.full_like(grad, 0)) if relu else grad
 
-    centred, grad = masked(x, grads[0])
+    centred, grad = masked(x, of_y)
+    number = x.shape[1] * x.shape[2]
     shift, stretch = _means(grad, lax.mul(grad, centred))
+    of_bias = (shift * number).sum(0)
     stretch = stretch / (var + epsilon)
+    if of_mean is not None:
+        shift = shift - of_mean * deviation / number
+    if of_var is not None:
+        stretch = stretch - 2 * of_var * deviation / number
     # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
-    x, grad, shift, stretch = lax.optimization_barrier((x, grads[0], shift, stretch))
+    x, grad, shift, stretch = lax.optimization_barrier((x, of_y, shift, stretch))
     centred, grad = masked(x, grad)
     of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
     if platforms.platform() == "cpu":
@@ -124,9 +134,8 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
         # would multiply, which it computes again for each of the convolution's gradients.
         spread = lax.optimization_barrier(spread)
     of_x = lax.div(of_x, spread)
-    of_bias = (shift * (x.shape[1] * x.shape[2])).sum(0)
     return of_x.astype(x.dtype), of_bias.astype(bias.dtype)
 
 
 _normalised = jax.custom_vjp(_by_own_statistics, nondiff_argnums=(2, 3))
-_normalised.defvjp(_by_own_statistics_fwd, _by_own_statistics_bwd)
+_normalised.defvjp(_by_own_statistics_fwd, _by_own_statistics_bwd, symbolic_zeros=True)
