@@ -251,6 +251,29 @@ def test_videos_that_a_network_cannot_take_are_named(name, video, message):
         jax.eval_shape(small(name).init, KEY, shapes)
 
 
+@pytest.mark.parametrize("name", models.MODELS)
+def test_bytes_of_pixels_are_refused(name):
+    video = jax.tree.map(lambda x: x.astype(jnp.uint8), clip(SMALL[name][1]))
+    with pytest.raises(ValueError, match=r"got uint8, wanted floats, RGB in \[-1, 1\] or flow / 20: pixels.to_unit"):
+        jax.eval_shape(small(name).init, KEY, video)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("number", [0, -1, 7.0, "7", None])
+def test_numbers_of_classes_and_groups_are_checked_when_a_network_is_made(name, number):
+    if name not in ("inception", "i3d") or number is not None:
+        with pytest.raises(ValueError, match=f"num_classes is {number!r}, wanted a positive whole number"):
+            models.build(name, num_classes=number)
+    with pytest.raises(ValueError, match=f"norm_groups is {number!r}, wanted a positive whole number"):
+        models.build(name, num_classes=7, norm_groups=number)
+
+
+def test_inception_without_classes_gives_features():
+    network = models.build("i3d", num_classes=None, width=0.125)
+    features, _ = jax.eval_shape(network.init_with_output, KEY, clip({"rgb": (16, 1)}))
+    assert features.shape == (2, 1, 128)
+
+
 def test_an_unknown_combination_is_named():
     with pytest.raises(ValueError, match="combine is 'max', wanted 'average' or 'sum'"):
         jax.eval_shape(small("two_stream", combine="max").init, KEY, clip(SMALL["two_stream"][1]))

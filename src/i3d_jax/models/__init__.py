@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -57,6 +58,8 @@ MODELS = {
 FLOATING = "float64", "float32", "bfloat16", "float16"
 # What options of all networks may be.
 VALUES = {
+    "num_classes": (lambda value: operator.index(value) > 0, "a positive whole number"),
+    "norm_groups": (lambda value: operator.index(value) > 0, "a positive whole number"),
     "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
@@ -82,6 +85,8 @@ def build(name: str, **options) -> Network:
         raise ValueError(f"model {name!r}: {error}") from None
     for option, (fits, wanted) in VALUES.items():
         value = getattr(network, option)
+        if option == "num_classes" and value is None and model.network is Inception:  # It then gives features.
+            continue
         with contextlib.suppress(TypeError):  # Of another type altogether.
             if fits(value):
                 continue

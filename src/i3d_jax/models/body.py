@@ -130,14 +130,15 @@ class Network(nn.Module):
 
 
 def check_stream(video: Any, what: str, axes: dict[int, str]) -> None:
-    """Raises a ValueError unless `video` is one array with as many axes as one of `axes` has."""
+    """Raises a ValueError unless `video` is one array of floats with as many axes as one of `axes` has."""
     if isinstance(video, dict) or video.ndim not in axes:
         found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
         raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
+    _check_type(video, what)
 
 
 def check_streams(video: Any, what: str) -> None:
-    """Raises a ValueError unless `video` has both streams, of one size in pixels."""
+    """Raises a ValueError unless `video` has both streams, of floats and of one size in pixels."""
     wanted = '{"rgb": [B, T, H, W, 3], "flow": [B, T, H, W, 2]}'
     if not isinstance(video, dict) or set(video) != set(CHANNELS):
         found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
@@ -145,3 +146,13 @@ def check_streams(video: Any, what: str) -> None:
     rgb, flow = video["rgb"].shape, video["flow"].shape
     if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
         raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
+    for stream in video.values():
+        _check_type(stream, what)
+
+
+def _check_type(video: Any, what: str) -> None:
+    # Bytes of pixels, mostly, of which a network would make nonsense.
+    if not jnp.issubdtype(video.dtype, jnp.floating):
+        raise ValueError(
+            f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: pixels.to_unit(video)"
+        )
