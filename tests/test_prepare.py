@@ -460,13 +460,15 @@ def test_storage_that_goes_away_is_an_error_and_no_damage(few, small_shards, tmp
     assert set(rejections(tmp_path / "out")) == set(few.bad)
 
 
-def test_as_many_files_may_be_open_as_there_are_shards(few_prepared):
+def test_as_many_files_may_be_open_as_there_are_shards_of_all_splits(few_prepared):
     builder = datasets.prepared("kinetics/400", str(few_prepared))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (150, limits[1]))
     try:
         builder.records("train")
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 200
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 200 + len(
+            list((few_prepared / FINAL).glob("*array_record*"))
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 

@@ -90,7 +90,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def records(self, split: str) -> "Records":
         """The clips of a split, by index."""
-        _allow_open_files(self.info.splits[split.partition("[")[0]].num_shards + 200)
+        _allow_open_files(sum(each.num_shards for each in self.info.splits.values()) + 200)
         method = tfds.decode.DeserializeMethod.RAW_BYTES
         examples = self.as_data_source(split, deserialize_method=method)  # pyright: ignore - hidden by a decorator
         return Records(examples, f"{split} in {self.final}")
@@ -226,7 +226,7 @@ class Records(Sequence[dict]):
 
 
 def _allow_open_files(number: int) -> None:
-    """Lets this process, and those it starts, have so many files open: readers keep every shard's."""
+    """Lets this process, and those it starts, have so many files open: readers keep every shard's, those of several splits at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < number:
