@@ -110,6 +110,23 @@ def test_a_data_set_says_how_its_flow_was_made(prepared, capsys):
     assert datasets.readable("kinetics/400", str(prepared)).flow_recipe == flow.recipe("fast")
 
 
+def test_rejected_flow_that_was_replaced_meanwhile_is_looked_at_again(made, prepared, tmp_path, capsys):
+    identity, record = records(prepared).popitem()
+    lists = tmp_path / "validate.csv"
+    header, *rows = (made / "validate.csv").read_text().splitlines()
+    lists.write_text("\n".join([header, next(row for row in rows if identity.partition("_")[0] in row)]) + "\n")
+    path = tmp_path / "flow" / f"{identity}.mp4"
+    path.parent.mkdir()
+    path.write_bytes(record["flow"][:-500])
+    command = ["prepare", "kinetics/400", "--videos", str(made / "videos"), "--annotations", str(lists)]
+    command += ["--out", str(tmp_path / "out"), "--flow", str(path.parent)]
+    assert main(command) == 2
+    assert "none of the 1 clips of validation can be used" in capsys.readouterr().err
+    path.write_bytes(record["flow"])
+    assert main(command) == 0
+    assert records(tmp_path / "out")[identity]["flow"] == record["flow"]
+
+
 def test_processes_compute_the_same_flow(made, prepared, tmp_path):
     given = arguments(made, tmp_path, *COMPUTED, "--workers", 2)
     subprocess.run([sys.executable, "-c", DRIVER, *given], check=True, capture_output=True)

@@ -172,13 +172,14 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
             check_storage(clip)
             return error.reason
 
-    used, rejected, frames, size = Counter(), [], 0, 0
+    used, rejected, sizes, frames, size = Counter(), [], {}, 0, 0
     with replacing(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for clip, found in zip(job.clips, ahead(example, job.clips, threads), strict=True):
             if isinstance(found, str):
                 rejected.append((clip.id, clip.path, found))
+                sizes |= {path: _size(path) for path in (clip.path, clip.flow) if path is not None}
             else:
                 # Not `serialize_example`: its order of the features is another one in every process.
                 message = serializer.get_tf_example(form.encode_example(found))
@@ -188,7 +189,6 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 frames, size = frames + found["frames"], size + len(data)
             advance()
         _written(writer.close)
-    sizes = {path: _size(path) for _, path, _ in rejected if path is not None}
     state = {"made_from": made_from(job), "file": shard.stat().st_size, "sizes": sizes}
     content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
     with replacing(marker_path(job)) as temporary:
@@ -217,7 +217,7 @@ def marker_path(job: Job) -> pathlib.Path:
 def marker(job: Job) -> dict | None:
     """What the job left when it was done, or None if it is to be done.
 
-    That is when its shard is not here or not whole, was made from other clips, or a video that it rejected was replaced.
+    That is when its shard is not here or not whole, was made from other clips, or a file of a clip that it rejected was replaced.
     """
     try:
         found = json.loads(marker_path(job).read_text())
