@@ -38,7 +38,8 @@ def get_config(run="i3d_rgb"):
     return ConfigDict(config)
 
 
-def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas=64, **resize):
+def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas=64, short_side=None):
+    short_side = config_dict.placeholder(int) if short_side is None else short_side  # As prepared.
     return dict(
         seed=0,
         steps=steps,
@@ -48,19 +49,24 @@ def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas
         remat=False,
         fixed=False,
         average=config_dict.placeholder(float),
+        most_bad=10,
         log_every=10,
         checkpoint_every=1000,
         keep=3,
         validate_every=config_dict.placeholder(int),
+        train_split="train",
+        test_split="validation",
         validation_split="validation[:10%]",
         best="top1",
         profile=(),
         model=dict(name=model, dropout=0.5, norm_decay=0.999, dtype="float32"),
         dataset=dict(name="kinetics/400", data_dir=config_dict.placeholder(str)),
         # For a host of 32 cores.
-        clips=dict(crop=crop, flip=True, reverse=False, workers=8, threads=4, **streams, **resize),
-        test_clips=dict(crop=crop, batch_size=64, threads=16, **test_streams, **resize),
-        optimizer=dict(lr=0.1, lr_batch_size=6 * replicas, momentum=0.9, weight_decay=1e-7, milestones=milestones),
+        clips=dict(crop=crop, flip=True, reverse=False, short_side=short_side, workers=8, threads=4, **streams),
+        test_clips=dict(crop=crop, batch_size=64, short_side=short_side, threads=16, **test_streams),
+        optimizer=dict(
+            lr=0.1, lr_batch_size=6 * replicas, momentum=0.9, weight_decay=1e-7, warmup=0, milestones=milestones
+        ),
         init=config_dict.placeholder(str),
     )
 

@@ -30,37 +30,49 @@ def get_config(run="i3d"):
 
 def videos(model, streams, test_streams, steps=400, **changes):
     """A run on the videos; `streams` are of a training clip, `test_streams` the most of a video that has 32 frames."""
-    return (
-        dict(
-            **common(),
-            steps=steps,
-            model=dict(name=model, **NETWORK),
-            dataset=dict(name="moving_shapes/videos", data_dir=config_dict.placeholder(str)),
-            clips=dict(crop=48, flip=False, **streams),  # A mirrored "moving left" is no longer moving left.
-            test_clips=dict(crop=48, batch_size=32, **test_streams),
-            optimizer=optimizer(steps),
-            init=config_dict.placeholder(str),
-        )
-        | changes
-    )
+    # A mirrored "moving left" is no longer moving left.
+    return common("moving_shapes/videos", model, steps, streams, test_streams, flip=False) | changes
 
 
-def common():
+def common(dataset, model, steps, streams, test_streams, flip):
+    size = dict(crop=48, short_side=config_dict.placeholder(int))
     return dict(
         seed=0,
+        steps=steps,
         batch_size=32,
+        norm_group=config_dict.placeholder(int),
+        accumulate=1,
+        remat=False,
         fixed=False,
         average=config_dict.placeholder(float),
+        most_bad=10,
         log_every=10,
         checkpoint_every=100,
         keep=2,
         validate_every=config_dict.placeholder(int),
+        train_split="train",
+        test_split="validation",
+        validation_split=config_dict.placeholder(str),
+        best="top1",
         profile=(),
+        model=dict(name=model, **NETWORK),
+        dataset=dict(name=dataset, data_dir=config_dict.placeholder(str)),
+        clips=dict(flip=flip, reverse=False, workers=0, threads=2, **size, **streams),
+        test_clips=dict(batch_size=32, threads=2, **size, **test_streams),
+        optimizer=optimizer(steps),
+        init=config_dict.placeholder(str),
     )
 
 
 def optimizer(steps, lr=0.02):
-    return dict(lr=lr, momentum=0.9, weight_decay=1e-4, warmup=20, milestones=((steps * 7 // 8, 0.1),))
+    return dict(
+        lr=lr,
+        lr_batch_size=config_dict.placeholder(int),
+        momentum=0.9,
+        weight_decay=1e-4,
+        warmup=20,
+        milestones=((steps * 7 // 8, 0.1),),
+    )
 
 
 def i3d():
@@ -94,15 +106,8 @@ def frames():
 
 
 def images():
-    return dict(
-        **common(),
-        steps=400,
-        model=dict(name="inception", **NETWORK),
-        dataset=dict(name="moving_shapes/images", data_dir=config_dict.placeholder(str)),
-        clips=dict(rgb=(1, 1), crop=48, flip=True),
-        test_clips=dict(rgb=(1, 1), crop=48, batch_size=32),
-        optimizer=optimizer(400) | dict(milestones=((320, 0.1),)),
-    )
+    run = common("moving_shapes/images", "inception", 400, dict(rgb=(1, 1)), dict(rgb=(1, 1)), flip=True)
+    return run | dict(optimizer=optimizer(400) | dict(milestones=((320, 0.1),)))
 
 
 RUNS = {run.__name__: run for run in (i3d, i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d, frames, images)}

@@ -22,6 +22,7 @@ def get_config(run="full,ucf101/1"):
     stream = stream or "rgb"
     if how not in RATES or not dataset or stream not in ("rgb", "flow"):
         raise ValueError(f"{run!r}, wanted HOW,DATASET or HOW,DATASET,flow, HOW one of {', '.join(RATES)}")
+    size = dict(crop=224, short_side=config_dict.placeholder(int))
     return ConfigDict(
         dict(
             seed=0,
@@ -31,17 +32,29 @@ def get_config(run="full,ucf101/1"):
             accumulate=1,
             remat=False,
             fixed=how == "fixed",
+            average=config_dict.placeholder(float),
+            most_bad=10,
             log_every=10,
             checkpoint_every=500,
             keep=2,
             validate_every=config_dict.placeholder(int),
+            train_split="train",
+            test_split="test",
+            validation_split=config_dict.placeholder(str),
+            best="top1",
             profile=(),
             model=dict(name="i3d", dropout=0.5, norm_decay=0.99, dtype="float32"),
             dataset=dict(name=dataset, data_dir=config_dict.placeholder(str)),
-            clips=dict(crop=224, flip=True, workers=8, threads=4, **{stream: (64, 1)}),
-            test_clips=dict(crop=224, batch_size=16, threads=16, **{stream: (250, 1)}),
-            test_split="test",
-            optimizer=dict(lr=RATES[how], lr_batch_size=96, milestones=((3000, 0.1), (4500, 0.01))),
+            clips=dict(flip=True, reverse=False, workers=8, threads=4, **size, **{stream: (64, 1)}),
+            test_clips=dict(batch_size=16, threads=16, **size, **{stream: (250, 1)}),
+            optimizer=dict(
+                lr=RATES[how],
+                lr_batch_size=96,
+                momentum=0.9,
+                weight_decay=1e-7,
+                warmup=0,
+                milestones=((3000, 0.1), (4500, 0.01)),
+            ),
             init=config_dict.placeholder(str),
         )
     )

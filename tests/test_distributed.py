@@ -118,7 +118,7 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
 @pytest.mark.slow
 def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
     workdir = tmp_path / "run"
-    workdir.mkdir()
+    (workdir / "checkpoints" / "1").mkdir(parents=True)
     (workdir / "config.json").write_text("{")
     began = time.time()
     status, _ = run.wait(run.start(workdir))

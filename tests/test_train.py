@@ -1,5 +1,6 @@
 import functools
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -137,7 +138,7 @@ def test_splits_that_the_data_set_does_not_have_are_named_before_training(undist
     checks.validate(config | {"train_split": "train[:50%]"}, train.train)
     for split in "validation[nonsense]", "validation[:10 %%", "validation[:0]":
         with pytest.raises(checks.ConfigError, match=re.escape(f"config.validation_split: '{split}'")):
-            checks.validate(config | {"validation_split": split}, train.train)
+            checks.validate(config | {"validation_split": split, "validate_every": 1}, train.train)
 
 
 def test_a_resumed_run_ends_bit_identical(quick_run, quick, tmp_path):
@@ -184,13 +185,46 @@ def test_a_run_is_not_resumed_as_another(undisturbed, config):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     for change, message in (
         (dict(seed=1), "config.seed: 1, but .* was started with 0; use another workdir"),
-        (dict(optimizer=dict(lr=0.2)), "config.optimizer.lr: 0.2, but .* was started with 0.05"),
+        (dict(optimizer=config["optimizer"] | {"lr": 0.2}), "config.optimizer.lr: 0.2, but .* was started with 0.05"),
     ):
         with pytest.raises(checks.ConfigError, match=message):
             train.train(str(folder), **config | change)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with pytest.raises(checks.ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
         train.train(str(folder), **config | {"steps": 3})
+
+
+def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
+    with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):
+        train.train(str(tmp_path), **quick | {"init": "typo.safetensors"})
+    other = quick["dataset"] | {"data_dir": str(tmp_path / "not made")}
+    with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):  # Before data are made.
+        train.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
+    assert not (tmp_path / "not made").exists()
+    note = functools.partial(checks.note_config, tmp_path, run=train.train)
+    note(quick | {"pretrain": quick})
+    (tmp_path / "pretrain" / "checkpoints" / "1").mkdir(parents=True)
+    note(quick | {"pretrain": quick, "seed": 1})
+    with pytest.raises(checks.ConfigError, match="config.pretrain.seed: 1, but .* was started with 0"):
+        note(quick | {"pretrain": quick | {"seed": 1}})
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(checks.ConfigError, match="config.seed: 0, but .* was started with 1"):
+        note(quick | {"pretrain": quick})
+
+
+def test_an_option_that_is_left_out_is_as_by_default(quick, tmp_path):
+    checks.note_config(tmp_path, quick, train.train)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    given = {"clips": quick["clips"] | {"reverse": False}, "best": "top1"}
+    checks.note_config(tmp_path, quick | given, train.train)
+    with pytest.raises(checks.ConfigError, match="config.clips.reverse: True, but .* was started with False"):
+        checks.note_config(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, train.train)
+
+
+def test_validations_that_are_not_made_need_no_split(config, undisturbed):
+    checks.validate(config | {"validation_split": "validation[:1%]"}, train.train)
+    with pytest.raises(checks.ConfigError, match="config.validation_split: 'validation.*' has no clips"):
+        checks.validate(config | {"validation_split": "validation[:1%]", "validate_every": 1}, train.train)
 
 
 def test_two_runs_in_one_folder_are_refused(undisturbed, config):
@@ -493,9 +527,9 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="inception", dtype="longdouble")), "dtype is 'longdouble', wanted one of"),
         (dict(model=dict(name="inception", dtype=None)), "dtype is None, wanted one of"),
         (dict(model=dict(name="inception", width=-1.0)), "width is -1.0, wanted a positive number"),
-        (dict(model=dict(name="inception", width=math.inf)), "width is inf, wanted a positive number"),
+        (dict(model=dict(name="inception", width=math.inf)), "config.model.width: inf, wanted a number"),
         (dict(model=dict(name="inception", dropout=2.0)), "dropout is 2.0, wanted a number from 0 to less than 1"),
-        (dict(model=dict(name="inception", norm_decay="x")), "norm_decay is 'x', wanted a number from 0 to 1"),
+        (dict(model=dict(name="inception", norm_decay="x")), "config.model.norm_decay: 'x', wanted a number"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
         (dict(clips=dict(rgb=(1, 1), crop=58)), "config.clips.crop: 58 pixels of frames whose short side has 56"),
         (dict(clips=dict(rgb=(1, 1), crop=32, process=1)), "config.clips.process: is not for a config to set"),
@@ -540,26 +574,54 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(accumulate=0), "config.accumulate: 0 is not a positive whole number"),
         (dict(most_bad=0), "config.most_bad: 0 is not a positive whole number"),
         (dict(average=1.0), "config.average: 1.0 is not a number between 0 and 1"),
-        (dict(average="0.9"), "config.average: '0.9' is not a number between 0 and 1"),
+        (dict(average="0.9"), "config.average: '0.9', wanted a number or None"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
         (dict(keep=0), "config.keep: 0 is not a positive whole number"),
         (dict(validate_every=0), "config.validate_every: 0 is not a positive whole number"),
-        (dict(fixed=1, init="x"), "config.fixed: 1 is neither True nor False"),
+        (dict(fixed=1, init="x"), "config.fixed: 1, wanted True or False"),
         (dict(fixed=True), "config.fixed: what is before the last layer is not trained: config.init must say"),
         (dict(best="top3"), "config.best: 'top3' is none of top1, top5, mean_class, loss"),
-        (dict(best=["top1"]), "config.best: ['top1'] is none of"),
-        (dict(plateau="x"), "config.plateau: 'x', wanted a section"),
-        (dict(optimizer=dict(lr="0.1")), "config.optimizer.lr: '0.1' is not a number"),
-        (dict(optimizer=dict(lr=0.1, lr_batch_size=0)), "config.optimizer.lr_batch_size: 0 is no number of clips"),
+        (dict(best=["top1"]), "config.best: ['top1'], wanted text"),
+        (dict(plateau="x"), "config.plateau: 'x', wanted a section or None"),
+        (dict(optimizer=dict(lr="0.1")), "config.optimizer.lr: '0.1', wanted a number"),
+        (dict(optimizer=dict(lr=0.1, lr_batch_size=0)), "config.optimizer.lr_batch_size: 0 is not a positive"),
         (dict(plateau=dict(factor=0.1)), "config.plateau: needs validations: set config.validate_every"),
         (dict(plateau=dict(facto=0.1), validate_every=1), "config.plateau: got an unexpected keyword argument 'facto'"),
         (dict(plateau=dict(factor=2), validate_every=1), "config.plateau.factor: 2 is not a number between 0 and 1"),
-        (dict(plateau=dict(patience=0.5), validate_every=1), "config.plateau.patience: 0.5 is not a positive whole"),
+        (dict(plateau=dict(patience=0.5), validate_every=1), "config.plateau.patience: 0.5, wanted a whole number"),
         (dict(profile=(3,)), "config.profile: (3,), wanted (first step, number of steps)"),
-        (dict(profile=("3", 1)), "config.profile: ('3', 1), wanted (first step, number of steps)"),
+        (dict(profile=("3", 1)), "config.profile: ('3', 1), wanted (a whole number, ...)"),
         (dict(optimizer=dict(lr=0.1, only="Logits")), "config.optimizer.only: is not for a config to set"),
         (dict(model=dict(name="inception", fixed=True)), "config.model.fixed: is not for a config to set"),
         (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
+        (dict(pretrain=3), "config.pretrain: 3, wanted a section or None"),
+        (dict(optimizer=None), "config.optimizer: None, wanted a section"),
+        (dict(optimizer=dict(lr=0.1, milestones=(300, 0.1))), "config.optimizer.milestones: (300, 0.1), wanted (("),
+        (dict(optimizer=dict(lr=0.1, milestones=((3, "a"),))), "config.optimizer.milestones: ((3, 'a'),), wanted (("),
+        (dict(optimizer=dict(lr=0.1, milestones=((3, 0.1), (1, 0.2)))), "milestones: steps [3, 1], wanted positive"),
+        (dict(optimizer=dict(lr=math.nan)), "config.optimizer.lr: nan, wanted a number"),
+        (dict(optimizer=dict(lr=0.1, warmup=-1)), "config.optimizer.warmup: -1 is no number of steps"),
+        (dict(seed=-1), "config.seed: -1 is not a whole number from 0 to 2**32 - 1"),
+        (dict(seed=1.5), "config.seed: 1.5, wanted a whole number"),
+        (dict(init=3), "config.init: 3, wanted text or None"),
+        (dict(train_split=["train"]), "config.train_split: ['train'], wanted text"),
+        (
+            dict(dataset=dict(name="moving_shapes/videos", data_dir=3)),
+            "config.dataset.data_dir: 3, wanted text or None",
+        ),
+        (dict(clips=dict(rgb=(1, 1), crop=32, flip="no")), "config.clips.flip: 'no', wanted True or False"),
+        (
+            dict(clips=dict(rgb=(1, 1), crop=32, short_side=40.5)),
+            "config.clips.short_side: 40.5, wanted a whole number",
+        ),
+        (dict(clips=dict(rgb=(1, 1), crop=32, short_side=0)), "config.clips.short_side: 0 is not a positive whole"),
+        (dict(clips=dict(rgb=(1, 1), crop=32, workers=True)), "config.clips.workers: True, wanted a whole number"),
+        (
+            dict(clips=dict(rgb=(1, 1.5), crop=32)),
+            "config.clips.rgb: (1, 1.5), wanted (a whole number, a whole number)",
+        ),
+        (dict(plateau=dict(factor=None), validate_every=1), "config.plateau.factor: None, wanted a number"),
+        (dict(model=dict(name="convnet_lstm", norm_steps="8")), "config.model.norm_steps: '8', wanted a whole number"),
     ],
 )
 def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, message):
@@ -574,6 +636,31 @@ def configs(name, *others):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return {run: module.get_config(run).to_dict() for run in (*getattr(module, "RUNS", ()), *others)}
+
+
+EVERY_CONFIG = [
+    (f"{name}:{run}", config)
+    for name in ("kinetics", "moving_shapes", "transfer")
+    for run, config in configs(name).items()
+]
+
+
+@pytest.mark.parametrize(
+    "run,config", [*EVERY_CONFIG, ("transfer", configs("transfer", "full,ucf101/1")["full,ucf101/1"])]
+)
+def test_every_option_can_be_set_on_the_command_line(run, config):
+    """Which takes those that a config has only; schedules and image networks that come first are a config's own."""
+    given = dict(source=None, timing=None, done=(), chunk=None, batch_size=None, seed=None, start=None, only=None)
+    given |= dict(process=None, processes=None)
+    for where, function, section in (
+        ("", train.train, config),
+        ("clips", data.train_batches, config["clips"]),
+        ("test_clips", data.test_pieces, config["test_clips"]),
+        ("optimizer", optimizers.sgd, config["optimizer"]),
+    ):
+        options = set(inspect.signature(function).parameters)
+        options -= {"workdir", "pretrain", "plateau"} if not where else {*given, "rgb", "flow"}
+        assert options <= set(section), (where, options - set(section))
 
 
 @pytest.mark.parametrize("run,config", configs("moving_shapes").items())

@@ -6,6 +6,8 @@ import inspect
 import json
 import math
 import pathlib
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -24,21 +26,30 @@ class ConfigError(ValueError):
     """A config that cannot be run; the message names the key."""
 
 
-def note_config(folder: pathlib.Path, config: dict) -> None:
-    """Writes a run's config to its folder or, if it is there, makes sure that this is the same run.
+def begun(folder: pathlib.Path) -> bool:
+    """Whether a run's folder has anything that another run would not have: a checkpoint, or what was made from it."""
+    return any((folder / "checkpoints").glob("*")) or (folder / "weights.safetensors").exists()
+
+
+def note_config(folder: pathlib.Path, config: dict, run: Callable) -> None:
+    """Writes a run's config, the arguments of `run`, to its folder or, if the run has begun, makes sure that this is the same one.
 
     Raises:
       ConfigError: it is another, or its config is damaged.
     """
     path = folder / "config.json"
-    if path.exists():
+    own, pretraining = begun(folder), begun(folder / "pretrain")
+    if path.exists() and (own or pretraining):
         try:
-            earlier, now = _flat(files.read_json(path)), _flat(json.loads(json.dumps(config)))
+            earlier, now = (_flat(_whole(each, run)) for each in (files.read_json(path), config))
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        except (KeyError, TypeError):
+            raise ConfigError(f"{path}: damaged") from None
         for name in {**earlier, **now}:
             changeable = name.split(".")[-1] in CHANGEABLE and name != "pretrain.steps"
-            if earlier.get(name) != now.get(name) and not changeable:
+            fixed = (pretraining if name.startswith("pretrain") else own) and not changeable
+            if earlier.get(name) != now.get(name) and fixed:
                 raise ConfigError(
                     f"config.{name}: {now.get(name)!r}, but {folder} was started with {earlier.get(name)!r}; "
                     "use another workdir"
@@ -60,6 +71,25 @@ def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.Abstra
     return files.locked(folder / ".lock", busy, patience)
 
 
+def _whole(config: dict, run: Callable) -> dict:
+    """A config as JSON has it, with what it leaves out: an option that a new version has makes no other run."""
+
+    def defaults(function: Callable) -> dict:
+        arguments = inspect.signature(function).parameters.values()
+        return {each.name: each.default for each in arguments if each.default is not each.empty}
+
+    config = defaults(run) | config
+    for name, function in (
+        ("clips", data.train_batches),
+        ("test_clips", data.test_pieces),
+        ("optimizer", optimizers.sgd),
+    ):
+        config[name] = defaults(function) | config[name]
+    if config["pretrain"] is not None:
+        config["pretrain"] = _whole(config["pretrain"], run)
+    return json.loads(json.dumps(config))
+
+
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
     pairs = {}
     for name, value in config.items():
@@ -77,38 +107,30 @@ def validate(config: dict, run: Callable) -> None:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
     bind("config", run, config, workdir="")
-    numbers = "steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "most_bad"
-    for name in (*numbers, "norm_group", "validate_every"):
-        value = config.get(name, 1)
-        if not (is_count(value) or name not in numbers and value is None):
-            raise ConfigError(f"config.{name}: {value!r} is not a positive whole number")
-    for name in ("remat", "fixed"):
-        if not isinstance(config.get(name, False), bool):
-            raise ConfigError(f"config.{name}: {config[name]!r} is neither True nor False")
-    average = config.get("average")
-    if average is not None and not (isinstance(average, float) and 0 < average < 1):
-        raise ConfigError(f"config.average: {average!r} is not a number between 0 and 1")
     try:
         json.dumps(config)
     except TypeError as error:
         raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
+    numbers = "steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "most_bad"
+    check_positive("config", config, *numbers, "norm_group", "validate_every")
+    if not 0 <= config.get("seed", 0) < 2**32:
+        raise ConfigError(f"config.seed: {config['seed']} is not a whole number from 0 to 2**32 - 1")
+    average = config.get("average")
+    if average is not None and not 0 < average < 1:
+        raise ConfigError(f"config.average: {average!r} is not a number between 0 and 1")
     validate_validation(config)
     profile = config.get("profile", ())
-    if profile and not (isinstance(profile, tuple | list) and len(profile) == 2 and all(map(is_count, profile))):
+    if profile and not (len(profile) == 2 and min(profile) > 0):
         raise ConfigError(f"config.profile: {profile!r}, wanted (first step, number of steps)")
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     bind("config.dataset", datasets.readable, config["dataset"])
     bind("config.clips", data.train_batches, config["clips"], **given)
     given = dict(source=None, timing=None, done=(), chunk=None, process=0, processes=1)
     bind("config.test_clips", data.test_pieces, config["test_clips"], **given)
-    bind("config.optimizer", optimizers.sgd, config["optimizer"], batch_size=1, only=None)
-    for name, value in config["optimizer"].items():
-        if name != "milestones" and not (is_number(value) or value is None and name == "lr_batch_size"):
-            raise ConfigError(f"config.optimizer.{name}: {value!r} is not a number")
-    size = config["optimizer"].get("lr_batch_size")
-    if size is not None and not is_count(size):
-        raise ConfigError(f"config.optimizer.lr_batch_size: {size!r} is no number of clips")
+    validate_optimizer(config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False)
+    if config["model"]["name"] in models.MODELS:
+        check_types("config.model", models.MODELS[config["model"]["name"]].network, config["model"])
     try:
         builder = datasets.readable(**config["dataset"])
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
@@ -156,39 +178,48 @@ def validate(config: dict, run: Callable) -> None:
             raise ConfigError(f"config.pretrain: {error}") from None
 
 
-def is_count(value: Any) -> bool:
-    """Whether it is a positive whole number."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def check_positive(where: str, section: dict, *names: str) -> None:
+    """Raises a ConfigError unless those of the numbers that there are, and are not None, are positive."""
+    for name in names:
+        value = section.get(name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def validate_optimizer(section: dict) -> None:
+    """Checks what a config says of the optimiser."""
+    bind("config.optimizer", optimizers.sgd, section, batch_size=1, only=None)
+    check_positive("config.optimizer", section, "lr_batch_size")
+    if section.get("warmup", 0) < 0:
+        raise ConfigError(f"config.optimizer.warmup: {section['warmup']} is no number of steps")
+    steps = [step for step, _ in section.get("milestones", ())]
+    if steps != sorted({step for step in steps if step > 0}):
+        raise ConfigError(
+            f"config.optimizer.milestones: steps {steps}, wanted positive ones, each above the one before"
+        )
 
 
 def validate_validation(config: dict) -> None:
     """Checks what a config says of validations."""
     best, plateau = config.get("best", "top1"), config.get("plateau")
-    if best not in list(validation.METRICS):
+    if best not in validation.METRICS:
         raise ConfigError(f"config.best: {best!r} is none of {', '.join(validation.METRICS)}")
     if plateau is None:
         return
-    if not isinstance(plateau, dict):
-        raise ConfigError(f"config.plateau: {plateau!r}, wanted a section")
     bind("config.plateau", validation.scaled, plateau, best=0.0, since=0, scale=1.0, loss=0.0)
     if config.get("validate_every") is None:
         raise ConfigError("config.plateau: needs validations: set config.validate_every")
-    for name, good in (("factor", lambda x: 0 < x < 1), ("patience", is_count), ("threshold", lambda x: 0 <= x < 1)):
-        value = plateau.get(name)
-        if value is not None and not (isinstance(value, int | float) and good(value)):
-            wanted = "a positive whole number" if name == "patience" else "a number between 0 and 1"
-            raise ConfigError(f"config.plateau.{name}: {value!r} is not {wanted}")
+    check_positive("config.plateau", plateau, "patience")
+    for name, good in (("factor", lambda x: 0 < x < 1), ("threshold", lambda x: 0 <= x < 1)):
+        if name in plateau and not good(plateau[name]):
+            raise ConfigError(f"config.plateau.{name}: {plateau[name]!r} is not a number between 0 and 1")
 
 
 def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) -> None:
     """Checks that a data set that is prepared has the splits."""
     for name in ("train_split", "test_split", "validation_split"):
         split = config.get(name) or inspect.signature(run).parameters[name].default
-        if split is None:
+        if split is None or name == "validation_split" and config.get("validate_every") is None:
             continue
         if split.partition("[")[0] not in builder.info.splits:
             raise ConfigError(
@@ -204,13 +235,9 @@ def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) 
 
 def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> dict[str, tuple[int, int]]:
     """Checks that a data set has such clips; returns their streams (`data.streams`)."""
-    for name in ("batch_size", "threads", "crop"):
-        value = clips.get(name, 1)
-        if not is_count(value):
-            raise ConfigError(f"{where}.{name}: {value!r} is not a positive whole number")
-    workers = clips.get("workers", 0)
-    if not (isinstance(workers, int) and workers >= 0):
-        raise ConfigError(f"{where}.workers: {workers!r} is not a whole number of processes")
+    check_positive(where, clips, "batch_size", "threads", "crop", "short_side")
+    if clips.get("workers", 0) < 0:
+        raise ConfigError(f"{where}.workers: {clips['workers']} is no number of processes")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
     try:
         data.even(crop)
@@ -250,15 +277,63 @@ def validate_network(
         raise ConfigError(f"{where}: {error}") from None
 
 
-def bind(where: str, function: Callable, section: dict, **given: Any) -> None:
+def bind(where: str, function: Callable, section: Any, **given: Any) -> None:
     """Checks that `section` can be the keyword arguments of `function`, but for those `given` to it.
 
     Raises:
       ConfigError: names the section, `where`, and the argument.
     """
+    if not isinstance(section, dict):
+        raise ConfigError(f"{where}: {section!r}, wanted a section")
     for name in given.keys() & section.keys():
         raise ConfigError(f"{where}.{name}: is not for a config to set")
     try:
         inspect.signature(function).bind(**given, **section)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
+    check_types(where, function, section)
+
+
+def check_types(where: str, of: Any, section: dict) -> None:
+    """Raises a ConfigError unless values are of the types that a function's arguments, or a class's attributes, are said to be."""
+    hints = typing.get_type_hints(of)
+    for name, value in section.items():
+        if name in hints and not _is(value, hints[name]):
+            raise ConfigError(f"{where}.{name}: {value!r}, wanted {_said(hints[name])}")
+
+
+# What a config's values can be.
+SAID = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    dict: "a section",
+    types.NoneType: "None",
+}
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    parts = typing.get_args(wanted)
+    if isinstance(wanted, types.UnionType):
+        return any(_is(value, part) for part in parts)
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(value) == len(parts) and all(map(_is, value, parts))
+    if isinstance(value, bool):
+        return wanted in (bool, Any)
+    if wanted is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return wanted is Any or isinstance(value, wanted)
+
+
+def _said(wanted: Any) -> str:
+    parts = typing.get_args(wanted)
+    if isinstance(wanted, types.UnionType):
+        return " or ".join(map(_said, parts))
+    if typing.get_origin(wanted) is tuple:
+        inside = [_said(part) for part in parts if part is not ...]
+        return f"({', '.join(inside)}{', ...' if ... in parts else ''})"
+    return SAID[wanted]

