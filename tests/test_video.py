@@ -109,6 +109,39 @@ def test_seeking_is_exact(fps):
         video.decode(data, start=99)
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi", "mpegts", "vob", "flv", "h264"])
+def test_a_start_is_found_in_every_container(container):
+    codec = {"vob": "mpeg2video"}.get(container, "libx264")
+    data = encode(numbered(60), [*range(60)], container, time_base="1/25", codec=codec, g=12)
+    whole = video.decode(data)
+    for start in 1, 13, 30, len(whole) - 1:
+        np.testing.assert_array_equal(video.decode(data, start=start, frames=3), whole[start : start + 3])
+
+
+def test_a_cover_is_not_the_video():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as target:
+        tracks = []
+        for codec, side, pix_fmt in ("mjpeg", 16, "yuvj420p"), ("libx264", 48, "yuv420p"):
+            track = target.add_stream(codec, rate=25)
+            track.height, track.width, track.pix_fmt = side, side, pix_fmt
+            tracks.append((track, numbered(1 if codec == "mjpeg" else 30, side, side)))
+        for track, frames in tracks:
+            for image in frames:
+                target.mux(track.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            target.mux(track.encode())
+    assert numbers(video.decode(file.getvalue())) == [*range(30)]
+
+
+def test_frames_that_cannot_be_resized_are_named(tmp_path):
+    path = tmp_path / "ribbon.mkv"
+    ribbon = np.zeros((2, 2, 8000, 3), np.uint8)
+    path.write_bytes(encode(ribbon, [0, 40], codec="ffv1", pix_fmt="bgr0"))
+    for read in (lambda: video.decode(path, short_side=256), lambda: next(video.grey(path, short_side=256))):
+        with pytest.raises(video.VideoError, match="ribbon.mkv: cannot be resized: Invalid argument"):
+            read()
+
+
 @pytest.mark.parametrize("made,fps", [(25, 25), (30, 25), (25, 10), (12, 25)])
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
 def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, made, fps):

@@ -5,6 +5,7 @@ as 128 + 127 / 20 of them, so that no motion is exactly 128. A video is whatever
 bytes of a file. Flow is stored as one grey video, u above v.
 """
 
+import contextlib
 import io
 import itertools
 import os
@@ -20,6 +21,8 @@ import numpy as np
 
 FPS = 25.0  # Of everything the paper trains and tests on.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
+# FFmpeg's names of those whose index says where key frames are; in others it may land after what it was to find.
+INDEXED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 # Tags of files need not be UTF-8, which PyAV before 19 is to be told.
 TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -56,7 +59,7 @@ def decode(
       stream: "rgb", or "flow" for a file that `h264.encode` wrote flow to.
       fps: frames per second to return.
       short_side: pixels; the frames are resized to it (bilinear, aspect kept). None keeps their size, as flow must.
-      start: first frame to return, found by seeking, counted at `fps`.
+      start: first frame to return, counted at `fps`; found by seeking in MP4, Matroska and AVI, by decoding what is before in others.
       frames: how many to return at most. None: all.
       stride: returns one frame in so many.
       threads: of the decoder; 0 lets it choose.
@@ -78,7 +81,8 @@ def decode(
             size = frame.height, frame.width
             size = size if short_side is None else resized(*size, short_side)
         if frame is not previous:
-            image, previous = _pixels(frame, size, scaler, stream), frame
+            with _resizing(video):
+                image, previous = _pixels(frame, size, scaler, stream), frame
         images.append(image)
     return np.stack(images)
 
@@ -101,7 +105,7 @@ def shown(
     Raises:
       VideoError: as `decode`; in a strict reading also after frames have been yielded.
     """
-    name = f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
+    name = _name(video)
     file = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     end, found, before, since = 0.0, False, None, 0
     try:
@@ -109,8 +113,10 @@ def shown(
             assert isinstance(container, av.container.InputContainer)
             if not container.streams.video:
                 raise VideoError(name, "has no video stream")
-            track = container.streams.video[0]
-            if cast(Any, track.codec_context) is None:
+            track = cast(
+                Any, container.streams.best("video") or container.streams.video[0]
+            )  # There may be a cover, too.
+            if track.codec_context is None:
                 raise VideoError(name, "cannot be decoded: there is no decoder for it")
             track.thread_type = "SLICE" if threads == 1 else "AUTO"
             track.codec_context.thread_count = threads
@@ -118,7 +124,7 @@ def shown(
             first = next(decoded, None)
             # Not the stream's start: its first frames may not be there, or refer to some that are not.
             origin = 0 if first is None else first.pts or 0
-            if start:
+            if start and container.format.name in INDEXED:
                 _seek(container, track, origin, start / fps)
                 decoded = _decoded(container, track, name, strict)
             elif first is not None:
@@ -166,7 +172,8 @@ def yuv(
         if previous is None:  # A stream may change its size; all frames get the first one's.
             size = resized(frame.height, frame.width, short_side)
         if frame is not previous:
-            scaled = scaler.reformat(frame, size[1], size[0], "yuv420p", interpolation="BILINEAR", **target)
+            with _resizing(video):
+                scaled = scaler.reformat(frame, size[1], size[0], "yuv420p", interpolation="BILINEAR", **target)
             turned = [np.rot90(plane(scaled, number), round(frame.rotation / 90)) for number in range(3)]
             height, width = (side // 2 for side in turned[0].shape)
             planes, previous = [turned[0][: 2 * height, : 2 * width], *(x[:height, :width] for x in turned[1:])], frame
@@ -196,6 +203,18 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) scaled so that the shorter is `short_side`, the aspect kept to the pixel."""
     scale = short_side / min(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _name(video: str | os.PathLike | bytes) -> str:
+    return f"{len(video)} bytes of video" if isinstance(video, bytes) else os.fspath(video)
+
+
+@contextlib.contextmanager
+def _resizing(video: str | os.PathLike | bytes) -> Iterator[None]:
+    try:
+        yield
+    except av.error.FFmpegError as error:  # Of frames that are 4,000 times as wide as high, for one.
+        raise VideoError(_name(video), f"cannot be resized: {error.strerror}") from None
 
 
 def _seek(container, stream, origin: int, seconds: float) -> None:
