@@ -165,6 +165,19 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bytes(tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_a_run_that_was_killed_before_it_noted_what_it_had_done_goes_on(form, folder, tmp_path):
+    def files():
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    command = (folder / "one.mp4", "--out", tmp_path, "--format", form)
+    assert run(*command) == 0
+    before, done = files(), tmp_path / "done.jsonl"
+    done.write_bytes(done.read_bytes()[:-9])  # In the middle of it.
+    assert run(*command) == 0 and files() == before
+    assert run(*command) == 0 and files() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_at_once_and_nothing_half_written(number, tmp_path):
     command = several(tmp_path / "videos", 2, 600)

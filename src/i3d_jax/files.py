@@ -82,6 +82,18 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def whole_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a file, none if it is not there; a last one that was cut off by a kill is removed from it."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return whole.decode().splitlines()
+
+
 def note(path: pathlib.Path, settings: dict) -> None:
     """Notes in a file what its folder is of or, if it exists, makes sure that it says the same.
 

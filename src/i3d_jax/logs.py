@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from i3d_jax.files import replacing
+from i3d_jax.files import replacing, whole_lines
 
 
 class Log:
@@ -28,8 +28,7 @@ class Log:
         from tensorboardX.proto import event_pb2
 
         self.path = folder / "log.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= start]
         with replacing(self.path) as rewritten:
             rewritten.write_text("".join(line + "\n" for line in kept))
         self.file = self.path.open("a")

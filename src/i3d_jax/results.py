@@ -50,16 +50,9 @@ def note_settings(folder: pathlib.Path, settings: dict) -> None:
 def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
     """The predictions in a folder by the clips' ids; a last line that was cut off by a kill is removed from the file."""
     path = folder / "predictions.jsonl"
-    if not path.exists():
-        return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
     try:
         found = {}
-        for each in map(json.loads, whole.splitlines()):
+        for each in map(json.loads, files.whole_lines(path)):
             arrays = {name: np.array(each[name], np.float32) for name in ("logits", *STREAMS) if name in each}
             found[each["id"]] = each | arrays
         return found

@@ -18,10 +18,10 @@ was stopped. A video that cannot be read is named on stderr, the others go on, a
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -87,12 +87,8 @@ class Done:
 
     def __init__(self, out: pathlib.Path):
         self.out, self.path = out, out / "done.jsonl"
-        self.videos: dict[str, list] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # One that was cut off.
-                    noted = json.loads(line)
-                    self.videos[noted["flow"]] = noted["of"]
+        noted = map(json.loads, files.whole_lines(self.path))
+        self.videos: dict[str, list] = {each["flow"]: each["of"] for each in noted}
 
     def __contains__(self, job: Job) -> bool:
         """Whether its flow is there.
@@ -139,6 +135,8 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
 
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
+        if job.target.is_dir():  # Of a run that was killed before it was noted; a file is replaced.
+            shutil.rmtree(job.target)
         with files.replacing(job.target) as temporary:
             FORMATS[flags.format].write(temporary, counted(), flags.full)
     except video.VideoError as error:
