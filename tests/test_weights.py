@@ -3,6 +3,7 @@ import functools
 import hashlib
 import http.server
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
-from i3d_jax import labels, models, published, tf_checkpoint, weights
+from i3d_jax import compilation, labels, models, published, tf_checkpoint, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights.__main__ import main
 
@@ -227,6 +228,42 @@ def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "file"))
     with pytest.raises(weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be read or written: "):
         weights.load("rgb_imagenet")
+
+
+def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")  # As pathlib does.
+
+    monkeypatch.delenv("I3D_JAX_CACHE", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    with pytest.raises(
+        weights.WeightsError, match="rgb_imagenet: cannot be read or written: there is no home directory"
+    ):
+        weights.load("rgb_imagenet")
+    assert main(["list"]) == 2 and "have I3D_JAX_CACHE name a folder" in capsys.readouterr().err
+    before = dict(jax.config.values)
+    compilation.keep()
+    assert jax.config.values["jax_compilation_cache_dir"] == before["jax_compilation_cache_dir"]
+
+
+@pytest.mark.parametrize("target", [".", "w", "w.npz", ".safetensors"])
+def test_our_files_are_known_by_their_names(target, release, tmp_path, monkeypatch, capsys):
+    folder, _, _ = release
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(folder), target])
+    assert f"error: {target}: wanted a name that ends in .safetensors" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="wanted a name that ends in .safetensors"):
+        weights.save(target, small_variables(), INFO)
+    assert os.listdir(tmp_path) == ["release"]
+
+
+def test_the_folder_of_a_run_is_told_from_its_weights(tmp_path):
+    weights.save(tmp_path / "weights.safetensors", small_variables(), INFO)
+    with pytest.raises(
+        weights.WeightsError, match=r"is a folder without model.ckpt.index; did you mean .*/weights.safet"
+    ):
+        weights.load(tmp_path)
 
 
 def test_command_line(release, tmp_path, capsys):

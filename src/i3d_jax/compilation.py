@@ -16,18 +16,22 @@ MOST = 2 * 2**30  # Bytes; the longest unused go first.
 def keep() -> None:
     """Has JAX keep what this process compiles, and take what others have compiled, unless it has a folder for that already.
 
-    The folder is `compiled` in the cache (`files.cache`), one for each kind of processor: a CPU's programs may not run on
-    another. JAX itself tells programs by versions, options and accelerator.
+    The folder is `compiled` in the cache (`files.cache`; without one nothing is kept), one for each kind of processor: a CPU's
+    programs may not run on another. JAX itself tells programs by versions, options and accelerator.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
         folder = files.cache() / "compiled" / processor()
-        with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
-            if folder.exists():
-                _remove_half_written(folder)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_compilation_cache_max_size", MOST)
-        # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
+        if folder.exists():
+            _remove_half_written(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MOST)
+    # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _remove_half_written(folder: pathlib.Path) -> None:

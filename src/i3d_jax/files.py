@@ -15,8 +15,15 @@ import filelock
 
 
 def cache() -> pathlib.Path:
-    """The folder for what was downloaded: `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE."""
-    return pathlib.Path(os.environ.get("I3D_JAX_CACHE") or pathlib.Path.home() / ".cache" / "i3d_jax")
+    """The folder for what was downloaded: `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE.
+
+    Raises:
+      OSError: there is no home directory, as in some containers.
+    """
+    try:
+        return pathlib.Path(os.environ.get("I3D_JAX_CACHE") or pathlib.Path.home() / ".cache" / "i3d_jax")
+    except RuntimeError:
+        raise OSError("there is no home directory for the cache: have I3D_JAX_CACHE name a folder") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import pathlib
 import subprocess
+import textwrap
 import time
 from typing import Any
 
@@ -50,7 +51,7 @@ def initial_variables(
             )
         return initial(source, variables, trunks)
     except ValueError as error:
-        raise weights.WeightsError(f"{init}: {' '.join(str(error).split())[:300]}") from None
+        raise weights.WeightsError(f"{init}: {textwrap.shorten(str(error), 300)}") from None
 
 
 def train(

@@ -59,13 +59,19 @@ class Info:
 
 
 def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
-    """Writes variables in our format, atomically; the same bytes for the same input."""
+    """Writes variables in our format, atomically; the same bytes for the same input.
+
+    Raises:
+      ValueError: the file's name does not end in .safetensors, which it is known by when it is read.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: wanted a name that ends in .safetensors")
     tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
     text = json.dumps(dataclasses.asdict(info), sort_keys=True)
     crcs = {"": google_crc32c.value(text.encode())} | tensor_crcs(tensors)
     # One entry: safetensors writes several in an order of its own.
     metadata = {FORMAT: json.dumps({"info": text, "crc32c": crcs})}
-    path = pathlib.Path(path)
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
 

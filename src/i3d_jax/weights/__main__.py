@@ -12,6 +12,7 @@ Results go to stdout, errors to stderr, a line each; the others of a list go on,
 import argparse
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable
 
 import jax
@@ -49,13 +50,20 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--classes: {flags.classes} is not a positive number")
         return _each([flags.model], lambda model: _plan(model, flags.source, flags.stream, flags.classes))
     if flags.command == "convert":
+        if pathlib.Path(flags.target).suffix != ".safetensors":
+            parser.error(f"{flags.target}: wanted a name that ends in .safetensors")
         return _each([flags.source], lambda source: _convert(source, pathlib.Path(flags.target)))
     return _each(flags.weights, _fetched if flags.command == "fetch" else _verified)
 
 
 def _list() -> int:
+    try:
+        paths = {name: weights.cache_path(name) for name in PUBLISHED}
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 2
     for name, entry in PUBLISHED.items():
-        cached = "in the cache" if weights.cache_path(name).exists() else f"{entry.size / 1e6:.0f} MB to fetch"
+        cached = "in the cache" if paths[name].exists() else f"{entry.size / 1e6:.0f} MB to fetch"
         print(f"{name:20}{entry.stream:6}Kinetics-{entry.classes}  pretraining: {entry.pretraining:10}{cached}")
     return 0
 
@@ -107,7 +115,7 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
             jax.eval_shape(lambda given, like: initial.initial(given, like, entry.trunks), given, like)
         rows = initial.plan(given, like, entry.trunks)
     except ValueError as error:
-        raise WeightsError(f"{model}: {' '.join(str(error).split())}") from None
+        raise WeightsError(f"{model}: {textwrap.shorten(str(error), 300)}") from None
     return initial.table(rows)
 
 
