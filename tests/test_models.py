@@ -4,11 +4,12 @@ import functools
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import models
+from i3d_jax import flow, models
 from i3d_jax.models import __main__ as table
 from i3d_jax.models import convnet_lstm
 from i3d_jax.models.two_stream import stacked
@@ -256,6 +257,30 @@ def test_bytes_of_pixels_are_refused(name):
     video = jax.tree.map(lambda x: x.astype(jnp.uint8), clip(SMALL[name][1]))
     with pytest.raises(ValueError, match=r"got uint8, wanted floats, RGB in \[-1, 1\] or flow / 20: pixels.to_unit"):
         jax.eval_shape(small(name).init, KEY, video)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_an_export_may_be_for_any_number_of_clips_even_none(name):
+    """By the number that is not known when it is made, and as a batch that is."""
+    network, apply, variables = made(name)
+    video = clip(SMALL[name][1])
+    (number,) = jax.export.symbolic_shape("number")
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape[1:]), x.dtype), video)
+    exported = jax.export.export(jax.jit(functools.partial(network.apply, variables)))(shapes)
+    np.testing.assert_allclose(exported.call(video), apply(variables, video)[0], atol=1e-6)
+    empty = jax.eval_shape(network.apply, variables, jax.tree.map(lambda x: x[:0], video))
+    assert empty.shape == (0, 7)
+
+
+def test_arrays_along_explicit_axes_are_refused():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    network, streams = small("c3d"), SMALL["c3d"][1]
+    video = jax.device_put(clip(streams), sharding)
+    with pytest.raises(ValueError, match=r"3D-ConvNet: got float32\[2@data.*along Explicit axes .* wanted Auto ones"):
+        jax.jit(network.init)(KEY, video)
+    with pytest.raises(ValueError, match="TV-L1: got .* along Explicit axes"):
+        flow.tv_l1(video[..., 0], video[..., 0])
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -4,6 +4,7 @@ A layer is one function in all forms, but for rounding, and so is flow; which on
 """
 
 import contextlib
+from typing import Any
 
 import jax
 from jax.extend import backend
@@ -40,6 +41,17 @@ def _own() -> str:
     if name == "gpu":
         return "rocm" if "rocm" in backend.get_backend().platform_version.lower() else "cuda"
     return name
+
+
+def check_axes(x: Any, what: str) -> None:
+    """Raises a ValueError if an array lies along axes of a mesh whose types are Explicit, as `jax.make_mesh` makes them."""
+    sharding = jax.typeof(x).sharding
+    axes = {axis for part in sharding.spec if part for axis in (part if isinstance(part, tuple) else (part,))}
+    if axes & set(sharding.mesh.explicit_axes):
+        raise ValueError(
+            f"{what}: got {jax.typeof(x)}, along Explicit axes of a mesh; wanted Auto ones, as those of "
+            'jax.sharding.Mesh(devices, ("data",)) or jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))'
+        )
 
 
 def compiler_options() -> dict[str, str | int] | None:

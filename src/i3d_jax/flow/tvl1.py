@@ -126,6 +126,8 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
     if jnp.iscomplexobj(first) or jnp.iscomplexobj(second):
         raise ValueError("TV-L1: images of complex numbers, wanted real ones")
     first, second = (jnp.asarray(image, jnp.float32) for image in (first, second))
+    for image in first, second:
+        platforms.check_axes(image, "TV-L1")
     *batch, height, width = first.shape
     flow = _batched(*(image.reshape(-1, height, width) for image in (first, second)), settings)
     return flow.reshape(*batch, height, width, 2)

@@ -134,7 +134,7 @@ def check_stream(video: Any, what: str, axes: dict[int, str]) -> None:
     if isinstance(video, dict) or video.ndim not in axes:
         found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
         raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
-    _check_type(video, what)
+    _check_array(video, what)
 
 
 def check_streams(video: Any, what: str) -> None:
@@ -147,12 +147,13 @@ def check_streams(video: Any, what: str) -> None:
     if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
         raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
     for stream in video.values():
-        _check_type(stream, what)
+        _check_array(stream, what)
 
 
-def _check_type(video: Any, what: str) -> None:
+def _check_array(video: Any, what: str) -> None:
     # Bytes of pixels, mostly, of which a network would make nonsense.
     if not jnp.issubdtype(video.dtype, jnp.floating):
         raise ValueError(
             f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: pixels.to_unit(video)"
         )
+    platforms.check_axes(video, what)

@@ -4,6 +4,8 @@ Eight 3x3x3 convolutions, five max-pools, two dense layers of 4096; batch norm a
 2x2x2 with that stride: the paper gives the first one C3D's other pools' temporal stride 2 "to reduce the memory footprint".
 """
 
+import math
+
 import flax.linen as nn
 import jax
 
@@ -58,12 +60,12 @@ class C3D(Network):
         unit = self.unit()
         ends = self.walk(LAYERS, x, train, unit, 3)
         x = ends["MaxPool_5"]
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for number, (name, features) in enumerate(DENSE):
             if number:
                 x = layers.Dropout(self.dropout)(x, self.trunk(train))
             x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, self.trunk(train))
         ends["Logits"] = self.classify(x, train)
-        ends = {name: end.reshape(batch, -1, *end.shape[1:]) for name, end in ends.items()}
+        ends = {name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()}
         logits = ends["Logits"].mean(1)
         return (logits, ends) if endpoints else logits

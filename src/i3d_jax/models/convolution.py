@@ -125,7 +125,9 @@ def _conv3d_as_2d(x, kernel, strides):
     runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
     # How many outputs at once take the fewest products.
     step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
-    work = x.size * math.prod(kernel.shape[:-2]) * outputs / math.prod(strides[1:])
+    # Where it is not known how many clips there are, as in an export for any number, it is for one.
+    clips = x.shape[0] if isinstance(x.shape[0], int) else 1
+    work = clips * math.prod((*x.shape[1:], *kernel.shape[:-2])) * outputs / math.prod(strides[1:])
     y: Any
     if step > 1 and work >= max(LARGE, MANY * kernel.size):
         y = toom_cook.conv_over_time(x, kernel, before, step, strides[1:])

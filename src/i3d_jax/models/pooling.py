@@ -122,8 +122,8 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     """
     batch, frames = arrays[0].shape[:2]
     # Each device may have a run of the clips, and takes a frame of it at a time.
-    devices = math.gcd(batch, jax.device_count())
-    arrays = tuple(x.reshape(devices, -1, *x.shape[2:]) for x in arrays)
+    devices = math.gcd(batch, jax.device_count()) if isinstance(batch, int) else 1
+    arrays = tuple(x.reshape(devices, batch // devices * frames, *x.shape[2:]) for x in arrays)
 
     def of(frame):
         return function(*(lax.dynamic_slice_in_dim(x, frame, 1, 1) for x in arrays))
@@ -131,7 +131,10 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     def put(frame, whole):
         return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
 
-    number, one = arrays[0].shape[1], jax.eval_shape(of, 0)
+    number = arrays[0].shape[1]
+    if number == 0:  # There are no clips.
+        return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), function(*arrays))
+    one = jax.eval_shape(of, 0)
     # What the loop fills begins as any numbers of the clips: zeros, XLA would write, and keep room for, at the very start.
     any_of_clips = arrays[0][:, :1, :1, :1, :1]
     whole = jax.tree.map(lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])), one)

@@ -122,5 +122,5 @@ def stacked(flow: jax.Array, snippet: int) -> jax.Array:
     batch, frames, height, width, channels = flow.shape
     if frames % snippet or not frames:
         raise ValueError(f"two streams: got {frames} flow frames, wanted a multiple of {snippet}")
-    flow = flow.reshape(batch, -1, snippet, height, width, channels)
-    return jnp.moveaxis(flow, 2, 4).reshape(batch, -1, height, width, snippet * channels)
+    flow = flow.reshape(batch, frames // snippet, snippet, height, width, channels)
+    return jnp.moveaxis(flow, 2, 4).reshape(batch, frames // snippet, height, width, snippet * channels)
