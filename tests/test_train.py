@@ -743,6 +743,31 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
     assert message in line and "Traceback" not in done.stderr and done.stdout == ""
 
 
+def test_a_device_without_enough_memory_is_one_line_that_says_what_takes_less(tmp_path):
+    program = """
+import jax
+from absl import app
+from i3d_jax import main, train
+def full(workdir, **config):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\\n[tf-allocator-allocation-error='']")
+train.train = full
+app.run(main.main, flags_parser=main.parse)
+"""
+    arguments = ["--config=configs/moving_shapes.py", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes. [" in done.stderr
+    assert done.stderr.endswith("; --config.accumulate takes a batch in parts, --config.remat=True keeps less of it\n")
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path in datasets.builder("moving_shapes/videos", "~/data").final.parents
+    (tmp_path / "w.safetensors").touch()
+    weights.find("~/w.safetensors")
+
+
 def test_a_fixed_trunk_stays_to_the_bit_with_its_statistics_and_only_the_last_layer_is_trained(
     undisturbed, config, tmp_path
 ):

@@ -13,6 +13,7 @@ On several machines each runs the same command; TPU pods, SLURM and Open MPI tel
 import os
 import re
 import sys
+import textwrap
 import traceback
 from typing import NoReturn
 
@@ -73,7 +74,7 @@ def main(_: list[str]) -> None:
     try:
         checks.bind("config", train.train, config, workdir="")
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
-        result = train.train(str(_WORKDIR.value), **config)
+        result = train.train(os.path.expanduser(str(_WORKDIR.value)), **config)
     except (
         checks.ConfigError,
         train.DivergedError,
@@ -85,6 +86,11 @@ def main(_: list[str]) -> None:
     ) as error:
         fail(error)
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            what = textwrap.shorten(str(error), 200)
+            fail(
+                MemoryError(f"{what}; --config.accumulate takes a batch in parts, --config.remat=True keeps less of it")
+            )
         if jax.process_count() == 1:
             raise
         traceback.print_exc()

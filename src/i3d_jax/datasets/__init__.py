@@ -1,6 +1,7 @@
 """The data sets: `builder(name)` is a TFDS builder, prepared by `python -m i3d_jax.datasets` or, if it needs nothing, when used."""
 
 import contextlib
+import os
 import sys
 
 from i3d_jax.datasets import remote
@@ -31,6 +32,8 @@ def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
     family, config = name.split("/")
     if is_remote(data_dir):
         data_dir = remote.local(str(data_dir), _versioned(name), records=False)
+    elif data_dir is not None:
+        data_dir = os.path.expanduser(data_dir)  # No shell does, of --config.dataset.data_dir=~/data.
     return BUILDERS[family](config=config, data_dir=data_dir, **options)
 
 

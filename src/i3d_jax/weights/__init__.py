@@ -53,13 +53,13 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
             raise WeightsError(f"{error} (delete it and fetch it again)") from None
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
-        tensors, info = _read_file(pathlib.Path(name))
+        tensors, info = _read_file(pathlib.Path(os.path.expanduser(name)))
     return _nested(tensors), info
 
 
 def find(name_or_path: str | os.PathLike) -> None:
     """Raises a WeightsError if there is no file of that name, and no published weights are called so; reads nothing."""
-    path = pathlib.Path(name_or_path)
+    path = pathlib.Path(os.path.expanduser(os.fspath(name_or_path)))
     if os.fspath(name_or_path) not in PUBLISHED and not (path.exists() or _index(path).exists()):
         raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
 
