@@ -9,9 +9,10 @@ from i3d_jax.datasets.clips import ClipBuilder
 from i3d_jax.datasets.hmdb51 import HMDB51
 from i3d_jax.datasets.kinetics import Kinetics
 from i3d_jax.datasets.moving_shapes import MovingShapes
+from i3d_jax.datasets.own import Own
 from i3d_jax.datasets.ucf101 import UCF101
 
-BUILDERS = {"kinetics": Kinetics, "ucf101": UCF101, "hmdb51": HMDB51, "moving_shapes": MovingShapes}
+BUILDERS = {"kinetics": Kinetics, "ucf101": UCF101, "hmdb51": HMDB51, "own": Own, "moving_shapes": MovingShapes}
 
 
 def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
@@ -45,9 +46,10 @@ def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
     """
     found = builder(name, data_dir)
     if not found.final.exists() and not found.SELF_MADE:
+        given = "--videos DIR --annotations CSV" if found.ANNOTATED else "--videos DIR"
         raise ValueError(
             f"{name} is not prepared in {found.final.parents[2]}: python -m i3d_jax.datasets prepare {name} "
-            f"--videos DIR --annotations CSV --out {found.final.parents[2]}"
+            f"{given} --out {found.final.parents[2]}"
         )
     return found
 

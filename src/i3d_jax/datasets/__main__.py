@@ -3,9 +3,11 @@
     python -m i3d_jax.datasets doctor kinetics/400 --videos k400 --annotations train.csv validate.csv --out findings.csv
     python -m i3d_jax.datasets prepare kinetics/400 --videos k400 --annotations train.csv validate.csv --out data --workers 32
     python -m i3d_jax.datasets prepare ucf101/1 --videos UCF-101 --annotations ucfTrainTestlist --out data
+    python -m i3d_jax.datasets prepare own/videos --videos DIR --out data
     python -m i3d_jax.datasets show kinetics/400 --data-dir data --classes
 
-Kinetics' annotations are the public CSVs, UCF-101's and HMDB-51's the folders of lists as they are shipped. `prepare` makes
+Kinetics' annotations are the public CSVs, UCF-101's and HMDB-51's the folders of lists as they are shipped; videos of your own, of
+any classes, lie in folders train/CLASS, validation/CLASS, test/CLASS. `prepare` makes
 every video H.264 at 25 frames per second, short side 256, without sound; it goes on where it was stopped, and its bytes do not
 depend on the number of workers. Videos that cannot be used are listed, with the reason, in `rejected.csv` beside the records.
 """
@@ -79,13 +81,18 @@ def _source(flags: argparse.Namespace) -> clips.Source | None:
                 raise ValueError("--flow-preset: is for --flow without a folder, which computes flow")
     if videos is None and lists is None and folder is None and preset is None:
         return None
-    if videos is None or lists is None:
-        missing = [flag for flag, given in (("--videos", videos), ("--annotations", lists)) if given is None]
+    annotated = datasets.builder(flags.name).ANNOTATED
+    if lists is not None and not annotated:
+        raise ValueError(f"{flags.name} has no annotations: leave --annotations out")
+    if videos is None or lists is None and annotated:
+        missing = [
+            flag for flag, given in (("--videos", videos), ("--annotations", lists or not annotated)) if not given
+        ]
         raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     for flag, given in (("videos", videos), ("flow", folder)):
         if given is not None and not given.is_dir():
             raise ValueError(f"--{flag}: {given}: no such folder")
-    return clips.Source(videos.absolute(), tuple(lists), folder and folder.absolute(), preset)
+    return clips.Source(videos.absolute(), tuple(lists or ()), folder and folder.absolute(), preset)
 
 
 def _prepare(flags: argparse.Namespace) -> int:
@@ -105,7 +112,8 @@ def _prepare(flags: argparse.Namespace) -> int:
     out = str(pathlib.Path(flags.out).absolute())  # Beam's workers may be somewhere else.
     builder = datasets.builder(flags.name, out, source=source, workers=flags.workers, beam=beam)
     if source is None and not builder.SELF_MADE:
-        raise ValueError(f"{flags.name} is prepared from your files: --videos and --annotations are missing")
+        missing = "--videos and --annotations are" if builder.ANNOTATED else "--videos is"
+        raise ValueError(f"{flags.name} is prepared from your files: {missing} missing")
     if builder.final.exists():
         print(f"{builder.final} is there already; remove it to prepare it anew", file=sys.stderr)
         shards.clean(builder.final)  # Its parts, if the process that prepared it was killed at the very end.
@@ -117,6 +125,8 @@ def _prepare(flags: argparse.Namespace) -> int:
 
 
 def _doctor(flags: argparse.Namespace) -> int:
+    if not datasets.builder(flags.name).ANNOTATED:
+        raise ValueError(f"{flags.name} has no annotations to check; prepare lists the videos that cannot be used")
     source = _source(flags)
     if source is None:
         raise ValueError("--videos and --annotations are missing")

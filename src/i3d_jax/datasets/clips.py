@@ -48,6 +48,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     SHORT_SIDE: ClassVar[int] = 256
     SELF_MADE: ClassVar[bool] = False  # Whether it is prepared from nothing.
+    ANNOTATED: ClassVar[bool] = True  # Whether its videos come with lists.
 
     def __init__(
         self, *, source: Source | None = None, workers: int | None = None, beam: list[str] | None = None, **others

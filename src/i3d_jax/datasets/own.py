@@ -1,0 +1,63 @@
+"""Videos of your own, in folders SPLIT/CLASS: train/jumping/a.mp4, validation/jumping/b.mp4.
+
+SPLIT is one of `annotations.SPLITS`, the classes are the names of the folders below, in alphabetical order; what lies deeper is of
+the class too. Whole videos are taken.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from i3d_jax.datasets import annotations, clips, video_files
+
+
+class Own(clips.ClipBuilder):
+    """Videos in folders of their splits and classes."""
+
+    name = "own"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name="videos", description="All of them.")]
+    ANNOTATED = False
+
+    def classes(self) -> Sequence[str]:
+        return sorted({label for _, label, _ in self._files()})
+
+    def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
+        assert self.source is not None, "the command asks for it"
+        found = []
+        for split, label, path in self._files():
+            flow = None
+            if self.source.flow is not None:  # Where `python -m i3d_jax.flow` puts it.
+                its_flow = (self.source.flow / path).with_suffix(".mp4")
+                flow = str(its_flow) if its_flow.exists() else None
+            found.append(video_files.Clip(_text(path), label, split, None, str(self.source.videos / path), flow))
+        return found
+
+    def _files(self) -> list[tuple[str, str, str]]:
+        """Split, class and path of every video, sorted; none where nothing is to be prepared.
+
+        Raises:
+          AnnotationError: a video whose folders do not name them.
+        """
+        if self.source is None:
+            return []
+        found = []
+        for path in sorted(path for paths in video_files.videos(self.source.videos).values() for path in paths):
+            if os.path.splitext(path)[1].lower() not in video_files.VIDEO:
+                continue
+            split, *folders = path.split("/")
+            if split not in annotations.SPLITS or len(folders) < 2:
+                wanted = f"SPLIT/CLASS/{path.split('/')[-1]}, SPLIT one of {', '.join(annotations.SPLITS)}"
+                raise annotations.AnnotationError(f"{self.source.videos / path}: wanted {wanted}")
+            found.append((annotations.SPLITS[split], _text(folders[0]), path))
+        if not found:
+            raise annotations.AnnotationError(f"{self.source.videos}: has no videos")
+        return found
+
+
+def _text(path: str) -> str:
+    """What records have of a name, which need not be text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
