@@ -237,7 +237,8 @@ def train_batches(
     iterator = iter(pieces)
     try:
         if size == local:
-            yield from iterator
+            # Copies too: JAX keeps arrays on a CPU as they are, longer than the memory that workers share should be there.
+            yield from (joined([piece]) for piece in iterator)
         else:
             groups = iter(lambda: list(itertools.islice(iterator, local // size)), [])
             yield from ahead(joined, groups, 1)
