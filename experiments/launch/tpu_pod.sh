@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A run on all hosts of a TPU pod slice; JAX finds the others by itself.
 #
-#   TPU=my-v5e-64 ZONE=us-west4-a experiments/launch/tpu_pod.sh --config=configs/kinetics.py:i3d_rgb --workdir=/shared/runs/i3d_rgb
+#   TPU=my-v5e-64 ZONE=us-west4-a experiments/launch/tpu_pod.sh --config=configs/kinetics.py:i3d_rgb --workdir=/shared/runs/i3d_rgb \
+#       --config.dataset.data_dir=/shared/data
 #
 # Every host has this repository in REPOSITORY (default: ~/i3d_jax), with a virtual environment .venv in it where `pip install
 # -e .[tpu]` was run, and the workdir on a file system that all share (Filestore; not a bucket, which cannot rename folders).
