@@ -33,6 +33,7 @@ from i3d_jax import (
     optimizers,
     planes,
     predict,
+    run_folder,
     stopping,
     train,
     validation,
@@ -201,7 +202,7 @@ def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):  # Before data are made.
         train.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
     assert not (tmp_path / "not made").exists()
-    note = functools.partial(checks.note_config, tmp_path, run=train.train)
+    note = functools.partial(run_folder.note, tmp_path, run=train.train)
     note(quick | {"pretrain": quick})
     (tmp_path / "pretrain" / "checkpoints" / "1").mkdir(parents=True)
     note(quick | {"pretrain": quick, "seed": 1})
@@ -210,15 +211,18 @@ def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     with pytest.raises(checks.ConfigError, match="config.seed: 0, but .* was started with 1"):
         note(quick | {"pretrain": quick})
+    (tmp_path / "pretrain" / "checkpoints" / "1").rmdir()
+    with pytest.raises(checks.ConfigError, match="config.pretrain.* was started with"):
+        note(quick | {"seed": 1})
 
 
 def test_an_option_that_is_left_out_is_as_by_default(quick, tmp_path):
-    checks.note_config(tmp_path, quick, train.train)
+    run_folder.note(tmp_path, quick, train.train)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     given = {"clips": quick["clips"] | {"reverse": False}, "best": "top1"}
-    checks.note_config(tmp_path, quick | given, train.train)
+    run_folder.note(tmp_path, quick | given, train.train)
     with pytest.raises(checks.ConfigError, match="config.clips.reverse: True, but .* was started with False"):
-        checks.note_config(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, train.train)
+        run_folder.note(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, train.train)
 
 
 def test_validations_that_are_not_made_need_no_split(config, undisturbed):
@@ -231,12 +235,12 @@ def test_two_runs_in_one_folder_are_refused(undisturbed, config):
     folder, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     with (
-        checks.only_process(folder),
+        run_folder.only_process(folder),
         pytest.raises(checks.ConfigError, match="another process is training in it; use another workdir"),
     ):
         train.train(str(folder), **config | {"log_every": 3})
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    with checks.only_process(folder):  # It was let go of.
+    with run_folder.only_process(folder):  # It was let go of.
         pass
 
 

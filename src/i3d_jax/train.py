@@ -18,7 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from i3d_jax import checkpoints, checks, data, datasets, distributed, models, optimizers, validation, weights
+from i3d_jax import (
+    checkpoints,
+    checks,
+    data,
+    datasets,
+    distributed,
+    models,
+    optimizers,
+    run_folder,
+    validation,
+    weights,
+)
 from i3d_jax.evaluate import evaluate, on_devices, shardings
 from i3d_jax.logs import Clock, Log, profiling
 from i3d_jax.models.initial import LAST, initial, plan
@@ -136,12 +147,11 @@ def train(
     first = distributed.is_first()
     with contextlib.ExitStack() as stack:
         patience = 0 if jax.process_count() == 1 else 180
-        stack.enter_context(distributed.on_first(checks.only_process(folder, patience)))
-        distributed.together(lambda: checks.note_config(folder, config, train) if first else None)
-        if init is not None and not checks.begun(folder):
-            distributed.together(
-                functools.partial(weights.find, init)
-            )  # Better now than after the data set has been made.
+        stack.enter_context(distributed.on_first(run_folder.only_process(folder, patience)))
+        distributed.together(lambda: run_folder.note(folder, config, train) if first else None)
+        if init is not None and not distributed.anywhere(run_folder.begun(folder)):
+            # Better now than after the data set has been made.
+            distributed.together(functools.partial(weights.find, init))
         if pretrain is not None:
             init = str(folder / "pretrain" / "weights.safetensors")
             if distributed.anywhere(not pathlib.Path(init).exists()):
