@@ -113,9 +113,8 @@ def shown(
             assert isinstance(container, av.container.InputContainer)
             if not container.streams.video:
                 raise VideoError(name, "has no video stream")
-            track = cast(
-                Any, container.streams.best("video") or container.streams.video[0]
-            )  # There may be a cover, too.
+            # There may be a cover, too.
+            track = cast(Any, container.streams.best("video") or container.streams.video[0])
             if track.codec_context is None:
                 raise VideoError(name, "cannot be decoded: there is no decoder for it")
             track.thread_type = "SLICE" if threads == 1 else "AUTO"

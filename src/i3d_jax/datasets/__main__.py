@@ -84,11 +84,10 @@ def _source(flags: argparse.Namespace) -> clips.Source | None:
     annotated = datasets.builder(flags.name).ANNOTATED
     if lists is not None and not annotated:
         raise ValueError(f"{flags.name} has no annotations: leave --annotations out")
-    if videos is None or lists is None and annotated:
-        missing = [
-            flag for flag, given in (("--videos", videos), ("--annotations", lists or not annotated)) if not given
-        ]
+    required = {"--videos": videos} | ({"--annotations": lists} if annotated else {})
+    if missing := [flag for flag, given in required.items() if given is None]:
         raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    assert videos is not None, "it is required"
     for flag, given in (("videos", videos), ("flow", folder)):
         if given is not None and not given.is_dir():
             raise ValueError(f"--{flag}: {given}: no such folder")

@@ -18,6 +18,7 @@ was stopped. A video that cannot be read is named on stderr, the others go on, a
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -87,8 +88,11 @@ class Done:
 
     def __init__(self, out: pathlib.Path):
         self.out, self.path = out, out / "done.jsonl"
-        noted = map(json.loads, files.whole_lines(self.path))
-        self.videos: dict[str, list] = {each["flow"]: each["of"] for each in noted}
+        self.videos: dict[str, list] = {}
+        for line in files.whole_lines(self.path):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # Else it is not there.
+                noted = json.loads(line)
+                self.videos[noted["flow"]] = noted["of"]
 
     def __contains__(self, job: Job) -> bool:
         """Whether its flow is there.
