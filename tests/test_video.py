@@ -118,6 +118,12 @@ def test_a_start_is_found_in_every_container(container):
         np.testing.assert_array_equal(video.decode(data, start=start, frames=3), whole[start : start + 3])
 
 
+def test_recordings_that_were_put_together_are_shown_one_after_the_other():
+    one = encode(numbered(60), [*range(60)], "mpegts", time_base="1/25", g=12)
+    found = numbers(video.decode(one * 3))
+    assert found == [*range(60)] * 3
+
+
 def test_a_cover_is_not_the_video():
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as target:

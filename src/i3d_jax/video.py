@@ -258,14 +258,21 @@ def _packets(container, stream) -> Iterator[av.Packet]:
 
 
 def _resample(decoded, stream, origin: int, fps: float, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yields (i, the decoded frame shown nearest to time i / fps) for i in order, from `start` or earlier on."""
+    """Yields (i, the decoded frame shown nearest to time i / fps) for i in order, from `start` or earlier on.
+
+    Where timestamps go back by more than a second another recording begins, as in MPEG-TS files put together: it is shown after the one
+    before.
+    """
     step = 1 / float(stream.average_rate or fps)
-    frame, time, index = None, 0.0, 0
+    frame, time, index, before = None, 0.0, 0, 0.0
     for following in decoded:
         if following.pts is None:
             now = time + step if frame else 0.0
         else:
-            now = float((following.pts - origin) * following.time_base)
+            now = float((following.pts - origin) * following.time_base) + before
+            if frame is not None and now < time - 1:
+                before += time + step - now
+                now = time + step
         if frame is None:
             # After a seek the first frame decoded is a key frame somewhere before the time wanted.
             index = min(start, max(0, round(now * fps)))
