@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -176,6 +177,17 @@ def test_a_run_that_was_killed_before_it_noted_what_it_had_done_goes_on(form, fo
     done.write_bytes(done.read_bytes()[:-9])  # In the middle of it.
     assert run(*command) == 0 and files() == before
     assert run(*command) == 0 and files() == before
+
+
+def test_flow_is_replaced_by_other_flow_and_by_nothing_else(folder, tmp_path):
+    video = tmp_path / "one.mp4"
+    shutil.copy(folder / "one.mp4", video)
+    command = (video, "--out", tmp_path / "out", "--format", "png")
+    assert run(*command) == 0
+    before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    video.unlink()
+    assert run(*command) == 1
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -63,6 +63,13 @@ def test_names_need_not_be_text(tmp_path):
     assert {record["id"] for record in builder.records("train")} == {"train/r\\xe9/\\xe9.avi", "train/run/a.avi"}
 
 
+@pytest.mark.parametrize("label", [" run", "run ", "ru\nn", "run\u2028", " "])
+def test_classes_that_would_come_back_as_others_are_refused(label, tmp_path, capsys):
+    some_videos(tmp_path / "videos", f"train/{label}/1.avi")
+    assert prepare(tmp_path / "videos", tmp_path / "out") == 2
+    assert f"a folder is called {label!r}; wanted a class without" in capsys.readouterr().err
+
+
 def test_flow_lies_where_the_flow_command_puts_it(videos, tmp_path):
     flow = tmp_path / "flow" / "val" / "run" / "1.mp4"
     flow.parent.mkdir(parents=True)

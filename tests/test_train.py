@@ -625,6 +625,7 @@ def test_the_releases_flow_schedule_with_its_restart():
             "config.clips.rgb: (1, 1.5), wanted (a whole number, a whole number)",
         ),
         (dict(plateau=dict(factor=None), validate_every=1), "config.plateau.factor: None, wanted a number"),
+        (dict(model=dict(name="inception", parent=1)), "config.model.parent: 1, wanted "),
         (dict(model=dict(name="convnet_lstm", norm_steps="8")), "config.model.norm_steps: '8', wanted a whole number"),
     ],
 )

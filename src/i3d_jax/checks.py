@@ -257,4 +257,4 @@ def _said(wanted: Any) -> str:
     if typing.get_origin(wanted) is tuple:
         inside = [_said(part) for part in parts if part is not ...]
         return f"({', '.join(inside)}{', ...' if ... in parts else ''})"
-    return SAID[wanted]
+    return SAID.get(wanted, str(wanted))

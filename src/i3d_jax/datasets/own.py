@@ -40,7 +40,7 @@ class Own(clips.ClipBuilder):
         """Split, class and path of every video, sorted; none where nothing is to be prepared.
 
         Raises:
-          AnnotationError: a video whose folders do not name them.
+          AnnotationError: a video whose folders do not name them, or name a class as no list of classes can.
         """
         if self.source is None:
             return []
@@ -52,7 +52,14 @@ class Own(clips.ClipBuilder):
             if split not in annotations.SPLITS or len(folders) < 2:
                 wanted = f"SPLIT/CLASS/{path.split('/')[-1]}, SPLIT one of {', '.join(annotations.SPLITS)}"
                 raise annotations.AnnotationError(f"{self.source.videos / path}: wanted {wanted}")
-            found.append((annotations.SPLITS[split], _text(folders[0]), path))
+            label = _text(folders[0])
+            if (
+                label != label.strip() or len(label.splitlines()) > 1
+            ):  # TFDS keeps a class per line, without spaces around it.
+                raise annotations.AnnotationError(
+                    f"{self.source.videos / split}: a folder is called {label!r}; wanted a class without spaces around it, in one line"
+                )
+            found.append((annotations.SPLITS[split], label, path))
         if not found:
             raise annotations.AnnotationError(f"{self.source.videos}: has no videos")
         return found

@@ -139,10 +139,10 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
 
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        if job.target.is_dir():  # Of a run that was killed before it was noted; a file is replaced.
-            shutil.rmtree(job.target)
         with files.replacing(job.target) as temporary:
             FORMATS[flags.format].write(temporary, counted(), flags.full)
+            if job.target.is_dir():  # Of a run that was killed before it was noted; a file is replaced as it is.
+                shutil.rmtree(job.target)
     except video.VideoError as error:
         return error
     except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
