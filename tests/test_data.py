@@ -102,26 +102,6 @@ def take(source, count, **options):
     return list(itertools.islice(data.train_batches(source, **options), count))
 
 
-def test_nothing_that_workers_share_is_left_to_jax(source, tmp_path):
-    """Python's tracker of shared memory would complain of it at the end."""
-    (tmp_path / "source").write_bytes(pickle.dumps(source))
-    program = """
-import contextlib, pathlib, pickle, sys
-import jax
-from i3d_jax import data
-if __name__ == "__main__":
-    source = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
-    batches = data.train_batches(source, batch_size=4, seed=0, rgb=(8, 1), crop=32, workers=1)
-    with contextlib.closing(batches):
-        for _ in range(3):
-            jax.block_until_ready(jax.device_put(next(batches)))
-"""
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, tmp_path / "program.py", tmp_path / "source"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-
-
 def assert_equal(found, wanted):
     for a, b in zip(found, wanted, strict=True):
         assert a.keys() == b.keys()
@@ -156,6 +136,26 @@ def test_the_number_of_threads_changes_nothing(source, threads):
 
 def test_the_number_of_worker_processes_changes_nothing(source):
     assert_equal(take(source, 6, start=3, workers=2, **BOTH), take(source, 9, **BOTH)[3:])
+
+
+def test_nothing_that_workers_share_is_left_to_jax(source, tmp_path):
+    """Python's tracker of shared memory would complain of it at the end."""
+    (tmp_path / "source").write_bytes(pickle.dumps(source))
+    program = """
+import contextlib, pathlib, pickle, sys
+import jax
+from i3d_jax import data
+if __name__ == "__main__":
+    source = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+    batches = data.train_batches(source, batch_size=4, seed=0, rgb=(8, 1), crop=32, workers=1)
+    with contextlib.closing(batches):
+        for _ in range(3):
+            jax.block_until_ready(jax.device_put(next(batches)))
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "source"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_a_clip_depends_on_the_seed_and_its_place_in_the_run_alone(source):

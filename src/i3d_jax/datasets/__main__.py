@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def _source(flags: argparse.Namespace) -> clips.Source | None:
+def _source(flags: argparse.Namespace, annotated: bool) -> clips.Source | None:
     videos, lists, folder, preset = flags.videos, flags.annotations, None, None
     if flags.command == "prepare":
         if flags.flow is COMPUTED:
@@ -81,7 +81,6 @@ def _source(flags: argparse.Namespace) -> clips.Source | None:
                 raise ValueError("--flow-preset: is for --flow without a folder, which computes flow")
     if videos is None and lists is None and folder is None and preset is None:
         return None
-    annotated = datasets.builder(flags.name).ANNOTATED
     if lists is not None and not annotated:
         raise ValueError(f"{flags.name} has no annotations: leave --annotations out")
     required = {"--videos": videos} | ({"--annotations": lists} if annotated else {})
@@ -103,15 +102,16 @@ def _prepare(flags: argparse.Namespace) -> int:
     elif flags.beam_options is not None:
         raise ValueError("--beam-runner is missing")
     given = any(each is not None for each in (flags.videos, flags.annotations, flags.flow))
-    if given and datasets.builder(flags.name).SELF_MADE:
+    kind = type(datasets.builder(flags.name))
+    if given and kind.SELF_MADE:
         raise ValueError(f"{flags.name} makes its videos itself; leave --videos, --annotations and --flow out")
-    source = _source(flags)
+    source = _source(flags, kind.ANNOTATED)
     if datasets.is_remote(flags.out):
         raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
     out = str(pathlib.Path(flags.out).absolute())  # Beam's workers may be somewhere else.
     builder = datasets.builder(flags.name, out, source=source, workers=flags.workers, beam=beam)
-    if source is None and not builder.SELF_MADE:
-        missing = "--videos and --annotations are" if builder.ANNOTATED else "--videos is"
+    if source is None and not kind.SELF_MADE:
+        missing = "--videos and --annotations are" if kind.ANNOTATED else "--videos is"
         raise ValueError(f"{flags.name} is prepared from your files: {missing} missing")
     if builder.final.exists():
         print(f"{builder.final} is there already; remove it to prepare it anew", file=sys.stderr)
@@ -124,12 +124,12 @@ def _prepare(flags: argparse.Namespace) -> int:
 
 
 def _doctor(flags: argparse.Namespace) -> int:
-    if not datasets.builder(flags.name).ANNOTATED:
+    builder = datasets.builder(flags.name)
+    if not builder.ANNOTATED:
         raise ValueError(f"{flags.name} has no annotations to check; prepare lists the videos that cannot be used")
-    source = _source(flags)
+    source = _source(flags, builder.ANNOTATED)
     if source is None:
         raise ValueError("--videos and --annotations are missing")
-    builder = datasets.builder(flags.name)
     rows = builder.rows(source.annotations)
     classes, processes = builder.classes(), flags.workers or 1
     if flags.out is not None and not flags.out.absolute().parent.is_dir():

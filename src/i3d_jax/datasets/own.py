@@ -4,6 +4,7 @@ SPLIT is one of `annotations.SPLITS`, the classes are the names of the folders b
 the class too. Whole videos are taken.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -23,12 +24,12 @@ class Own(clips.ClipBuilder):
     ANNOTATED = False
 
     def classes(self) -> Sequence[str]:
-        return sorted({label for _, label, _ in self._files()})
+        return sorted({label for _, label, _ in self._files})
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
         assert self.source is not None, "the command asks for it"
         found = []
-        for split, label, path in self._files():
+        for split, label, path in self._files:
             flow = None
             if self.source.flow is not None:  # Where `python -m i3d_jax.flow` puts it.
                 its_flow = (self.source.flow / path).with_suffix(".mp4")
@@ -36,6 +37,7 @@ class Own(clips.ClipBuilder):
             found.append(video_files.Clip(_text(path), label, split, None, str(self.source.videos / path), flow))
         return found
 
+    @functools.cached_property
     def _files(self) -> list[tuple[str, str, str]]:
         """Split, class and path of every video, sorted; none where nothing is to be prepared.
 
