@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import h264, pixels, video
+from i3d_jax import h264, pixels, planes, video
 
 
 def numbered(count, height=48, width=64):
@@ -45,6 +45,11 @@ def moving(count, height=48, width=64):
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     waves = [np.sin((x + 4 * t) / 12 + c) * np.cos((y - 2 * t) / 14 + 2 * c) for c in range(3)]
     return (128 + 100 * np.stack(waves, -1)).astype(np.uint8)
+
+
+def images(frames):
+    """RGB images of frames as FFmpeg decodes them."""
+    return np.stack([frame.to_ndarray(format="rgb24", interpolation=video.BILINEAR) for frame in frames])
 
 
 def psnr(found, wanted):
@@ -79,23 +84,37 @@ def encode(
     return file.getvalue()
 
 
-@pytest.mark.parametrize("rate", [25, 30, 28, 19.6, 50, 10])
-def test_any_frame_rate_is_resampled_to_the_frames_nearest_in_time(rate):
+def assert_on_screen(found, times):
+    """That frame `found[i]` is on the screen 40 i ms on, or begins within 20 ms and is nearer than that one; ties go either way."""
+    for index, number in enumerate(found):
+        now = 40 * index
+        shown = max(np.flatnonzero(times <= now))
+        ahead = min(np.flatnonzero(times > now), default=shown)
+        early, late = times[ahead] - now, now - times[shown]
+        allowed = {shown} if early > min(20, late) else {ahead} if early < min(20, late) else {shown, ahead}
+        assert number in allowed, (index, number, allowed)
+
+
+@pytest.mark.parametrize("rate", [25, 30, 28, 19.6, 50, 10, 12.5, 5, 1.5])
+def test_of_any_frame_rate_the_frame_is_taken_that_is_on_the_screen(rate):
     count = 40
     times = np.rint(np.arange(count) / rate * 1000).astype(int)
     found = numbers(video.decode(encode(numbered(count), times.tolist())))
-    assert len(found) == pytest.approx(count / rate * 25, abs=1)
-    for index, number in enumerate(found):
-        distance = abs(times - index * 40)
-        assert distance[number] <= distance.min() + 1
+    assert len(found) == pytest.approx(
+        (count - 1) / rate * 25 + 1, abs=1
+    )  # The encoder says that the last one is shown for 40 ms.
+    assert_on_screen(found, times)
+
+
+def test_frames_of_slow_videos_are_shown_until_the_next_one_begins():
+    found = numbers(video.decode(encode(numbered(4), [0, 1000, 1010, 1200])))
+    assert found == 25 * [0] + [1] + 4 * [2] + [3]
 
 
 def test_varying_frame_rates_keep_their_speed():
     times = np.cumsum([0, 40, 40, 200, 40, 10, 10, 10, 10, 120, 40])
     found = numbers(video.decode(encode(numbered(11), times.tolist())))
-    wanted = [int(abs(times - i * 40).argmin()) for i in range(len(found))]
-    distance = [abs(times - i * 40) for i in range(len(found))]
-    assert all(d[f] == d[w] for d, f, w in zip(distance, found, wanted, strict=True))  # Ties may go either way.
+    assert_on_screen(found, times)
     assert len(found) in (13, 14, 15)
 
 
@@ -139,13 +158,19 @@ def test_a_cover_is_not_the_video():
     assert numbers(video.decode(file.getvalue())) == [*range(30)]
 
 
-def test_frames_that_cannot_be_resized_are_named(tmp_path):
+@pytest.mark.parametrize("height,width", [(2, 8000), (8000, 2), (16, 272)])
+def test_frames_too_long_to_be_resized_are_named(height, width, tmp_path):
     path = tmp_path / "ribbon.mkv"
-    ribbon = np.zeros((2, 2, 8000, 3), np.uint8)
-    path.write_bytes(encode(ribbon, [0, 40], codec="ffv1", pix_fmt="bgr0"))
-    for read in (lambda: video.decode(path, short_side=256), lambda: next(video.grey(path, short_side=256))):
-        with pytest.raises(video.VideoError, match="ribbon.mkv: cannot be resized: Invalid argument"):
+    path.write_bytes(encode(np.zeros((2, height, width, 3), np.uint8), [0, 40], codec="ffv1", pix_fmt="bgr0"))
+    message = f"ribbon.mkv: cannot be resized: frames of {height}x{width} are more than 16 times as long as wide"
+    for read in (
+        lambda: video.decode(path, short_side=256),
+        lambda: next(video.grey(path, short_side=256)),
+        lambda: h264.transcode(path, short_side=256),
+    ):
+        with pytest.raises(video.VideoError, match=message):
             read()
+    assert video.decode(path).shape == (2, height, width, 3)
 
 
 @pytest.mark.parametrize("made,fps", [(25, 25), (30, 25), (25, 10), (12, 25)])
@@ -193,6 +218,98 @@ def test_encoding_nothing_is_an_error():
 def test_encoding_takes_frames_one_by_one():
     frames = moving(20)
     assert h264.encode(iter(frames)) == h264.encode(frames)
+
+
+def coloured(place, height, width, axis):
+    """RGB [..., 3] at a place (y, x), in pixels, of an image whose colours change steadily along an axis."""
+    share = place[axis] / (height, width)[axis]
+    return np.stack([50 + 140 * share, 120 + 0 * share, 190 - 130 * share], -1)
+
+
+def write_coloured(path, height, width, axis, weights, code, full):
+    """A lossless H.264 file of it, whose colour samples lie as H.264's do: at the left one of two pixels, between two rows."""
+
+    def value(place, channel):
+        r, g, b = np.moveaxis(coloured(place, height, width, axis), -1, 0)
+        luma = weights[0] * r + (1 - sum(weights)) * g + weights[1] * b
+        value = [luma, (b - luma) / (1 - weights[1]) / 2, (r - luma) / (1 - weights[0]) / 2][channel]
+        if not full:
+            value = value * (219 if channel == 0 else 224) / 255
+        return np.rint(value + (128 if channel else 0 if full else 16)).astype(np.uint8).ravel()
+
+    y, x = np.mgrid[:height, :width].astype(float)
+    cy, cx = np.mgrid[: height // 2, : width // 2].astype(float)
+    samples = [value((y, x), 0), value((2 * cy + 0.5, 2 * cx), 1), value((2 * cy + 0.5, 2 * cx), 2)]
+    with av.open(path, "w") as target:
+        stream = target.add_stream("libx264", rate=25, options={"qp": "0", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = code, 2 if full else 1
+        frame = av.VideoFrame.from_ndarray(np.concatenate(samples).reshape(-1, width), format="yuv420p")
+        frame.colorspace, frame.color_range = code, 2 if full else 1
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+
+
+STANDARDS = {"BT.601": ((0.299, 0.114), 6), "BT.709": ((0.2126, 0.0722), 1)}
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["down", "across"])
+@pytest.mark.parametrize("full", [False, True], ids=["studio", "full"])
+@pytest.mark.parametrize("standard", STANDARDS)
+@pytest.mark.parametrize("height,width", [(240, 426), (256, 342), (480, 640), (240, 320)])
+def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(height, width, standard, full, axis, tmp_path):
+    write_coloured(tmp_path / "x.mp4", height, width, axis, *STANDARDS[standard], full)
+    (found,) = video.decode(tmp_path / "x.mp4", short_side=256).astype(float)
+    place = np.mgrid[: found.shape[0], : found.shape[1]] + 0.5
+    place *= np.array([height / found.shape[0], width / found.shape[1]])[:, None, None]
+    exact, inside = (
+        coloured(place - 0.5, height, width, axis),
+        (slice(16, -16), slice(16, -16)),
+    )  # Resizing looks past no border.
+    assert abs((found - exact)[inside].mean((0, 1))).max() < 0.1 and abs(found - exact)[inside].max() < 3
+    (grey,) = video.grey(tmp_path / "x.mp4", short_side=256)
+    brightness = (exact @ [0.299, 0.587, 0.114])[: grey.shape[0], : grey.shape[1]]
+    assert abs((grey - brightness)[inside].mean()) < 0.1
+    _, u, v = next(video.yuv(tmp_path / "x.mp4", short_side=256))
+    # What records have of colours: the mean may be off by a third of a pixel where a side is odd.
+    rows, columns = np.mgrid[: u.shape[0], : u.shape[1]].astype(float)
+    place = (2 * rows + 1) * height / found.shape[0] - 0.5, (2 * columns + 0.5) * width / found.shape[1] - 0.5
+    r, g, b = np.moveaxis(coloured(place, height, width, axis), -1, 0)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    for plane, wanted in ((u, (b - luma) / 1.772), (v, (r - luma) / 1.402)):
+        error = (plane - (128 + wanted * 224 / 255))[8:-8, 8:-8]
+        assert abs(error.mean()) < 0.2 and abs(error).max() < 2
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["studio", "full"])
+@pytest.mark.parametrize("width", [426, 320, 342, 341])
+@pytest.mark.parametrize("value", [40, 128, 201])
+def test_constants_are_rounded_and_no_more(value, width, full, tmp_path):
+    with av.open(tmp_path / "x.mkv", "w") as target:
+        stream = target.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 240, width, "yuv420p"
+        stream.codec_context.color_range = 2 if full else 1
+        frame = av.VideoFrame(width, 240, "yuv420p")
+        frame.color_range = 2 if full else 1
+        for number, level in enumerate((value, 128, 128)):
+            np.frombuffer(frame.planes[number], np.uint8)[:] = level
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    wanted = value if full else (value - 16) * 255 / 219
+    for short_side in None, 256, 120, 240:
+        assert abs(video.decode(tmp_path / "x.mkv", short_side=short_side) - wanted).max() <= 0.5
+    grey = next(video.grey(tmp_path / "x.mkv", short_side=256))
+    assert abs(grey - wanted).max() <= 1.1  # Rounded twice.
+
+
+def test_what_records_show_is_as_bright_as_what_decoding_shows(shared_data):
+    clip = shared_data / "clips" / "flipping_a_pancake.mkv"
+    shown = video.decode(clip, short_side=256, frames=20).astype(float)
+    for index, planes_ in enumerate(video.yuv(clip, short_side=256, frames=20)):
+        y, u, v = planes_
+        packed = np.concatenate([y, np.concatenate([u, v], 1)])
+        difference = 127.5 * (1 + np.asarray(planes.rgb(packed))) - shown[index]
+        assert abs(difference.mean((0, 1))).max() < 0.1
 
 
 def test_grey_is_the_brightness_of_what_records_show(tmp_path):
@@ -288,6 +405,15 @@ def test_rotation_in_the_metadata_is_undone():
     assert upright.shape == (4, 64, 32, 3)
     # Turned clockwise by 90 degrees, the left half is on top.
     assert upright[:, :32, :, 0].mean() > 200 and upright[:, 32:, :, 0].mean() < 20
+
+
+def test_a_crop_is_the_middle_of_what_is_resized():
+    data = h264.encode(moving(4, 48, 66))
+    whole = video.decode(data, short_side=40)
+    assert whole.shape == (4, 40, 55, 3)
+    np.testing.assert_array_equal(video.decode(data, short_side=40, crop=24), whole[:, 8:32, 15:39])
+    with pytest.raises(ValueError, match="cannot cut 41x41 out of frames of 40x55"):
+        video.decode(data, short_side=40, crop=41)
 
 
 def test_names_are_files_whatever_they_look_like(tmp_path, monkeypatch):
@@ -431,7 +557,10 @@ def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
     found = h264.transcode(tmp_path / "x", short_side=48)
     assert (found.height, found.width) == upright.shape[1:3]
     assert psnr(video.decode(found.data), upright) > 26
-    assert psnr(video.decode(found.data), video.decode(tmp_path / "x", short_side=48)) > 36
+    # Of brightness: colours, of which there are fewer samples, are turned about another point.
+    brightness = np.array([[0.299], [0.587], [0.114]])
+    shown = video.decode(tmp_path / "x", short_side=48)
+    assert psnr(video.decode(found.data) @ brightness, shown @ brightness) > 36
     assert psnr(np.rot90(video.decode(found.data), 2, (1, 2)), upright) < 20
 
 
@@ -509,13 +638,12 @@ def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path
 def test_what_is_shown_is_what_is_decoded():
     data = encode(moving(40), VARYING[:40])
     for options in {}, {"start": 7}, {"frames": 9}, {"fps": 10}, {"start": 3, "frames": 5, "stride": 4, "threads": 1}:
-        shown = [frame.to_ndarray(format="rgb24") for frame in video.shown(data, **options)]
-        np.testing.assert_array_equal(shown, video.decode(data, **options))
+        np.testing.assert_array_equal(images(video.shown(data, **options)), video.decode(data, **options))
 
 
 def test_a_frame_that_is_shown_for_long_comes_again():
-    first, second, *others = video.shown(encode(numbered(3), [0, 120, 240]))
-    assert first is second and first is not others[0]
+    first, second, third, *others = video.shown(encode(numbered(3), [0, 120, 240]))
+    assert first is second is third and first is not others[0]
 
 
 def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
@@ -555,7 +683,7 @@ FINE = {
     "begins late, mkv": (lambda: steady(container="matroska", first=125), range(40)),
     "begins late, ts": (lambda: steady(container="mpegts", first=125), range(40)),
     "begins after its sound": (lambda: steady(container="matroska", first=25, sound=3), range(40)),
-    "varying": (lambda: encode(numbered(4), [0, 40, 80, 2080]), [0, 1] + 25 * [2] + 26 * [3]),
+    "varying": (lambda: encode(numbered(4), [0, 40, 80, 2080]), [0, 1] + 50 * [2] + [3]),
     "a last frame of 2 seconds, mp4": (lambda: copied(STILL, "mp4", last=2), [0, 1, 2] + 50 * [3]),
     "a last frame of 2 seconds, mkv": (lambda: copied(STILL, "matroska", last=2), [0, 1, 2] + 50 * [3]),
     "B-frames": (lambda: steady(x264_params="bframes=3:b-adapt=0:b-pyramid=normal"), range(40)),
@@ -586,7 +714,7 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
     (tmp_path / "x").write_bytes(make())
     frames = video.decode(tmp_path / "x")
     for threads in 0, 1:
-        strict = [f.to_ndarray(format="rgb24") for f in video.shown(tmp_path / "x", strict=True, threads=threads)]
+        strict = images(video.shown(tmp_path / "x", strict=True, threads=threads))
         np.testing.assert_array_equal(strict, frames)
     found = video.decode(h264.transcode(tmp_path / "x", short_side=48).data)
     assert numbers(found) == numbers(frames)

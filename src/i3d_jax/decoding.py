@@ -70,7 +70,7 @@ def read(
                     if count < frames and wanted((frame.pts or 0) // ticks):
                         shown = frame
                         if size is not None:
-                            options = {"interpolation": "BILINEAR", "threads": 1}
+                            options = {"interpolation": video.BILINEAR, "threads": 1}
                             shown = scaler.reformat(frame, size[1], size[0], "yuv420p", **options)
                         _copy(shown, out[count], window, outer, stream)
                         count += 1

@@ -83,8 +83,9 @@ def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = 
     streams = {}
     for stream, (most, stride) in info.footprint.items():
         if stream == "rgb":
-            clip = video.decode(path, fps=info.fps, short_side=info.short_side, frames=most, stride=stride)
-            clip = pixels.crop(clip, info.crop)
+            clip = video.decode(
+                path, fps=info.fps, short_side=info.short_side, crop=info.crop, frames=most, stride=stride
+            )
         else:
             grey = video.grey(path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1)
             flows = itertools.islice(of_frames(grey, settings), None, None, stride)

@@ -1,0 +1,221 @@
+"""What is shown of files that are odd in how they store time, orientation and shape, or are damaged."""
+
+import fractions
+import io
+import os
+import socket
+import struct
+
+import av
+import av.stream
+import numpy as np
+import pytest
+from test_video import MPEG4, copied, encode, images, moving, numbered, numbers, steady
+
+from i3d_jax import h264, playback, video
+
+BFRAMES = {"x264_params": "bframes=3:b-adapt=0:keyint=30"}
+
+
+def barcode(image):
+    """The number that a frame of the odd files carries."""
+    height, width = image.shape[:2]
+    strip = image[height // 3 + height // 24 : height // 2 - height // 24].mean(0)
+    strip = strip if strip.ndim == 1 else strip.mean(-1)
+    return sum(int(strip[int((bit + 1.5) * width / 12)] > 128) << bit for bit in range(10))
+
+
+ODD = {
+    "base25.mp4": [*range(100)],
+    "bframes.avi": [*range(100)],
+    "hflip.mp4": [*range(100)],
+    "zeromatrix.mp4": [*range(100)],
+    "hold_first.mp4": 99 * [0] + [*range(51)],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_are_shown_right_wherever_they_are_read(name, shared_data):
+    path = shared_data / "odd" / name
+    record = h264.transcode(path, short_side=240)
+    for shown in video.decode(path), list(video.grey(path, short_side=240, strict=True)), video.decode(record.data):
+        unmirrored = [image[:, ::-1] if name == "hflip.mp4" else image for image in shown]
+        assert [barcode(image) for image in unmirrored] == ODD[name]
+    left, right = video.decode(path, frames=1)[0, 5, [5, -5]].tolist()
+    left, right = (right, left) if name == "hflip.mp4" else (left, right)
+    assert abs(np.subtract([left, right], [[230, 20, 20], [20, 200, 20]])).max() < 5
+
+
+@pytest.mark.parametrize("name,count", [("stale.mkv", 100), ("pipe.avi", 100), ("two.ts", 200)])
+def test_odd_files_that_are_whole_pass_a_strict_reading(name, count, shared_data):
+    path = shared_data / "odd" / name
+    assert len(list(video.shown(path, strict=True))) == len(video.decode(path)) == count
+
+
+@pytest.mark.parametrize("options", [{"codec": "libx264", **BFRAMES}, {**MPEG4, "bf": 2}], ids=["H.264", "MPEG-4"])
+@pytest.mark.parametrize("threads", [0, 1])
+def test_frames_without_presentation_times_are_shown_in_the_decoders_order(threads, options, tmp_path):
+    data = encode(numbered(60), [*range(60)], **({"container": "avi", "time_base": "1/25"} | options))
+    (tmp_path / "x.avi").write_bytes(data)
+    assert numbers(video.decode(data, threads=threads)) == [*range(60)]
+    assert numbers(video.decode(data, threads=threads, start=13, frames=3)) == [13, 14, 15]
+    grey = np.stack(list(video.grey(tmp_path / "x.avi", short_side=48, threads=threads, strict=True)))
+    assert numbers(grey[..., None]) == [*range(60)]
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
+def test_presentation_times_that_were_invented_are_not_believed(container):
+    # PyAV invents them for AVI, as `ffmpeg -fflags +genpts` does: every third is wrong.
+    avi = encode(numbered(60), [*range(60)], "avi", time_base="1/25", **BFRAMES)
+    data = copied(avi, container)
+    with av.open(io.BytesIO(data)) as file:
+        times = [frame.pts for frame in file.decode(video=0)]
+    assert times != sorted(times)
+    assert numbers(video.decode(data)) == [*range(60)]
+    for start in 1, 13, 30, 57:
+        assert numbers(video.decode(data, start=start, frames=3)) == [start, start + 1, start + 2]
+
+
+def with_matrix(data, a, b, c, d):
+    """A file's display matrix made another, in the header of its track."""
+    data, unit = bytearray(data), 1 << 16
+    where = data.index(b"tkhd") + 44
+    data[where : where + 36] = struct.pack(">9i", a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "matrix", [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+)
+def test_a_display_matrix_mirrors_and_turns(matrix, tmp_path):
+    frames = moving(3, 48, 80)
+    frames[:, :24, :40] = 250, 20, 20
+    a, b, c, d = matrix
+    # By the standard's formula: the stored pixel at (x, y) is shown at (a x + c y, b x + d y), but for an offset.
+    y, x = np.mgrid[:48, :80]
+    right, down = a * x + c * y, b * x + d * y
+    wanted = np.empty((3, np.ptp(down) + 1, np.ptp(right) + 1, 3), np.uint8)
+    wanted[:, down - down.min(), right - right.min()] = frames
+    path = tmp_path / "x.mp4"
+    path.write_bytes(with_matrix(h264.encode(frames, crf=1), *matrix))
+    found = video.decode(path)
+    assert found.shape == wanted.shape and abs(found.astype(int) - wanted).mean() < 5
+    assert abs(video.decode(path, short_side=24).astype(int) - wanted[:, ::2, ::2]).mean() < 12
+    weights = [0.299, 0.587, 0.114]
+    for grey, image in zip(video.grey(path, short_side=48), wanted, strict=True):
+        assert abs(grey - image @ weights).mean() < 2
+    record = h264.transcode(path, short_side=48)
+    assert abs(video.decode(record.data).astype(int) - wanted).mean() < 8
+
+
+@pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 1, 1)])
+def test_a_degenerate_display_matrix_is_ignored(matrix):
+    data = h264.encode(moving(3, 48, 80))
+    np.testing.assert_array_equal(video.decode(with_matrix(data, *matrix)), video.decode(data))
+
+
+def anamorphic(aspect):
+    """Frames of 48x64 pixels, each `aspect` times as wide as high."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as target:
+        stream = target.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = fractions.Fraction(aspect)
+        for image in numbered(3):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        target.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("aspect,shape", [("2", (24, 64)), ("16/15", (24, 34)), ("3/8", (48, 24)), ("1", (24, 32))])
+def test_pixels_that_are_not_square_are_stretched_as_players_do(aspect, shape, tmp_path):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(anamorphic(aspect))
+    assert video.decode(path, short_side=24).shape == (3, *shape, 3)
+    assert next(video.grey(path, short_side=24)).shape == shape
+    assert h264.transcode(path, short_side=24)[2:] == shape
+    assert video.decode(path).shape == (3, 48, 64, 3)  # As they are stored.
+    path.write_bytes(with_matrix(anamorphic(aspect), 0, 1, -1, 0))
+    assert video.decode(path, short_side=24).shape == (3, *shape[::-1], 3)
+
+
+def damaged_mjpeg(numbers):
+    """20 frames, some of which are no JPEG any more."""
+    data = bytearray(encode(numbered(20), [*range(0, 800, 40)], codec="mjpeg", pix_fmt="yuvj420p"))
+    with av.open(io.BytesIO(data)) as file:
+        places = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+    for place, size in (places[number] for number in numbers):
+        data[place + 8 : place + size - 8] = bytes(size - 16)
+    return bytes(data)
+
+
+def test_a_reading_goes_on_after_frames_that_cannot_be_decoded_and_says_how_many(tmp_path):
+    path = tmp_path / "x.mkv"
+    path.write_bytes(damaged_mjpeg([5, 6]))
+    with pytest.warns(video.DamageWarning, match=r"x.mkv: is damaged: 2 packets could not be decoded and are left out"):
+        found = numbers(video.decode(path))
+    assert found == [0, 1, 2, 3, 4, 4, 4, *range(7, 20)]
+    path.write_bytes(damaged_mjpeg([0]))
+    with pytest.warns(video.DamageWarning, match="1 packet could"):
+        assert numbers(video.decode(path)) == [*range(1, 20)]
+    assert numbers(video.decode(damaged_mjpeg([15]), frames=3)) == [0, 1, 2]  # As far as it was read it is whole.
+
+
+def test_a_video_of_which_nothing_can_be_decoded_is_an_error():
+    with pytest.raises(video.VideoError, match="cannot be decoded: Invalid data"):
+        video.decode(damaged_mjpeg(range(20)))
+
+
+def test_a_strict_reading_refuses_frames_that_cannot_be_decoded():
+    frames = video.shown(damaged_mjpeg([5]), strict=True, threads=1)
+    assert numbers(images(next(frames) for _ in range(4))) == [0, 1, 2, 3]
+    with pytest.raises(video.VideoError, match="is damaged: after 0.16 s: Invalid data"):
+        list(frames)
+    assert len(list(video.shown(damaged_mjpeg([5]), strict=True, threads=1, frames=4))) == 4
+
+
+def test_the_joint_of_two_recordings_is_no_damage_but_a_hole_is():
+    one = steady(50, "mpegts", g=12)  # Of other lengths nothing may be flagged.
+    assert numbers(video.decode(one * 2)) == [*range(50)] * 2
+    with av.open(io.BytesIO(one * 2)) as file:
+        assert any(packet.is_corrupt for packet in file.demux(video=0))
+    assert len(list(video.shown(one * 2, strict=True))) == 100
+    hole = one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]  # Three packets of the stream are gone.
+    with pytest.raises(video.VideoError, match="is damaged"):
+        list(video.shown(hole, strict=True))
+
+
+@pytest.mark.parametrize("container,codec", [("mp3", "libmp3lame"), ("mp4", "aac")])
+def test_music_with_a_cover_is_no_video(container, codec):
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as target:
+        sound, cover = target.add_stream(codec, rate=44100), target.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 16, 16, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        target.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        target.mux(cover.encode())
+        silence = np.zeros((sound.codec_context.layout.nb_channels, 1152), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout=sound.codec_context.layout.name)
+        frame.sample_rate = 44100
+        target.mux(sound.encode(frame))
+        target.mux(sound.encode())
+    with pytest.raises(video.VideoError, match="has no video stream"):
+        video.decode(file.getvalue())
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(video.VideoError, match="pipe.mp4: is a FIFO, wanted a file"):
+        video.decode(tmp_path / "pipe.mp4")
+    with pytest.raises(video.VideoError, match="/dev/zero: is a device, wanted a file"):
+        video.decode("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.mp4"))
+        with pytest.raises(video.VideoError, match="s.mp4: is a socket, wanted a file"):
+            video.decode(tmp_path / "s.mp4")
+
+
+def test_frames_that_would_take_all_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(playback, "MAX_PIXELS", 47 * 64)
+    with pytest.raises(video.VideoError, match="has frames of 48x64, wanted 3008 pixels at most"):
+        video.decode(h264.encode(numbered(3)))
