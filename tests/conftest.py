@@ -15,6 +15,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 import jax
 import pytest
 
+from i3d_jax import compilation
+
 # Tests compile far longer than they compute: options that make it a fifth of the time, and those that XLA has by itself.
 QUICK = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
@@ -32,8 +34,8 @@ if "I3D_JAX_TEST_COMPILED" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["I3D_JAX_TEST_COMPILED"], ignore_errors=True)
 jax.config.update("jax_enable_compilation_cache", True)
 jax.config.update("jax_compilation_cache_dir", os.environ["I3D_JAX_TEST_COMPILED"])
-jax.config.update("jax_compilation_cache_max_size", 8 * 2**30)  # With a limit, JAX locks it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+compilation.keep()
 
 
 @pytest.fixture(scope="session")

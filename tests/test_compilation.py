@@ -1,11 +1,19 @@
 import os
-import pathlib
+import signal
 import subprocess
 import sys
+import time
 
-# Tells the folder, and how many programs were taken from it and how many were compiled for it.
+from i3d_jax import compilation
+from i3d_jax.compilation import Programs
+
+# Tells the folder, and how many programs were taken from it and how many were compiled for it. As root, it can write no more
+# than another user could.
 PROGRAM = """
-import collections, jax
+import collections, ctypes, os
+if os.getuid() == 0:
+    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()) == 0
+import jax
 from i3d_jax import compilation
 events = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
@@ -13,20 +21,61 @@ compilation.keep()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 for number in 2, 3:
     jax.jit(lambda x: x * number)(1.0)
-print(jax.config.jax_compilation_cache_dir, events["cache_hits"], events["cache_misses"])
+print(jax.config.jax_compilation_cache_dir, events["cache_hits"], events["cache_misses"], flush=True)
+"""
+
+# Flips bits of a program, in every part of its file, and exchanges two programs; runs them again each time.
+FLIPS = """
+import collections, pathlib
+import jax, jax.numpy as jnp, numpy as np
+from i3d_jax import compilation
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+compilation.keep()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+
+def results():
+    jax.clear_caches()
+    found = [jax.jit(f)(x) for f in (lambda x: jnp.tanh(x @ x.T).sum(0), lambda x: jnp.tanh(x @ x.T).sum(1) + 1)]
+    return np.stack(found).tobytes()
+
+right = results()
+first, second, *others = sorted(pathlib.Path(jax.config.jax_compilation_cache_dir).glob("[!.]*"))
+whole = first.read_bytes()
+rng = np.random.default_rng(0)
+for part in np.array_split(np.arange(len(whole) * 8), 40):
+    bit = rng.choice(part)
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    first.write_bytes(damaged)
+    assert results() == right, bit
+    assert first.read_bytes() != damaged, bit
+events.clear()
+assert results() == right and events["cache_misses"] == 0
+exchanged = first.read_bytes(), second.read_bytes()
+second.write_bytes(exchanged[0]), first.write_bytes(exchanged[1])
+assert results() == right and events["cache_misses"] == 2
 """
 
 
-def run(cache, **environment):
+def start(program, cache, **environment):
     inherited = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "1"}
-    out = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
         env=inherited | {"I3D_JAX_CACHE": str(cache)} | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=True,
-    ).stdout.split()
-    return out[0], *map(int, out[1:])
+    )
+
+
+def run(cache, program=PROGRAM, warned="", **environment):
+    process = start(program, cache, **environment)
+    out, errors = process.communicate()
+    assert (process.returncode, errors) == (0, warned)
+    folder, *numbers = out.split()
+    return folder, *map(int, numbers)
 
 
 def test_second_process_takes_what_the_first_has_compiled(tmp_path):
@@ -36,17 +85,77 @@ def test_second_process_takes_what_the_first_has_compiled(tmp_path):
     assert run(tmp_path) == (folder, compiled, 0)
 
 
-def test_a_program_that_was_half_written_is_compiled_again_and_kept(tmp_path):
-    folder, _, compiled = run(tmp_path)
-    program, *_ = pathlib.Path(folder).glob("*-cache")
-    program.write_bytes(program.read_bytes()[:1000])
-    program.with_name(program.name.replace("-cache", "-atime")).unlink()  # Killed before that.
-    assert run(tmp_path) == (folder, compiled - 1, 1)
-    assert run(tmp_path) == (folder, compiled, 0)
+def test_programs_with_flipped_bits_and_programs_that_changed_places_are_compiled_again(tmp_path):
+    process = start(FLIPS, tmp_path)
+    assert process.communicate() == ("", "") and process.returncode == 0
 
 
-def test_users_own_folder_is_used(tmp_path):
+def test_users_own_folder_is_used_and_has_checksums(tmp_path):
     own = str(tmp_path / "own")
-    assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=own)[0] == own
-    assert os.listdir(own)
+    _, _, compiled = run(tmp_path, JAX_COMPILATION_CACHE_DIR=own)
+    assert len(list((tmp_path / "own").glob("*.program"))) == len(os.listdir(own)) == compiled
     assert not (tmp_path / "compiled").exists()
+
+
+def test_folder_of_another_user_is_read_and_named_once_when_it_cannot_be_written(tmp_path):
+    folder, _, compiled = run(tmp_path)
+    os.chmod(folder, 0o555)
+    more = PROGRAM.replace("2, 3", "2, 3, 4, 5")
+    warning = f"{folder}: cannot be written (Permission denied): what is compiled is not kept\n"
+    assert run(tmp_path, more, warned=warning) == (folder, compiled, 2)
+    os.chmod(folder, 0o755)
+
+
+def test_program_that_its_process_died_of_is_removed_by_the_next_one(tmp_path):
+    for name in "loaded", "other":
+        Programs(tmp_path, -1).put(name, b"program")
+    load = "import os, pathlib; from i3d_jax.compilation import Programs; "
+    load += f"Programs(pathlib.Path({str(tmp_path)!r}), -1).get('loaded')"
+    subprocess.run([sys.executable, "-c", load], check=True)
+    assert Programs(tmp_path, -1).get("loaded") == b"program"
+    died = subprocess.run([sys.executable, "-c", f"{load}; os.kill(os.getpid(), 11)"], check=False)
+    assert died.returncode == -signal.SIGSEGV
+    programs = Programs(tmp_path, -1)
+    assert (programs.get("loaded"), programs.get("other")) == (None, b"program")
+
+
+def test_programs_of_a_process_that_lives_stay_and_are_not_watched_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "SETTLED", 0.3)
+    programs = Programs(tmp_path, -1)
+    programs.put("key", b"program")
+    assert programs.get("key") == Programs(tmp_path, -1).get("key") == b"program"
+    assert len(os.listdir(tmp_path)) > 1
+    time.sleep(1)
+    assert os.listdir(tmp_path) == ["key.program"]
+
+
+def test_a_damaged_note_of_a_dead_process_stops_nobody(tmp_path):
+    (tmp_path / ".loaded-1").write_bytes(b"\xff\0")
+    (tmp_path / ".loaded-2").write_text("../key\n")
+    (tmp_path.parent / "key.program").write_text("no program of this folder")
+    Programs(tmp_path, -1)
+    assert (tmp_path.parent / "key.program").exists()
+
+
+def test_the_least_recently_used_programs_make_room(tmp_path):
+    size = 1000
+    programs = Programs(tmp_path, 3500)
+    for age, name in enumerate("abc"):
+        programs.put(name, name.encode() * size)
+        os.utime(tmp_path / f"{name}.program", (age, age))
+    assert programs.get("a") == b"a" * size
+    programs.put("d", b"d" * size)
+    assert {name for name in "abcd" if programs.get(name)} == set("acd")
+    programs.put("large", b"l" * 3501)
+    assert {name for name in ("a", "c", "d", "large") if programs.get(name)} == set("acd")
+
+
+def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    programs = Programs(tmp_path / "file", -1)
+    for name in "ab":
+        programs.put(name, b"program")
+        assert programs.get(name) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'file'}: cannot be written (File exists): what is compiled is not kept"
+    ]

@@ -1,49 +1,175 @@
-"""Compiled programs, kept for the next process that needs them."""
+"""A cache of compiled programs: what one process has compiled, later ones load."""
 
+import atexit
 import contextlib
+import fcntl
 import hashlib
+import logging
+import os
 import pathlib
 import platform
+import tempfile
+import threading
+from typing import Any
 
-import filelock
 import jax
+from jax._src import compilation_cache  # JAX has no public way to exchange its cache's files for others.
 
 from i3d_jax import files
 
-MOST = 2 * 2**30  # Bytes; the longest unused go first.
+LIMIT = 2 * 2**30  # Bytes; the least recently used programs are removed first.
+SUFFIX = ".program"
+SETTLED = 60.0  # Seconds; a program that was loaded longer ago has run, and is not why its process ends.
+
+logger = logging.getLogger(__name__)
+_jax_cache = getattr(compilation_cache, "get_file_cache", None)
 
 
 def keep() -> None:
-    """Has JAX keep what this process compiles, and take what others have compiled, unless it has a folder for that already.
+    """Has JAX keep the programs that this process compiles, and load those that others have compiled, as `Programs` does.
 
-    The folder is `compiled` in the cache (`files.cache`; without one nothing is kept), one for each kind of processor: a CPU's
-    programs may not run on another. JAX itself tells programs by versions, options and accelerator.
+    The folder is JAX's own setting (`JAX_COMPILATION_CACHE_DIR`) or, without one, `compiled` in the cache (`files.cache`;
+    without that nothing is kept), one for each kind of processor: a CPU's programs may not run on another. JAX itself
+    tells programs by versions, options and accelerator. Folders on a network (`gs://`) are left to JAX, without checksums.
     """
+    if _jax_cache is None:
+        return
+    compilation_cache.get_file_cache = _open
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
         folder = files.cache() / "compiled" / processor()
     except OSError:
         return
-    with contextlib.suppress(OSError):  # It may be another's, or a lock's time be over.
-        if folder.exists():
-            _remove_half_written(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MOST)
+    jax.config.update("jax_compilation_cache_max_size", LIMIT)
     # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # XLA's own files there have no checksums, and XLA must be able to write them.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
-def _remove_half_written(folder: pathlib.Path) -> None:
-    """Removes what a process that was killed left of a program: JAX would warn of it at every start, and keep no other program.
+def _open(path: str):
+    """In place of JAX's `get_file_cache`: returns the cache and its path."""
+    if "://" in path:
+        assert _jax_cache is not None
+        return _jax_cache(path)
+    return Programs(pathlib.Path(path), jax.config.values["jax_compilation_cache_max_size"]), path
 
-    JAX writes a program before the file with the time of its use, both under its lock; one that was looked up since has that
-    file, too, and stays.
+
+class Programs:
+    """Compiled programs in the files of a folder, each with a checksum, for JAX in place of its own `LRUCache`.
+
+    XLA runs what it reads: JAX's own files have no checksum, and a flipped bit in one gives other results, or crashes every
+    process that loads it. Here a damaged program is removed and compiled again. The same goes for a program whose file is
+    whole and that crashes: the programs that a process has loaded are noted until it has lived on for SETTLED seconds or
+    ends, and if it is killed before that, the next process removes them.
+
+    Any number of processes may use a folder at once, on any file system: files appear whole. A folder that cannot be
+    written is read; who cannot write it cannot note or remove anything there either.
     """
-    with filelock.FileLock(folder / ".lockfile", timeout=10):
-        for program in folder.glob("*-cache"):
-            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
-                program.unlink()
+
+    def __init__(self, folder: pathlib.Path, limit: int):
+        """Args:
+        limit: bytes that all programs may take; -1: any number.
+        """
+        self._path = folder  # JAX logs it.
+        self._limit = limit
+        self._warned = False
+        self._lock = threading.Lock()
+        self._note: Any = None  # An open file.
+        self._timer: threading.Timer | None = None
+        atexit.register(self._settle)
+        with contextlib.suppress(OSError):
+            files.remove_leftovers(folder)
+        for note in folder.glob(".loaded-*"):
+            self._remove_suspects(note)
+
+    def get(self, key: str) -> bytes | None:
+        """Returns a program, or None if there is none that is whole."""
+        path = self._file(key)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        checksum, program = content[:32], content[32:]
+        if checksum != _checksum(key, program):
+            with contextlib.suppress(OSError):  # As below: the folder may be another user's.
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        with contextlib.suppress(OSError):
+            self._note_loaded(key)
+        return program
+
+    def put(self, key: str, program: bytes) -> None:
+        """Keeps a program; where it cannot be written, says so once."""
+        if 0 <= self._limit < len(program):
+            return
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(program))
+            with files.replacing(self._file(key)) as written:
+                written.write_bytes(_checksum(key, program) + program)
+        except OSError as error:
+            if not self._warned:
+                reason = error.strerror or error
+                logger.warning(f"{self._path}: cannot be written ({reason}): what is compiled is not kept")
+            self._warned = True
+
+    def _file(self, key: str) -> pathlib.Path:
+        return self._path / f"{key}{SUFFIX}"
+
+    def _make_room(self, size: int) -> None:
+        if self._limit < 0:
+            return
+        found = []
+        for path in self._path.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # Another process makes room, too.
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        excess = size + sum(taken for _, taken, _ in found) - self._limit
+        for _, taken, path in sorted(found):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= taken
+
+    def _note_loaded(self, key: str) -> None:
+        """Notes that this process has loaded a program, in a file that is locked as long as the process lives."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._note is None:
+                self._note = tempfile.NamedTemporaryFile("w", dir=self._path, prefix=".loaded-")  # noqa: SIM115
+                fcntl.flock(self._note, fcntl.LOCK_EX)
+            self._note.write(f"{key}\n")
+            self._note.flush()
+            self._timer = threading.Timer(SETTLED, self._settle)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _settle(self) -> None:
+        """Removes the note: the programs have run, or the process ends as it should."""
+        with self._lock, contextlib.suppress(OSError):
+            note, self._note = self._note, None
+            if note is not None:
+                note.close()
+
+    def _remove_suspects(self, note: pathlib.Path) -> None:
+        """Removes the programs in the note of a process that was killed, and the note."""
+        with contextlib.suppress(OSError, ValueError), note.open("r+") as file:  # A ValueError if it is damaged.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # An OSError if the process lives.
+            for key in file.read().splitlines():
+                self._file(pathlib.Path(key).name).unlink(missing_ok=True)
+            note.unlink()
+
+
+def _checksum(key: str, program: bytes) -> bytes:
+    """Of a program and the key that it is found by, so that files that change places are not taken for each other."""
+    checksum = hashlib.sha256(key.encode() + b"\0")
+    checksum.update(program)
+    return checksum.digest()
 
 
 def processor() -> str:
