@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, decoding, evaluate, metrics, models, planes, weights
+from i3d_jax import datasets, decoding, evaluate, models, planes, weights
 from i3d_jax.datasets import moving_shapes
 
 CLASSES = moving_shapes.CLASSES["videos"]
@@ -19,7 +19,6 @@ def prepared(tmp_path_factory):
         patch.setattr(
             moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 1, "validation": 1} for k in ("videos", "images")}
         )
-        patch.setattr(metrics, "RESAMPLES", 20)
         for name, options, footprint in (
             ("inception", {}, {"rgb": (32, 1)}),
             ("convnet_lstm", {"norm_steps": 4}, {"rgb": (6, 5)}),

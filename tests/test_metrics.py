@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from i3d_jax import metrics
 
@@ -27,16 +28,61 @@ def test_a_network_that_says_nothing_is_not_right(value, top1):
     assert found["top1"] == pytest.approx(top1)
 
 
-def test_intervals_are_those_of_a_share_of_so_many_clips():
+@pytest.mark.parametrize("right,clips", [(40, 40), (0, 40), (1, 1), (7, 9), (1400, 2000)])
+@pytest.mark.parametrize("name,best", [("top1", 0), ("top5", 4)])
+def test_intervals_of_top1_and_top5_are_wilsons(name, best, right, clips):
+    logits = np.tile(np.arange(10, dtype=np.float32)[::-1], (clips, 1))  # Class 0 first.
+    found = metrics.scores(logits, np.where(np.arange(clips) < right, best, best + 1))
+    low, high = stats.binomtest(right, clips).proportion_ci(method="wilson")
+    assert (found[f"{name}_low"], found[f"{name}_high"]) == (
+        pytest.approx(low, abs=1e-9),
+        pytest.approx(high, abs=1e-9),
+    )
+    assert found[f"{name}_low"] <= found[name] == right / clips <= found[f"{name}_high"]
+
+
+def test_all_or_none_right_is_not_certain():
+    labels = np.repeat([0, 2], 20)  # Of class 1 there are none.
+    for shift in 0, 1:
+        found = metrics.scores(np.eye(3, dtype=np.float32)[(labels + shift) % 3], labels)
+        assert found["top1"] == found["mean_class"] == 1 - shift
+        for name in "top1", "mean_class":  # 40 of 40: from 91.2 %.
+            width = found[f"{name}_high"] - found[f"{name}_low"]
+            assert width == pytest.approx(1 - 0.912, abs=1e-3)
+
+
+def test_interval_of_classes_alike_is_that_of_all_clips_and_few_clips_of_a_class_widen_it():
+    assert metrics.effective_clips(np.array([10, 10]), np.array([20, 20])) == pytest.approx(40, rel=0.06)
+    assert metrics.effective_clips(np.array([20, 20]), np.array([20, 20])) == 40
+    # The class of one clip alone makes a variance of a quarter of its own.
+    assert metrics.effective_clips(np.array([500, 1]), np.array([1000, 1])) < 4
+    assert metrics.effective_clips(np.array([1]), np.array([1])) == 1
+
+
+@pytest.mark.parametrize(
+    "clips",
+    [[2] * 400, [20] * 24, np.geomspace(1, 100, 51).astype(int), [1] * 400],
+    ids=["pairs", "twenties", "uneven", "single"],
+)
+@pytest.mark.parametrize("accuracy", [0, 0.02, 0.5, 0.98, 1])
+def test_interval_of_the_mean_over_classes_covers_the_true_mean(accuracy, clips):
+    assert coverage(np.array(clips), accuracy) >= 0.93
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_interval_covers_the_true_mean_where_small_classes_are_the_hard_ones(clips):
+    accuracy = np.where(np.arange(100) < 20, 0.5, 1.0)
+    assert coverage(np.where(accuracy < 1, clips, 500), accuracy) >= 0.92
+
+
+def coverage(clips, accuracy):
+    """How often the interval of `scores` has the true mean, of 2,000 draws."""
     rng = np.random.default_rng(0)
-    right = rng.random(2000) < 0.7
-    labels = rng.integers(1, 5, 2000)
-    logits = np.eye(5, dtype=np.float32)[np.where(right, labels, 0)]
-    found = metrics.scores(logits, labels)
-    error = np.sqrt(found["top1"] * (1 - found["top1"]) / 2000)
-    assert found["top1_low"] == pytest.approx(found["top1"] - 1.96 * error, abs=0.2 * error)
-    assert found["top1_high"] == pytest.approx(found["top1"] + 1.96 * error, abs=0.2 * error)
-    assert metrics.scores(logits, labels) == found
+    mean, covered = np.mean(np.broadcast_to(accuracy, len(clips))), 0
+    for right in rng.binomial(clips, accuracy, (2000, len(clips))):
+        low, high = metrics.wilson(float(np.mean(right / clips)), metrics.effective_clips(right, clips))
+        covered += low - 1e-12 <= mean <= high + 1e-12
+    return covered / 2000
 
 
 def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):

@@ -10,7 +10,7 @@ looped up to a multiple of 16 frames, so that few lengths are compiled. --fuse a
 does its streams'.
 
 OUT gets `predictions.jsonl` (a line per clip: id, label, frames, the five likeliest classes, logits, those of the streams if
-there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % bootstrap intervals, the number of clips
+there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % Wilson intervals, the number of clips
 really used), `confusion.csv` and `confusion.png`. The same command goes on where it was stopped.
 """
 
@@ -299,7 +299,7 @@ def report(out: pathlib.Path, result: dict) -> str:
     own = [f"{stream} alone {result[f'{stream}_top1']:.1%}" for stream in results.STREAMS if f"{stream}_top1" in result]
     return (
         f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
-        f"on {result['clips']} clips"
+        f"(95 % Wilson intervals) on {result['clips']} clips"
         + "".join(f"; {each}" for each in own)
         + f"; {result['about']['split']} has {datasets.share(result['about'])}"
     )

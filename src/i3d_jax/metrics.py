@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RESAMPLES = 1000
+QUANTILE = 1.959963984540054  # Of the normal distribution, for intervals of 95 %.
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracies and loss over clips, with bootstrap confidence intervals.
+    """Accuracies and loss over clips, with 95 % confidence intervals.
 
     Args:
       logits: f32 [N, K].
@@ -25,28 +25,58 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Returns:
       "top1", "top5", "mean_class" (top-1 by class, averaged over the classes that there are clips of), "loss"
-      (cross-entropy), "clips" (N) and, as "top1_low" and "top1_high" and so on for the three accuracies, 95 %
-      confidence intervals: percentiles over 1,000 resamples of the clips, always the same ones.
+      (cross-entropy), "clips" (N) and, as "top1_low" and "top1_high" and so on for the three accuracies, Wilson's
+      intervals: of N clips (`wilson`) and, for the mean over classes, of the effective number (`effective_clips`).
     """
     rank, classes = ranks(logits, labels), logits.shape[1]
     high = logits.max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
         log_sum = high[:, 0] + np.log(np.exp(logits - high).sum(1))
         loss = float((log_sum - np.take_along_axis(logits, labels[:, None], 1)[:, 0]).mean())
-
-    def accuracies(chosen):
-        top1 = rank[chosen] < 1
-        count = np.bincount(labels[chosen], minlength=classes)
-        right = np.bincount(labels[chosen], top1, classes)
-        return top1.mean(), (rank[chosen] < 5).mean(), (right[count > 0] / count[count > 0]).mean()
-
-    names = "top1", "top5", "mean_class"
-    rng = np.random.default_rng(0)
-    draws = np.array([accuracies(rng.integers(len(rank), size=len(rank))) for _ in range(RESAMPLES)])
-    found = dict(zip(names, map(float, accuracies(slice(None))), strict=True)) | {"loss": loss, "clips": len(rank)}
-    for name, (low, top) in zip(names, np.percentile(draws, (2.5, 97.5), axis=0).T, strict=True):
-        found |= {f"{name}_low": float(low), f"{name}_high": float(top)}
+    clips = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels[rank < 1], minlength=classes)[clips > 0]
+    clips = clips[clips > 0]
+    accuracies = {
+        "top1": (np.mean(rank < 1), len(rank)),
+        "top5": (np.mean(rank < 5), len(rank)),
+        "mean_class": (np.mean(right / clips), effective_clips(right, clips)),
+    }
+    found = {name: float(share) for name, (share, _) in accuracies.items()} | {"loss": loss, "clips": len(rank)}
+    for name, (share, number) in accuracies.items():
+        found[f"{name}_low"], found[f"{name}_high"] = wilson(float(share), number)
     return found
+
+
+def wilson(share: float, clips: float) -> tuple[float, float]:
+    """The 95 % score interval of a share of so many clips (Wilson, 1927), which is never of width zero."""
+    weight = QUANTILE**2 / clips
+    centre = (share + weight / 2) / (1 + weight)
+    half = np.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+    # Rounding must not put the ends on the wrong side of the share, or of 0 and 1.
+    return max(0.0, min(share, float(centre - half))), min(1.0, max(share, float(centre + half)))
+
+
+def effective_clips(right: np.ndarray, clips: np.ndarray) -> float:
+    """The number of clips for `wilson` of the mean of the classes' accuracies, as if all classes were alike.
+
+    This is the effective sample size of stratified surveys (Franco et al., Journal of Survey Statistics and Methodology 7,
+    2019), with classes as strata: share * (1 - share), divided by the variance of the mean. The variance is the larger of
+    two: of classes that are all alike, and as estimated in each class, where classes of one clip are taken together.
+    The intervals cover the true mean in about 95 % of cases, or more. Percentiles of a bootstrap of the clips do not: they
+    are too narrow where classes have few clips, and of width zero where all are right.
+
+    Args:
+      right: int [K], how many of a class's clips are right.
+      clips: int [K], how many there are, one or more.
+    """
+    shares, classes = right / clips, len(clips)
+    mean, single = shares.mean(), shares[clips == 1]
+    alike = classes**2 / (1 / clips).sum()
+    variance = (shares * (1 - shares) / np.maximum(1, clips - 1)).sum()  # Zero for a class of one clip.
+    variance += len(single) * (single.var(ddof=1) if len(single) > 1 else mean * (1 - mean))
+    if variance == 0:
+        return float(alike)
+    return float(min(alike, classes**2 * mean * (1 - mean) / variance))
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
