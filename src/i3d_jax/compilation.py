@@ -58,21 +58,21 @@ def _open(path: str):
 
 
 class Programs:
-    """Compiled programs in the files of a folder, each with a checksum, for JAX in place of its own `LRUCache`.
+    """Compiled programs in the files of a folder, each with a checksum, for JAX in place of its own cache.
 
-    XLA runs what it reads: JAX's own files have no checksum, and a flipped bit in one gives other results, or crashes every
-    process that loads it. Here a damaged program is removed and compiled again. The same goes for a program whose file is
-    whole and that crashes: the programs that a process has loaded are noted until it has lived on for SETTLED seconds or
-    ends, and if it is killed before that, the next process removes them.
+    JAX's own files have no checksum, and XLA runs what it reads: a flipped bit gives other results, or crashes every process
+    that loads the program. Here a damaged program is removed and compiled again. So is one that may crash though its file is
+    whole: this process notes the programs that it loads until it has lived on for SETTLED seconds, or ends; if it crashes
+    or is killed before, the next process removes them.
 
-    Any number of processes may use a folder at once, on any file system: files appear whole. A folder that cannot be
-    written is read; who cannot write it cannot note or remove anything there either.
+    Any number of processes may use a folder at once: files appear whole. A folder that cannot be written is read; but what
+    crashes there cannot be noted or removed.
+
+    Args:
+      limit: bytes that all programs may take; -1: any number.
     """
 
     def __init__(self, folder: pathlib.Path, limit: int):
-        """Args:
-        limit: bytes that all programs may take; -1: any number.
-        """
         self._path = folder  # JAX logs it.
         self._limit = limit
         self._warned = False
@@ -80,10 +80,10 @@ class Programs:
         self._note: Any = None  # An open file.
         self._timer: threading.Timer | None = None
         atexit.register(self._settle)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # The folder may be another user's.
+            for note in folder.glob(".loaded-*"):
+                self._remove_suspects(note)
             files.remove_leftovers(folder)
-        for note in folder.glob(".loaded-*"):
-            self._remove_suspects(note)
 
     def get(self, key: str) -> bytes | None:
         """Returns a program, or None if there is none that is whole."""
@@ -94,7 +94,7 @@ class Programs:
             return None
         checksum, program = content[:32], content[32:]
         if checksum != _checksum(key, program):
-            with contextlib.suppress(OSError):  # As below: the folder may be another user's.
+            with contextlib.suppress(OSError):
                 path.unlink()
             return None
         with contextlib.suppress(OSError):
