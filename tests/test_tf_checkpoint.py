@@ -1,5 +1,8 @@
+import os
 import re
 import struct
+import time
+import tracemalloc
 
 import google_crc32c
 import numpy as np
@@ -37,6 +40,10 @@ def block(pairs):
         shared = next((i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
         out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         last = key
+    return ended(out)
+
+
+def ended(out):
     out += struct.pack("<II", 0, 1)
     return out + b"\0" + masked_crc(out + b"\0")
 
@@ -156,6 +163,69 @@ def test_truncated_data_names_what_is_cut_off(prefix, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(tf_checkpoint.CheckpointError, match="00000-of-00001"):
         tf_checkpoint.Checkpoint(prefix)
+
+
+def index_of(entries, packed=None):
+    """An index file of `BundleEntryProto` by name; `packed` is the block that holds them, without its end."""
+    pairs = [(b"", field(1, 1)), *((name.encode(), value) for name, value in entries.items())]
+    data = block(pairs) if packed is None else ended(packed)
+    handles = [(b"\xff", varint(0) + varint(len(data) - 5))]
+    out, footer = data, b""
+    for index in (block([]), block(handles)):
+        footer += varint(len(out)) + varint(len(index) - 5)
+        out += index
+    return out + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
+def entry(shape, offset=0, size=4):
+    sizes = b"".join(field(2, field(1, length)) for length in shape)
+    return field(1, 1) + field(2, sizes) + field(4, offset) + field(5, size) + varint(6 << 3 | 5) + masked_crc(b"")
+
+
+def keys_that_share_all_but_a_byte():
+    """A block of 1 MB whose 41,000 keys have 800 MB."""
+    value = entry(())
+    keys = [varint(length) + varint(1) + varint(len(value)) + b"a" + value for length in range(41_000)]
+    return varint(0) + varint(0) + varint(2) + field(1, 1) + b"".join(keys)
+
+
+@pytest.mark.parametrize(
+    "index,named",
+    [
+        (index_of({"long": b"\x08" + b"\xff" * 2**20 + b"\1"}), "a number has more than 64 bits"),
+        (index_of({"large": b"\x08" + b"\xff" * 9 + b"\x7f"}), "a number has more than 64 bits"),
+        (index_of({}, keys_that_share_all_but_a_byte()), r"the block at byte 0 has \d+ bytes, but keys of \d+ and more"),
+        (index_of({"deep": entry([1] * 65)}), "deep: more than 32 dimensions or "),
+        (index_of({"deep": entry([2**40] * 500_000)}), "deep: more than 32 dimensions or "),
+        (index_of({"wide": entry([0, 2**60], size=0)}), "wide: more than 32 dimensions or "),
+        (index_of({"a": entry([4], 0, 16), "b": entry([4], 12, 16)}), "b: starts at byte 12, within the tensor before"),
+        (index_of({"a": field(1, 1) + field(4, b"x") + field(5, 4)}), "not a checkpoint index"),
+        (b"\0" * 2**25, "it has more than 16,777,216 bytes"),
+    ],
+    ids=["long", "large", "keys", "65 dimensions", "500,000 dimensions", "empty", "overlap", "no number", "32 MB"],
+)
+def test_an_index_that_would_take_time_or_memory_without_an_end_is_an_error_at_once(index, named, tmp_path):
+    path = tmp_path / "model.ckpt.index"
+    path.write_bytes(index)
+    began = time.process_time()
+    tracemalloc.start()
+    with pytest.raises(tf_checkpoint.CheckpointError, match=f"model.ckpt.index: .*{named}"):
+        tf_checkpoint.read_index(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * 2**20 and time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("kind", ["index", "data-00000-of-00001", "v1"])
+def test_a_pipe_is_refused_and_not_waited_for(kind, prefix):
+    name = prefix if kind == "v1" else prefix.with_name(f"model.ckpt.{kind}")
+    if kind == "v1":
+        prefix.with_name("model.ckpt.index").unlink()
+    else:
+        name.unlink()
+    os.mkfifo(name)
+    with pytest.raises(tf_checkpoint.CheckpointError, match=f"{name.name}.*not a regular file"):
+        tf_checkpoint.open_checkpoint(prefix)
 
 
 def test_missing_files_are_named(tmp_path, prefix):

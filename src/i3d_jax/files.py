@@ -1,27 +1,37 @@
 """Files that are never seen half-written, notes on what a folder is of, and where downloads are kept."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
 
 def cache() -> pathlib.Path:
-    """The folder for what was downloaded: `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE.
+    """The folder for what was downloaded.
+
+    The environment variable I3D_JAX_CACHE names it. Without one it is `i3d_jax` in the folder that XDG_CACHE_HOME names, or in
+    `~/.cache`.
 
     Raises:
       OSError: there is no home directory, as in some containers.
     """
+    if folder := os.environ.get("I3D_JAX_CACHE"):
+        return pathlib.Path(folder)
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if caches.is_absolute():  # Else the variable does not count, says the XDG Base Directory Specification.
+        return caches / "i3d_jax"
     try:
-        return pathlib.Path(os.environ.get("I3D_JAX_CACHE") or pathlib.Path.home() / ".cache" / "i3d_jax")
+        return pathlib.Path.home() / ".cache" / "i3d_jax"
     except RuntimeError:
         raise OSError("there is no home directory for the cache: have I3D_JAX_CACHE name a folder") from None
 
@@ -67,6 +77,19 @@ def remove_leftovers(folder: pathlib.Path) -> None:
         process = path.name.removeprefix(_prefix()).partition(".")[0]
         if process.isdigit() and not _alive(int(process)):
             _remove(path)
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading; at once, whatever it is.
+
+    Raises:
+      OSError: it cannot be opened, or is a pipe or a device, which could be waited for without an end.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
 
 
 def _prefix() -> str:

@@ -10,6 +10,7 @@ tensorflow/core/util/saved_tensor_slice.proto.
 """
 
 import math
+import operator
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,16 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from i3d_jax.files import open_regular
 from i3d_jax.tf_table import DAMAGE, fields, read_table, unmask, varint
 
 # By TensorFlow's data types; and the fields of TensorProto that hold their values, of those that V1 is read with.
 DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 6: np.int8, 9: np.int64, 10: np.bool_, 19: np.float16}
 VALUES = {1: 5, 2: 6, 3: 7, 9: 10}
+
+LARGEST_INDEX = 16 << 20  # Bytes; the release's have 10,000.
+DIMENSIONS = 32  # Of a tensor; NumPy takes 64.
+LARGEST_TENSOR = 1 << 48  # Elements.
 
 
 class CheckpointError(ValueError):
@@ -49,7 +55,7 @@ def open_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
       CheckpointError: a file is missing, truncated or damaged.
     """
     name = os.fspath(path)
-    alone = os.path.isfile(name) and not os.path.exists(name + ".index")
+    alone = os.path.exists(name) and not os.path.isdir(name) and not os.path.exists(name + ".index")
     # A file of a V2 checkpoint is never taken for V1's: the error is then about the one that is missing.
     return CheckpointV1(name) if alone and not name.endswith((".index", ".data-00000-of-00001")) else Checkpoint(name)
 
@@ -67,10 +73,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.entries = read_index(prefix + ".index")
         self.data_path = pathlib.Path(prefix + ".data-00000-of-00001")
         wanted = max((entry.offset + entry.size for entry in self.entries.values()), default=0)
-        try:
-            self._data = np.memmap(self.data_path, mode="r") if wanted else np.empty(0, np.uint8)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.data_path}: cannot be read: {error}") from None
+        self._data = _mapped(self.data_path) if wanted else np.empty(0, np.uint8)
         if len(self._data) != wanted:
             cut = [name for name, entry in self.entries.items() if entry.offset + entry.size > len(self._data)]
             lost = f"; {len(cut)} tensors are cut off, the first is {cut[0]}" if cut else ""
@@ -100,24 +103,43 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
       CheckpointError: missing, truncated, damaged, or of a kind that is not supported.
     """
     try:
-        table = pathlib.Path(path).read_bytes()
+        with open_regular(path) as file:
+            table = file.read(LARGEST_INDEX + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     try:
+        if len(table) > LARGEST_INDEX:
+            raise ValueError(f"it has more than {LARGEST_INDEX:,} bytes")
         return _index(memoryview(table))
     except DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint index, or damaged: {error}") from None
 
 
+def _mapped(path: str | os.PathLike) -> np.memmap:
+    try:
+        with open_regular(path) as file:
+            return np.memmap(file, mode="r")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def _index(table: memoryview) -> dict[str, Entry]:
     pairs = read_table(table)
-    if not pairs or pairs[0][0] != b"":
+    key, value = next(pairs, (None, b""))
+    if key != b"":
         raise ValueError("it has no header")
-    header = dict(fields(pairs[0][1]))
+    header = dict(fields(value))
     if header.get(1, 1) != 1 or header.get(2, 0) != 0:
-        raise ValueError(f"{header.get(1)} data files, or big-endian; only one little-endian file is supported")
-    entries = {name.decode(): _entry(name.decode(), value) for name, value in pairs[1:]}
-    return dict(sorted(entries.items(), key=lambda item: item[1].offset))
+        raise ValueError("more than one data file, or big-endian; only one little-endian file is supported")
+    entries = {name.decode(): _entry(name.decode(), value) for name, value in pairs}
+    entries = dict(sorted(entries.items(), key=lambda item: item[1].offset))
+    end = 0
+    for name, entry in entries.items():
+        # Else a small file could have any number of large tensors.
+        if entry.offset < end:
+            raise ValueError(f"{name}: starts at byte {entry.offset}, within the tensor before it")
+        end = entry.offset + entry.size
+    return entries
 
 
 def _entry(name: str, message: memoryview) -> Entry:
@@ -126,15 +148,22 @@ def _entry(name: str, message: memoryview) -> Entry:
         raise ValueError(f"{name}: lies in another file or in slices, which is not supported")
     if entry.get(1) not in DTYPES:
         raise ValueError(f"{name}: TensorFlow's data type {entry.get(1)} is not supported")
-    dtype, shape = np.dtype(DTYPES[entry[1]]), _shape(entry.get(2, b""))
-    size = entry.get(5, 0)
+    dtype, shape = np.dtype(DTYPES[entry[1]]), _shape(name, entry.get(2, b""))
+    offset, size = entry.get(4, 0), entry.get(5, 0)
     if math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"{name}: {size} bytes for {dtype} of shape {shape}")
-    return Entry(dtype, shape, entry.get(4, 0), size, unmask(entry.get(6, 0)))
+    return Entry(dtype, shape, operator.index(offset), size, unmask(entry.get(6, 0)))
 
 
-def _shape(message: bytes | memoryview) -> tuple[int, ...]:
-    return tuple(dict(fields(dim)).get(1, 0) for number, dim in fields(message) if number == 2)
+def _shape(name: str, message: bytes | memoryview) -> tuple[int, ...]:
+    shape, size = (), 1
+    for number, dimension in fields(message):
+        if number == 2:
+            shape += (dict(fields(dimension)).get(1, 0),)
+            size *= max(1, shape[-1])
+            if len(shape) > DIMENSIONS or size > LARGEST_TENSOR:
+                raise ValueError(f"{name}: more than {DIMENSIONS} dimensions or {LARGEST_TENSOR:,} elements")
+    return shape
 
 
 class Packed(NamedTuple):
@@ -154,10 +183,7 @@ class CheckpointV1(Mapping[str, np.ndarray]):
         Raises:
           CheckpointError: the file is missing, truncated, damaged, or of a kind that is not supported.
         """
-        try:
-            table = np.memmap(path, mode="r").data
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+        table = _mapped(path).data
         try:
             self.entries = _saved_tensors(table)
         except DAMAGE as error:
@@ -168,7 +194,7 @@ class CheckpointV1(Mapping[str, np.ndarray]):
         if dtype.kind == "f":
             flat = np.frombuffer(values, dtype).copy()  # The values lie at any byte: a copy is aligned.
         else:
-            flat = np.array(list(_varints(values)), np.uint64).view(np.int64).astype(dtype)
+            flat = np.fromiter(_varints(values), np.uint64).view(np.int64).astype(dtype)
         flat.flags.writeable = False
         return flat.reshape(shape)
 
@@ -181,12 +207,13 @@ class CheckpointV1(Mapping[str, np.ndarray]):
 
 def _saved_tensors(table: memoryview) -> dict[str, Packed]:
     pairs = read_table(table)
-    meta = dict(fields(pairs[0][1])).get(1) if pairs and pairs[0][0] == b"" else None
+    key, value = next(pairs, (None, b""))
+    meta = dict(fields(value)).get(1) if key == b"" else None
     if not isinstance(meta, memoryview):
         raise ValueError("it has no list of tensors")  # noqa: TRY004
     listed = dict(_listed(tensor) for number, tensor in fields(meta) if number == 1)
     saved = {}
-    for _, value in pairs[1:]:
+    for _, value in pairs:
         data = dict(fields(dict(fields(value))[2]))
         saved[str(data[1], "utf-8")] = dict(fields(data.get(3, b"")))
     for name in sorted(listed.keys() ^ saved.keys()):
@@ -201,7 +228,7 @@ def _listed(message: memoryview) -> tuple[str, tuple[int, tuple[int, ...]]]:
     name = str(tensor[1], "utf-8")
     if len(slices) != 1:
         raise ValueError(f"{name}: lies in {len(slices)} slices, which is not supported")
-    return name, (tensor.get(3, 0), _shape(tensor.get(2, b"")))
+    return name, (tensor.get(3, 0), _shape(name, tensor.get(2, b"")))
 
 
 def _packed(name: str, kind: int, shape: tuple[int, ...], tensor: dict) -> Packed:

@@ -13,11 +13,14 @@ import google_crc32c
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48
 TRAILER = 5  # Of a block: its type, its CRC.
+# TensorFlow writes every 16th key of a block whole, so that keys are at most so many times as long as their table.
+RESTART_INTERVAL = 16
+VARINT = 10  # Bytes of the longest: 64 bits.
 DAMAGE = (ValueError, IndexError, KeyError, TypeError, struct.error)  # What reading anything else may raise.
 
 
-def read_table(table: memoryview) -> list[tuple[bytes, memoryview]]:
-    """The key-value pairs of a whole file, the values as views of it: every byte of it is covered by a check.
+def read_table(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields the key-value pairs of a whole file, the values as views of it: every byte of it is covered by a check.
 
     Raises:
       DAMAGE: it is truncated, damaged, or no table.
@@ -42,12 +45,18 @@ def read_table(table: memoryview) -> list[tuple[bytes, memoryview]]:
         position = offset + size + TRAILER
     if position + FOOTER != len(table):
         raise ValueError(f"it has {len(table)} bytes, wanted {position + FOOTER}")
-    _block(table, *meta)
-    return [pair for handle in blocks for pair in _block(table, *handle)]
+    for _ in _block(table, *meta):
+        pass
+    for handle in blocks:
+        yield from _block(table, *handle)
 
 
-def _block(table: memoryview, offset: int, size: int) -> list[tuple[bytes, memoryview]]:
-    """The key-value pairs of one block, its CRC verified."""
+def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields the key-value pairs of one block, its CRC verified.
+
+    Keys that share prefixes can be far longer than their block: more than TensorFlow writes are refused, for they could
+    fill the memory.
+    """
     end = offset + size + TRAILER
     if end > len(table):
         raise ValueError(f"a block ends at byte {end} of {len(table)}")
@@ -59,16 +68,18 @@ def _block(table: memoryview, offset: int, size: int) -> list[tuple[bytes, memor
         raise ValueError(f"the block at byte {offset} is compressed, which is not supported")
     (restarts,) = struct.unpack("<I", block[-4:])
     position, limit = 0, size - 4 - 4 * restarts
-    pairs, key = [], b""
+    key, total = b"", 0
     while position < limit:
         shared, position = varint(block, position)
         unshared, position = varint(block, position)
         length, position = varint(block, position)
+        total += min(shared, len(key)) + unshared
+        if total > RESTART_INTERVAL * size:
+            raise ValueError(f"the block at byte {offset} has {size} bytes, but keys of {total} and more")
         key = key[:shared] + bytes(block[position : position + unshared])
         position += unshared
-        pairs.append((key, block[position : position + length]))
+        yield key, block[position : position + length]
         position += length
-    return pairs
 
 
 def _handle(value: memoryview) -> tuple[int, int]:
@@ -94,16 +105,19 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
 
 
 def varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """The number at a position, and the position after it."""
+    """The number at a position, less than 2^64, and the position after it."""
     value = shift = 0
-    while True:
-        byte = data[position]
+    for at in range(position, position + VARINT):
+        byte = data[at]
         value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
+        shift += 7
         if byte < 0x80:
             if byte == 0 and shift > 7:
                 raise ValueError("a number has a byte too many")  # A flipped bit, in a footer that has no CRC.
-            return value, position
+            if value >= 2**64:
+                break
+            return value, at + 1
+    raise ValueError("a number has more than 64 bits")
 
 
 def unmask(masked: int) -> int:
