@@ -4,6 +4,7 @@ import io
 import os
 import select
 import sys
+import unicodedata
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -28,6 +29,12 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters and line ends as escapes: a terminal would obey them."""
+    controls = {"Cc", "Cs", "Zl", "Zp"}
+    return "".join(repr(each)[1:-1] if unicodedata.category(each) in controls else each for each in text)
 
 
 def _reader_has_gone(pipe: int) -> bool:

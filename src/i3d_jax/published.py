@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from i3d_jax.command_line import printable
 from i3d_jax.inflate import named_leaves
 
 RELEASE = (
@@ -32,7 +33,13 @@ INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had, or that are damaged or not as wanted; the message names the file."""
+    """Weights that cannot be had, or that are damaged or not as wanted; the message names the file.
+
+    The message is one line without control characters, whatever is in the file.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,12 @@ import filelock
 import jax
 import numpy as np
 
-from i3d_jax import labels, models, published, tf_checkpoint
+from i3d_jax import labels, models, published, tf_checkpoint, weights_info
 from i3d_jax.files import cache
 from i3d_jax.inflate import named_leaves
 from i3d_jax.published import PUBLISHED, WeightsError
-from i3d_jax.weights_file import Info, read_safetensors, save, tensor_crcs
+from i3d_jax.weights_file import read_safetensors, save, tensor_crcs
+from i3d_jax.weights_info import Info
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
@@ -34,7 +35,7 @@ def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
       like: variables, or their shapes, that the weights must fit leaf by leaf.
 
     Raises:
-      WeightsError: not found, not to be had, damaged, or not fitting `like`.
+      WeightsError: not found, not to be had, damaged, not fitting the model that they are said to be of, or not fitting `like`.
     """
     variables, _ = read(name_or_path)
     if like is not None:
@@ -53,7 +54,9 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
             raise WeightsError(f"{error} (delete it and fetch it again)") from None
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
-        tensors, info = _read_file(pathlib.Path(os.path.expanduser(name)))
+        path = pathlib.Path(os.path.expanduser(name))
+        tensors, info = _read_file(path)
+    _check_model(tensors, info, path)
     return _nested(tensors), info
 
 
@@ -69,21 +72,9 @@ def _index(prefix: pathlib.Path) -> pathlib.Path:
 
 
 def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info]:
-    """Returns the model that weights are of, its variables, and what is known of them; as `read` does.
-
-    Raises:
-      WeightsError: also if they do not fit their model.
-    """
+    """Returns the model that weights are of, its variables, and what is known of them; as `read` does."""
     variables, info = read(name_or_path)
-    try:
-        model = models.build(info.model, num_classes=len(info.classes), **info.options)
-        timing = model.timing
-        shortest = {stream: (timing.least * timing.frames(stream), 1) for stream in info.footprint}
-        like = jax.eval_shape(model.init, jax.random.key(0), models.example(shortest, info.crop))
-    except ValueError as error:
-        raise WeightsError(f"{os.fspath(name_or_path)}: {error}") from None
-    check(variables, like, os.fspath(name_or_path))
-    return model, variables, info
+    return weights_info.network(info), variables, info
 
 
 def fingerprint(variables: Any) -> str:
@@ -106,11 +97,27 @@ def check(variables: Any, like: Any, name: str) -> None:
         raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
 
 
+def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Path) -> None:
+    """Raises a WeightsError unless the model of a description exists, and has exactly these tensors, of float32."""
+    for name, value in tensors.items():
+        if value.dtype != np.float32:
+            raise WeightsError(f"{path}: {name}: {value.dtype}, wanted float32")
+    head = tensors.get("params/Logits/bias")
+    if head is not None and head.size != len(info.classes):
+        raise WeightsError(f"{path}: {head.size} logits, but names for {len(info.classes)} classes")
+    try:
+        weights_info.network(info)
+        wanted = weights_info.shapes(info)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    check(tensors, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()}, str(path))
+
+
 def fetch(name: str) -> pathlib.Path:
     """Returns the path of a published checkpoint in the cache, in our format, downloading it if it is not there.
 
-    The cache is `~/.cache/i3d_jax`, or the environment variable I3D_JAX_CACHE. Processes that fetch at the same time
-    wait for one of them to do it. Nothing is put into the cache but what has been verified.
+    The cache is `files.cache`. Processes that fetch at the same time wait for one of them to do it. Nothing is put into
+    the cache but what has been verified.
 
     Raises:
       WeightsError: no such name, or no source had it; says what to put where.
@@ -146,6 +153,7 @@ def _fetch(name: str, path: pathlib.Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
             try:
                 tensors, info = _read_file(download(name, pathlib.Path(folder)))
+                _check_model(tensors, info, pathlib.Path(folder))
                 _check_fingerprint(name, tensors, source)
             except WeightsError as error:
                 problems.append(f"from {source}: {error}")
@@ -206,9 +214,6 @@ def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     stem, bias = (tensors[name] for name in ranks)
     network = "i3d" if stem.ndim == 5 else "inception"
     options = {} if stem.shape[-1] == 64 else {"width": stem.shape[-1] / 64}
-    clip = jax.ShapeDtypeStruct((1, 16, 32, 32, stem.shape[-2]), np.float32)
-    model = models.build(network, num_classes=len(bias), **options)
-    check(tensors, jax.eval_shape(model.init, jax.random.key(0), clip), str(path))
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
     classes = _classes(network, len(bias))
     whole = published.fingerprint(tensor_crcs(tensors))
