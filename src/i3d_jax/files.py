@@ -85,11 +85,11 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     Raises:
       OSError: it cannot be opened, or is a pipe or a device, which could be waited for without an end.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _prefix() -> str:

@@ -178,6 +178,7 @@ def _report(path, logits, frames, classes, top, as_json) -> str:
     if as_json:
         found = [{"class": name, "logit": logit, "probability": probability} for name, logit, probability in best]
         return json.dumps({"video": path, "frames": frames, "top": found})
+    best = [(command_line.printable(name), *numbers) for name, *numbers in best]
     width = max(len(name) for name, *_ in best)
     lines = [f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}" for name, logit, probability in best]
     return "\n".join([f"{path} ({frames} frames)", *lines])

