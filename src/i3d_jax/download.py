@@ -160,6 +160,8 @@ def _read(request: urllib.request.Request, opener: urllib.request.OpenerDirector
                     going = put(block)
             put(None)
         except Exception as error:  # noqa: BLE001
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             put(error)
 
     threading.Thread(target=read, daemon=True).start()

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from i3d_jax.download import DownloadError, download
 
 DEFAULT = "https://pypi.org/simple"
+SYSTEM = "/etc"
 LARGEST_PAGE = 16 << 20  # Bytes.
 PAGES = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
@@ -118,7 +119,7 @@ def _configuration_files() -> Iterator[pathlib.Path]:
         user = user if user.is_dir() else home / ".config/pip"
     else:
         folders = os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
-        system = [*(os.path.join(folder, "pip") for folder in folders.split(os.pathsep)), "/etc"]
+        system = [*(os.path.join(folder, "pip") for folder in folders.split(os.pathsep)), SYSTEM]
         user = pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
     yield from (pathlib.Path(folder) / "pip.conf" for folder in system)
     if not (own and os.path.exists(own)):
