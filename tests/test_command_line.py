@@ -63,7 +63,12 @@ runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize(
     "state,command",
-    [("installed later", "weights"), ("installed before", "weights"), ("uninstalled", "weights"), ("uninstalled", "main")],
+    [
+        ("installed later", "weights"),
+        ("installed before", "weights"),
+        ("uninstalled", "weights"),
+        ("uninstalled", "main"),
+    ],
 )
 def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_what_to_do(state, command, tmp_path):
     package = pathlib.Path(command_line.__file__).parent

