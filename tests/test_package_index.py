@@ -159,8 +159,8 @@ def settings_of(**variables):
 def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     assert settings_of().indexes == ["https://pypi.org/simple"]
     files = {
-        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\ncert = /c",
-        "home/.config/pip/pip.conf": "[global]\nindex-url = https://user/simple\nextra-index-url =\n    https://x\n    https://y",
+        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\n[download]\ncert = /c",
+        "home/.config/pip/pip.conf": "[global]\ncert = /b\nindex-url = https://user/simple\nextra-index-url =\n    https://x\n    https://y",
         "prefix/pip.conf": "[install]\nindex-url = https://no/simple\n[download]\nfind-links = /wheels",
         "own.conf": "[global]\nindex-url = https://own/simple",
     }

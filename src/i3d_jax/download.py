@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import tqdm
@@ -131,7 +131,9 @@ def _start(response: Any) -> int | None:
     return int(found[1]) if found else None
 
 
-def _read(request: urllib.request.Request, opener: urllib.request.OpenerDirector, answered: bool) -> Iterator[Any]:
+def _read(
+    request: urllib.request.Request, opener: urllib.request.OpenerDirector, answered: bool
+) -> Generator[Any, None, None]:
     """Yields the answer to a request, then its blocks of bytes.
 
     A thread reads them, so that a server is given up that drips, be it in its headers: every byte starts a socket's time-out anew.

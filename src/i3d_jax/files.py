@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 
@@ -79,7 +80,7 @@ def remove_leftovers(folder: pathlib.Path) -> None:
             _remove(path)
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file for reading; at once, whatever it is.
 
     Raises:

@@ -75,17 +75,18 @@ def fetch(project: str, filename: str, sha256: str, size: int, folder: pathlib.P
 
 def read_settings() -> Settings:
     """What pip is told, in its configuration files and then by environment variables, and uv by environment variables."""
-    given: dict[str, str] = {}
+    # As pip reads them: a later file overrides an earlier one, the section of a command that for all, and a variable both.
+    sections: dict[str, dict[str, str]] = {"global": {}, "download": {}}
     for path in _configuration_files():
-        # As pip reads them: a later file overrides an earlier one, and a command's section the one for all.
         parser = configparser.RawConfigParser()
         try:
             parser.read(path)
         except (configparser.Error, UnicodeDecodeError) as error:
             raise DownloadError(f"{path}: not a configuration of pip's: {' '.join(str(error).split())}") from None
-        for section in "global", "download":
+        for section, found in sections.items():
             if parser.has_section(section):
-                given |= {key.replace("_", "-"): value for key, value in parser.items(section) if value}
+                found |= {key.replace("_", "-"): value for key, value in parser.items(section) if value}
+    given = sections["global"] | sections["download"]
     for name, value in os.environ.items():
         if name.startswith("PIP_") and value:
             given[name.removeprefix("PIP_").lower().replace("_", "-")] = value
