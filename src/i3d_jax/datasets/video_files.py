@@ -1,6 +1,7 @@
 """Which files the annotated clips have: those of their names without extension, wherever below a folder they lie."""
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,25 +15,54 @@ NOT_VIDEO |= {".m4a", ".mp3", ".wav", ".npy", ".npz"}
 
 
 class Clip(NamedTuple):
-    """One annotated clip and its files."""
+    """One annotated clip and its files.
+
+    Attributes:
+      seconds: that the annotation gives it; None: the whole file.
+      paths: its videos, the preferred one first. The first that can be used is; none: the clip is missing.
+      flows: the files of its flow, the preferred one first.
+      broken: those of `paths` that are no files, each with the reason (see `Listing`).
+    """
 
     id: str
     label: str
     split: str
     seconds: float | None
-    path: str | None  # None: missing.
-    flow: str | None = None
+    paths: tuple[str, ...] = ()
+    flows: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def has_file(self) -> bool:
+        return len(self.paths) > len(self.broken)
+
+
+class Listing(NamedTuple):
+    """What lies below a folder.
+
+    Attributes:
+      files: names without extension to sorted paths relative to the folder, with "/".
+      broken: those of the paths that are no files, each with the reason: dangling links, FIFOs, sockets and devices.
+    """
+
+    files: dict[str, list[str]]
+    broken: dict[str, str]
 
 
 def videos(folder: Path) -> dict[str, list[str]]:
-    """Every file below a folder: names without extension to sorted paths relative to it, with "/".
+    """The `files` of `listing`."""
+    return listing(folder).files
+
+
+def listing(folder: Path) -> Listing:
+    """Lists everything below a folder that is no folder.
 
     Hidden files and folders are left out. Links are followed; a folder that can be reached in two ways is listed once.
 
     Raises:
       AnnotationError: a folder that is missing or cannot be read.
     """
-    found: dict[str, list[str]] = {}
+    found = Listing({}, {})
     seen: set[tuple[int, int]] = set()
     # Links come last: a folder should be listed under its own path, not under a link's.
     folders, links = [""], []
@@ -51,74 +81,82 @@ def videos(folder: Path) -> dict[str, list[str]]:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name == "lost+found":
                         continue
-                    kind = _kind(entry)
-                    if kind == "folder":
-                        (links if entry.is_symlink() else folders).append(f"{below}{entry.name}/")
-                    elif kind == "file":
-                        stem = os.path.splitext(entry.name)[0]
-                        found.setdefault(stem, []).append(below + entry.name)
+                    path, reason = below + entry.name, _not_a_file(entry)
+                    if reason == FOLDER:
+                        (links if entry.is_symlink() else folders).append(f"{path}/")
+                        continue
+                    found.files.setdefault(os.path.splitext(entry.name)[0], []).append(path)
+                    if reason:
+                        found.broken[path] = reason
         except OSError as error:
             raise AnnotationError(f"{place}: {error.strerror}") from error
-    for paths in found.values():
+    for paths in found.files.values():
         paths.sort()
     return found
 
 
-def _kind(entry: os.DirEntry) -> str | None:
+FOLDER, MISSING = "is a folder", "is missing"
+
+
+def _not_a_file(entry: os.DirEntry) -> str:
+    """Why an entry cannot be read as a file; empty if it can."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
-    except OSError:  # A link to itself.
-        return None
+        if entry.is_dir():
+            return FOLDER
+        if entry.is_file():
+            return ""
+        mode = entry.stat().st_mode
+    except OSError:  # There is nothing, or the link leads to itself.
+        return f"{MISSING}: a dangling link to {os.readlink(entry.path)}"
+    kinds = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
+    return f"is no file: {next((name for test, name in kinds.items() if test(mode)), 'a device')}"
 
 
 def clips(
-    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Mapping[str, list[str]] | None = None
+    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Listing | None = None
 ) -> list[Clip]:
     """Joins the first row of each id with its files.
 
-    Of several files of one name the first counts that is a video by its extension, that lies below a folder of the
-    row's label, and that lies below a folder of its split, in this order of importance.
+    Of several files of one name those come first that are videos by their extension, that lie below a folder of the
+    row's label, and that lie below a folder of its split, in this order of importance; then their paths count.
 
     Args:
       folder: has the videos, in any layout.
-      flow: has the flow, in files of the videos' names; where it has none, a clip's flow is None.
-      found: `videos(folder)`, where it is known already.
+      flow: has the flow, in files of the videos' names; where it has none, a clip has no flow.
+      found: `listing(folder)`, where it is known already.
     """
-    found = videos(folder) if found is None else found
+    found = listing(folder) if found is None else found
     flows = {} if flow is None else videos(flow)
     home, flow_home = os.path.join(folder, ""), "" if flow is None else os.path.join(flow, "")
     joined = []
     for row in unique(rows):
-        path, its_flow = _file(row, found), _file(row, flows)
-        joined.append(
-            Clip(
-                row.id,
-                row.label,
-                row.split,
-                row.seconds,
-                None if path is None else home + path,
-                None if its_flow is None else flow_home + its_flow,
-            )
-        )
+        paths = _files(row, found.files)
+        broken = tuple((home + path, found.broken[path]) for path in paths if path in found.broken)
+        its_flows = tuple(flow_home + path for path in _files(row, flows))
+        its_paths = tuple(home + path for path in paths)
+        joined.append(Clip(row.id, row.label, row.split, row.seconds, its_paths, its_flows, broken))
     return joined
 
 
-def _file(row: Row, found: Mapping[str, list[str]]) -> str | None:
-    """The path of a row's video, or of its flow."""
-    paths = candidates(row.stem, found)
-    if len(paths) < 2:
-        return paths[0] if paths else None
+def _files(row: Row, found: Mapping[str, list[str]]) -> list[str]:
+    """The paths of a row's videos, or of its flow, the preferred one first."""
 
     def penalties(path: str) -> tuple[bool, bool, bool]:
         below_split = any(SPLITS.get(name) == row.split for name in path.split("/")[:-1])
         return _extension(path) not in VIDEO, label_of(path, {row.label}) is None, not below_split
 
-    return min(paths, key=penalties)
+    paths = candidates(row.stem, found)
+    if len(paths) < 2:
+        return paths
+    first, *others = sorted(paths, key=penalties)
+    if "/" in row.id:  # Names are unique within their class only: elsewhere they are of other videos.
+        others = [path for path in others if label_of(path, {row.label})]
+    return [first, *others]
 
 
 def candidates(stem: str, found: Mapping[str, list[str]]) -> list[str]:
     """The files of a name that may be videos."""
-    paths = found.get(stem) or found.get(respelt(stem), ())
+    paths = [path for name in dict.fromkeys((stem, respelt(stem))) for path in found.get(name, ())]
     return [path for path in paths if _extension(path) not in NOT_VIDEO]
 
 
