@@ -355,7 +355,7 @@ def test_what_is_no_file_is_listed_with_the_reason(tmp_path):
     (tmp_path / "a" / "itself.mp4").symlink_to("itself.mp4")
     (tmp_path / "a" / "null.mp4").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "a" / "pipe.mp4")
-    found = video_files.listing(tmp_path)
+    found = video_files.find(tmp_path)
     assert sorted(found.files) == ["gone", "itself", "null", "pipe", "x"]
     assert found.broken == {
         "a/gone.mp4": "is missing: a dangling link to nothing.mp4",
@@ -462,7 +462,7 @@ def test_clips_carry_what_their_rows_say_and_their_flow(tmp_path):
 
 
 def test_an_index_that_is_there_is_not_made_again(tmp_path):
-    (clip,) = video_files.clips([row()], tmp_path / "nowhere", found=video_files.Listing({STEM: [f"x/{STEM}.mp4"]}, {}))
+    (clip,) = video_files.clips([row()], tmp_path / "nowhere", found=video_files.Found({STEM: [f"x/{STEM}.mp4"]}, {}))
     assert clip.paths == (os.path.join(tmp_path, "nowhere", f"x/{STEM}.mp4"),)
 
 

@@ -3,6 +3,7 @@
 Each has three items: the state; "crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -151,7 +152,8 @@ class Checkpoints:
         """The state, or what is wrong with it."""
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore())
         try:
-            restored = self.manager.restore(step, args=items)
+            with _lenient_loops():
+                restored = self.manager.restore(step, args=items)
         except (MemoryError, PermissionError):
             raise  # Not the checkpoint's fault.
         except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
@@ -194,6 +196,30 @@ def _reported(folder: Any) -> Iterator[None]:
             raise
         reason = " ".join((str(error) or repr(error)).split())[-200:]  # Its end says what the matter was.
         raise SaveError(f"{folder}: cannot save a checkpoint: {reason}; those before it are as they were") from error
+
+
+class _LenientLoop(asyncio.SelectorEventLoop):
+    """An event loop that ignores calls after it was closed.
+
+    Orbax closes its loop at the first leaf that cannot be read. TensorStore's threads, which are at the others, call it yet, and
+    print a traceback for each of them.
+    """
+
+    def call_soon_threadsafe(self, *given: Any, **named: Any) -> Any:
+        try:
+            return super().call_soon_threadsafe(*given, **named)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+
+
+@contextlib.contextmanager
+def _lenient_loops() -> Iterator[None]:
+    before, asyncio.new_event_loop = asyncio.new_event_loop, _LenientLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = before
 
 
 def crcs(state: Any) -> dict[str, int]:

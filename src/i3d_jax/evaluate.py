@@ -169,7 +169,7 @@ def run(
     """
     network, variables, info = weights.network(name)
     try:
-        builder = datasets.prepared(dataset, data_dir)
+        builder = datasets.readable(dataset, data_dir)
     except ValueError as error:
         raise results.EvaluationError(str(error)) from None
     check(info, name, builder, dataset, split)
@@ -185,6 +185,10 @@ def run(
     if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
         least = timing.least * per_tick
         raise results.EvaluationError(f"--frames: {frames} are too few for {info.model}, which takes {least} at least")
+    try:
+        builder = datasets.prepared(dataset, data_dir)  # After the checks: it may take long.
+    except ValueError as error:
+        raise results.EvaluationError(str(error)) from None
     settings = {
         "weights": weights.fingerprint(variables),
         "dataset": f"{dataset}/{builder.version}",
@@ -245,8 +249,8 @@ def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset:
     lacking = [stream for stream in info.footprint if stream not in builder.streams]
     if lacking:
         raise results.EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
-    if split not in builder.info.splits:
-        raise results.EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.info.splits)}")
+    if split not in builder.splits():
+        raise results.EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.splits())}")
 
 
 def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:

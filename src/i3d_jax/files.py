@@ -42,15 +42,28 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
     The block writes a file there or, where `path` does not exist, a folder. Its name says whose it is, and is short: that of
-    `path` may be as long as the system allows.
+    `path` may be as long as the system allows. An OSError names `path`.
     """
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
     temporary = path.with_name(f"{_prefix()}{os.getpid()}.{threading.get_ident()}.{digest}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with named(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def named(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator[None]:
+    """Has an OSError of the block name `path` if it names no file, as on a full disk, or one that begins with `temporary`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or temporary and str(error.filename).startswith(str(temporary)):
+            error.strerror = error.strerror or str(error)
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextlib.contextmanager
@@ -70,6 +83,17 @@ def locked(path: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator
         yield
     finally:
         lock.release()
+
+
+def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The path of a file below a folder, by a name that comes from outside, with "/".
+
+    Raises:
+      ValueError: the name leads elsewhere, or to nothing.
+    """
+    if any(part in ("", ".", "..") for part in name.split("/")) or not name.isprintable() or "\\" in name:
+        raise ValueError(f"{name!r} is no name of a file below a folder")
+    return folder / name
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

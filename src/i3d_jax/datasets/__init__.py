@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 
-from i3d_jax.datasets import remote
+from i3d_jax.datasets import description, remote
 from i3d_jax.datasets.clips import ClipBuilder
 from i3d_jax.datasets.hmdb51 import HMDB51
 from i3d_jax.datasets.kinetics import Kinetics
@@ -57,6 +57,8 @@ def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
 def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
     """Returns what `readable` does, prepared, and with all its records.
 
+    A data set that an earlier version prepared, with a fault, is named on stderr.
+
     Raises:
       ValueError: also if they are not all there.
     """
@@ -71,6 +73,9 @@ def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
         missing = [path for path in split.filepaths if not path.exists()]
         if missing:
             raise ValueError(f"{missing[0]}: missing, and {len(missing) - 1} other files of {split.name}")
+    description.check_shards(found.final)
+    if found.fault:
+        print(found.fault, file=sys.stderr)
     return found
 
 

@@ -123,8 +123,14 @@ def _prepare(flags: argparse.Namespace) -> int:
     else:
         with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
             builder.prepare()
+    _warn(builder)
     print(f"{builder.final}\n{described(builder)}")
     return 0
+
+
+def _warn(builder: datasets.ClipBuilder) -> None:
+    if builder.fault:
+        print(f"python -m i3d_jax.datasets: {builder.fault}", file=sys.stderr)
 
 
 def _doctor(flags: argparse.Namespace) -> int:
@@ -149,13 +155,14 @@ def _show(flags: argparse.Namespace) -> int:
     builder = datasets.readable(flags.name, flags.data_dir)
     if not builder.final.exists():
         raise ValueError(f"{flags.name} is not prepared in {builder.final.parents[2]}")
+    _warn(builder)
     print(f"{builder.final}\n{described(builder, flags.classes)}")
     return 0
 
 
 def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
     """What a prepared data set has, as text."""
-    lines = []
+    lines = [f"records: format {builder.format}"]
     if builder.flow_recipe is not None:
         lines.append("flow: {method}, preset {preset}, version {version}".format_map(builder.flow_recipe))
     for split, found in builder.statistics.items():

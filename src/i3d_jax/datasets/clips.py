@@ -5,6 +5,7 @@ its number of frames and their size; in some data sets also its flow, as many fr
 """
 
 import abc
+import functools
 import pathlib
 import resource
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from tensorflow_datasets.core import splits as splits_lib
 from tensorflow_datasets.proto import tf_example_pb2
 
 from i3d_jax import files, flow, labels, video
-from i3d_jax.datasets import annotations, records, shards, video_files
+from i3d_jax.datasets import annotations, description, records, shards, video_files
 
 
 class Source(NamedTuple):
@@ -36,6 +37,17 @@ class Source(NamedTuple):
     tv_l1: str | None = None
 
 
+class Info(tfds.core.DatasetInfo):
+    """TFDS's description of a data set, with checksums."""
+
+    def initialize_from_bucket(self) -> None:
+        """TFDS's asks its bucket on the network for data sets that are not prepared, and leaves a temporary folder."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        description.write_checksums(pathlib.Path(dataset_info_dir))
+
+
 class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """A data set of records of clips, all of one short side in pixels.
 
@@ -47,6 +59,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """
 
     SHORT_SIDE: ClassVar[int] = 256
+    FAULTS: ClassVar[dict[str, str]] = records.FAULTS  # What is wrong with records of earlier formats.
     SELF_MADE: ClassVar[bool] = False  # Whether it is prepared from nothing.
     ANNOTATED: ClassVar[bool] = True  # Whether its videos come with lists.
 
@@ -55,7 +68,11 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     ):
         self.source, self.workers, self.beam = source, workers, beam
         super().__init__(**others, file_format="array_record")
-        self.final = pathlib.Path(self.data_dir)  # `data_dir` is another folder while TFDS prepares.
+
+    @functools.cached_property
+    def final(self) -> pathlib.Path:
+        """Where the data set lies, or will; `data_dir` is another folder while TFDS prepares."""
+        return pathlib.Path(self.data_dir)
 
     @property
     def config_name(self) -> str:
@@ -86,6 +103,17 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         return self._metadata.get("flow")
 
     @property
+    def format(self) -> str:
+        """The format of the records that are prepared, see `records.FORMAT`."""
+        return self._metadata.get("format", "1")  # The first did not say it.
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with records of this data set, which an earlier version prepared; None: nothing that is known."""
+        reason = self.FAULTS.get(self.format)
+        return reason and f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
+
+    @property
     def _metadata(self) -> dict[str, Any]:
         return dict(self.info.metadata or {})  # pyright: ignore - a MetadataDict
 
@@ -94,11 +122,15 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         _allow_open_files(sum(each.num_shards for each in self.info.splits.values()) + 200)
         method = tfds.decode.DeserializeMethod.RAW_BYTES
         examples = self.as_data_source(split, deserialize_method=method)  # pyright: ignore - hidden by a decorator
-        return Records(examples, f"{split} in {self.final}")
+        return Records(examples, f"{split} in {self.final}", len(self.class_names))
 
     @abc.abstractmethod
     def classes(self) -> Sequence[str]:
         """The names of the classes, in the order of the labels."""
+
+    def splits(self) -> Sequence[str]:
+        """The names of the splits that are prepared or, of a data set that makes its videos itself, will be."""
+        return list(self.info.splits)
 
     def has_flow(self) -> bool:
         """Whether what is prepared has flow, if nothing is prepared yet."""
@@ -116,14 +148,15 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             )
         return video_files.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
 
-    def _info(self):
-        path = pathlib.Path(self.data_dir)
-        if (path / "features.json").exists():  # What is prepared says what it has.
-            found = tfds.features.FeatureConnector.from_config(str(path))
+    def _info(self) -> Info:
+        if self.final.exists():  # What is prepared says what it has.
+            classes = self.classes() if self.ANNOTATED else None
+            found = description.read(self.final, str(self.version), classes)
         else:
-            found = records.features(self.classes(), self.has_flow())
-        return self.dataset_info_from_configs(
-            features=found,
+            found = description.Description(tuple(self.classes()), self.has_flow())
+        return Info(
+            builder=self,
+            features=records.features(found.classes, found.flow),
             supervised_keys=("video", "label"),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
@@ -149,6 +182,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         self.info.set_splits(splits_lib.SplitDict(splits))
         metadata: Any = self.info.metadata
         metadata["splits"] = {split: found.statistics for split, found in result.items()}
+        metadata["format"] = records.FORMAT
         if recipe is not None:
             metadata["flow"] = recipe
 
@@ -178,7 +212,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """
         with shards.only_one(self.final, wait):
             if not self.final.exists():
-                self.download_and_prepare()
+                with files.named(self.final):
+                    config = tfds.download.DownloadConfig(try_download_gcs=False)
+                    self.download_and_prepare(download_config=config)
             shards.clean(self.final)
 
 
@@ -207,8 +243,8 @@ class Records(Sequence[dict]):
     TFDS decodes a feature by way of arrays, which takes longer than reading it: these values are the records' own.
     """
 
-    def __init__(self, examples: Any, where: str):
-        self.examples, self.where = examples, where
+    def __init__(self, examples: Any, where: str, classes: int):
+        self.examples, self.where, self.classes = examples, where, classes
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -220,8 +256,11 @@ class Records(Sequence[dict]):
             example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
             features = example.features.feature
             record = {name: getattr(each, each.WhichOneof("kind")).value[0] for name, each in features.items()}
+            if not 0 <= record["label"] < self.classes:  # A loss would not be finite.
+                raise ValueError(f"label {record['label']} of {self.classes} classes")
             return record | {"id": record["id"].decode()}
-        except (RuntimeError, KeyError, TypeError, message.DecodeError) as error:  # A shard that is damaged or gone.
+        # A shard that is damaged or gone.
+        except (RuntimeError, KeyError, TypeError, IndexError, ValueError, message.DecodeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise video.VideoError(f"record {index} of {self.where}", f"cannot be read: {reason}") from None
 

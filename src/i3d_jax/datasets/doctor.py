@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from i3d_jax import video
+from i3d_jax import listing, video
 from i3d_jax.datasets import annotations, records, video_files, workers
 from i3d_jax.files import replacing
 from i3d_jax.stopping import StoppedError, stopping
@@ -78,7 +78,7 @@ def examine(
     Raises:
       StoppedError: SIGINT or SIGTERM came.
     """
-    found = video_files.listing(folder)
+    found = video_files.find(folder)
     clips = video_files.clips(rows, folder, found=found)
     findings = list(_by_name(rows, clips, folder, set(classes), found.files))
     checked = [_look_up(clip) for clip in clips] if quick else _checked(clips, processes)
@@ -111,7 +111,7 @@ def _of_files(clips: Sequence[video_files.Clip], checked: Sequence[Checked], fol
         if not clip.paths:
             yield Finding("missing", *about, "", "no file")
         for path, reason in failed:
-            kind = "missing" if reason.startswith(video_files.MISSING) else "unreadable"
+            kind = "missing" if reason.startswith(listing.MISSING) else "unreadable"
             if used is not None:
                 kind, reason = "replaced", f"{reason}; {os.path.relpath(used, folder)} is used"
             yield Finding(kind, *about, os.path.relpath(path, folder), reason)

@@ -48,8 +48,8 @@ class Own(clips.ClipBuilder):
         """
         if self.source is None:
             return []
-        found, listing = [], video_files.listing(self.source.videos)
-        for path in sorted(path for paths in listing.files.values() for path in paths):
+        found, there = [], video_files.find(self.source.videos)
+        for path in sorted(path for paths in there.files.values() for path in paths):
             if os.path.splitext(path)[1].lower() not in video_files.VIDEO:
                 continue
             split, *folders = path.split("/")
@@ -63,7 +63,7 @@ class Own(clips.ClipBuilder):
                 raise annotations.AnnotationError(
                     f"{self.source.videos / split}: a folder is called {label!r}; wanted a class without spaces around it, in one line"
                 )
-            found.append((annotations.SPLITS[split], label, path, listing.broken.get(path, "")))
+            found.append((annotations.SPLITS[split], label, path, there.broken.get(path, "")))
         if not found:
             raise annotations.AnnotationError(f"{self.source.videos}: has no videos")
         return found

@@ -12,7 +12,7 @@ import filelock
 import fsspec
 import tqdm
 
-from i3d_jax.files import cache, replacing
+from i3d_jax.files import cache, inside, replacing
 
 COMPLETE = ".complete"
 
@@ -29,7 +29,8 @@ def local(url: str, name: str, records: bool = True) -> str:
       the folder of prepared data sets that it is in now.
 
     Raises:
-      ValueError: there is no such data set, or fsspec lacks what it needs to look.
+      ValueError: there is no such data set, fsspec lacks what it needs to look, or the store has a file whose name leads out
+        of the data set's folder.
     """
     root = cache() / "datasets" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     folder = root / name
@@ -41,7 +42,9 @@ def local(url: str, name: str, records: bool = True) -> str:
             system, path = fsspec.core.url_to_fs(url)
             there = f"{path.rstrip('/')}/{name}"
             listed = system.find(there, detail=True).items()
-            sizes = {found[found.rindex(there) + len(there) + 1 :]: about["size"] for found, about in listed}
+            sizes = {found.partition(f"{there}/")[2]: about["size"] for found, about in listed}
+            for found in sizes:
+                inside(folder, found)
         except Exception as error:  # noqa: BLE001 - every store has exceptions of its own
             raise ValueError(f"{url}: {str(error) or repr(error)}") from None
         if None in sizes.values():

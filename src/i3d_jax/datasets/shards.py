@@ -7,6 +7,7 @@ and why; all move into place at the very end. Jobs run in this process, in a poo
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -27,7 +28,7 @@ from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.records import FORMAT, Settings, check_storage, features, record
 from i3d_jax.datasets.video_files import Clip
-from i3d_jax.files import locked, remove_leftovers, replacing
+from i3d_jax.files import locked, named, remove_leftovers, replacing
 from i3d_jax.stopping import StoppedError, stopping
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
@@ -76,19 +77,13 @@ def prepare(
 
     Raises:
       PrepareError: a split has no clip that can be used, or the work was cut off; shards that are done are kept.
-      StoppedError: SIGINT or SIGTERM came; they are kept too.
+      StoppedError: SIGINT or SIGTERM came while processes were at work; shards that are done are kept too.
     """
     jobs = {
         split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
     }
-    for split, of_split in jobs.items():  # Better now than after hours.
-        given = [clip for job in of_split for clip in job.clips]
-        if not any(clip.has_file for clip in given):
-            broken = sum(len(clip.broken) for clip in given)
-            links = f" ({broken} are no files: {given[0].broken[0][0]} {given[0].broken[0][1]})" if broken else ""
-            raise PrepareError(
-                f"none of the clips of {split} has a file among the videos{links}: leave {split}'s list out"
-            )
+    for split in jobs:  # Better now than after hours.
+        _check_files([clip for clip in clips if clip.split == split], split)
     parts.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parts)
     left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
@@ -97,8 +92,11 @@ def prepare(
         try:
             if beam is not None:
                 run_on_beam(left, beam)
+            elif processes is None:
+                for job in left:
+                    write(job, bar.update, threads=cores())
             else:
-                _run_here(left, processes, bar)
+                run(left, processes, bar)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
@@ -120,12 +118,23 @@ def prepare(
     for of_split in jobs.values():
         for job in of_split:
             _place(pathlib.Path(job.shard), folder)
-    # Names of files are bytes, and not all are UTF-8.
-    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file)
-        rows.writerow(("split", "id", "file", "reason", "used_instead"))
-        rows.writerows(rejected)
+    _write_rejected(folder / "rejected.csv", rejected)
     return result
+
+
+def _check_files(clips: Sequence[Clip], split: str) -> None:
+    if not any(clip.has_file for clip in clips):
+        broken = [each for clip in clips for each in clip.broken]
+        what = f" ({len(broken)} are no files: {': '.join(broken[0])})" if broken else ""
+        raise PrepareError(f"none of the clips of {split} has a file among the videos{what}: leave {split}'s list out")
+
+
+def _write_rejected(path: pathlib.Path, rows: Sequence[tuple]) -> None:
+    # Names of files are bytes, and not all are UTF-8.
+    with named(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(("split", "id", "file", "reason", "used_instead"))
+        writer.writerows(rows)
 
 
 def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
@@ -180,7 +189,8 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 rejected.append((path, broken[path]))
                 continue
             if threads == 1:
-                trying.write_bytes(os.fsencode(path))  # Names the video, should it bring the process down.
+                with named(trying):  # Names the video, should it bring the process down.
+                    trying.write_bytes(os.fsencode(path))
             try:
                 found = record(clip, path, job.settings)
                 return found, [(clip.id, *each, path) for each in rejected]
@@ -201,11 +211,11 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 # Not `serialize_example`: its order of the features is another one in every process.
                 message = serializer.get_tf_example(form.encode_example(found))
                 data = message.SerializeToString(deterministic=True)
-                _written(writer.write, data)
+                _written(shard, writer.write, data)
                 used[clip.label] += 1
                 frames, size = frames + found["frames"], size + len(data)
             advance()
-        _written(writer.close)
+        _written(shard, writer.close)
     state = {"made_from": made_from(job), "file": shard.stat().st_size, "sizes": sizes}
     content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
     with replacing(marker_path(job)) as temporary:
@@ -213,11 +223,11 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
     trying.unlink(missing_ok=True)
 
 
-def _written(call: Callable[..., Any], *data: bytes) -> None:
+def _written(shard: pathlib.Path, call: Callable[..., Any], *data: bytes) -> None:
     try:
         call(*data)
     except RuntimeError as error:  # A disk that is full, for one.
-        raise OSError(str(error)) from None
+        raise OSError(errno.EIO, str(error), str(shard)) from None
 
 
 def made_from(job: Job) -> str:
@@ -251,32 +261,12 @@ def _size(path: str) -> int | None:
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
-def _run_here(jobs: Sequence[Job], processes: int | None, bar: tqdm.tqdm) -> None:
-    with stopping() as stopped:
-
-        def check() -> None:
-            if stopped:
-                raise StoppedError(stopped, "stopped; shards that are done are kept, and the same command goes on")
-
-        def advance() -> None:
-            bar.update()
-            check()
-
-        if processes is not None:
-            run(jobs, processes, bar, check)
-        else:
-            for job in jobs:
-                write(job, advance, threads=cores())
-
-
-def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm, check: Callable[[], None]) -> None:
+def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
     """Runs jobs in a pool of processes.
-
-    Args:
-      check: called twice a second; may raise.
 
     Raises:
       PrepareError: a process died.
+      StoppedError: SIGINT or SIGTERM came.
     """
     trying = [pathlib.Path(f"{job.shard}.trying") for job in jobs]
     for path in trying:
@@ -287,12 +277,15 @@ def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm, check: Callable[[], No
 
     counter, before = workers.CONTEXT.Value("q", 0), bar.n
 
-    def tick() -> None:
-        check()
-        bar.update(before + counter.get_obj().value - bar.n)
-
     try:
-        workers.run(_write, jobs, number, suspects=tried, tick=tick, shared=counter)
+        with stopping() as stopped:
+
+            def tick() -> None:
+                if stopped:
+                    raise StoppedError(stopped, "stopped; shards that are done are kept, and the same command goes on")
+                bar.update(before + counter.get_obj().value - bar.n)
+
+            workers.run(_write, jobs, number, suspects=tried, tick=tick, shared=counter)
     except workers.DeadWorkerError as error:
         raise PrepareError(f"{error}; shards that are done are kept, and the same command goes on") from None
 
@@ -358,4 +351,5 @@ def _place(shard: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         os.link(shard, folder / shard.name)
     except OSError:
-        shutil.copyfile(shard, folder / shard.name)
+        with named(folder / shard.name):
+            shutil.copyfile(shard, folder / shard.name)

@@ -1,14 +1,14 @@
 """Which files the annotated clips have: those of their names without extension, wherever below a folder they lie."""
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from i3d_jax import listing
 from i3d_jax.datasets.annotations import SPLITS, AnnotationError, Row, respelt, unique
+from i3d_jax.listing import VIDEO
 
-VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".gif"}
 # What downloads, and work on them, leave beside videos under the same names.
 NOT_VIDEO = {".json", ".jpg", ".jpeg", ".png", ".webp", ".txt", ".vtt", ".srt", ".csv", ".part", ".ytdl"}
 NOT_VIDEO |= {".m4a", ".mp3", ".wav", ".npy", ".npz"}
@@ -21,7 +21,7 @@ class Clip(NamedTuple):
       seconds: that the annotation gives it; None: the whole file.
       paths: its videos, the preferred one first. The first that can be used is; none: the clip is missing.
       flows: the files of its flow, the preferred one first.
-      broken: those of `paths` that are no files, each with the reason (see `Listing`).
+      broken: those of `paths` that are no files, each with the reason (see `listing.entries`).
     """
 
     id: str
@@ -37,12 +37,12 @@ class Clip(NamedTuple):
         return len(self.paths) > len(self.broken)
 
 
-class Listing(NamedTuple):
+class Found(NamedTuple):
     """What lies below a folder.
 
     Attributes:
       files: names without extension to sorted paths relative to the folder, with "/".
-      broken: those of the paths that are no files, each with the reason: dangling links, FIFOs, sockets and devices.
+      broken: those of the paths that are no files, each with the reason (see `listing.entries`).
     """
 
     files: dict[str, list[str]]
@@ -50,71 +50,28 @@ class Listing(NamedTuple):
 
 
 def videos(folder: Path) -> dict[str, list[str]]:
-    """The `files` of `listing`."""
-    return listing(folder).files
+    """The `files` of `find`."""
+    return find(folder).files
 
 
-def listing(folder: Path) -> Listing:
-    """Lists everything below a folder that is no folder.
-
-    Hidden files and folders are left out. Links are followed; a folder that can be reached in two ways is listed once.
+def find(folder: Path) -> Found:
+    """Lists everything below a folder (see `listing.entries`).
 
     Raises:
       AnnotationError: a folder that is missing or cannot be read.
     """
-    found = Listing({}, {})
-    seen: set[tuple[int, int]] = set()
-    # Links come last: a folder should be listed under its own path, not under a link's.
-    folders, links = [""], []
-    while folders or links:
-        if folders:
-            below = folders.pop()
-        else:
-            links.remove(below := min(links))
-        place = os.path.join(folder, below)
-        try:
-            status = os.stat(place)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name == "lost+found":
-                        continue
-                    path, reason = below + entry.name, _not_a_file(entry)
-                    if reason == FOLDER:
-                        (links if entry.is_symlink() else folders).append(f"{path}/")
-                        continue
-                    found.files.setdefault(os.path.splitext(entry.name)[0], []).append(path)
-                    if reason:
-                        found.broken[path] = reason
-        except OSError as error:
-            raise AnnotationError(f"{place}: {error.strerror}") from error
-    for paths in found.files.values():
-        paths.sort()
+    found = Found({}, {})
+    try:
+        for path, reason in listing.entries(folder).items():
+            found.files.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+            if reason:
+                found.broken[path] = reason
+    except OSError as error:
+        raise AnnotationError(f"{error.filename}: {error.strerror}") from error
     return found
 
 
-FOLDER, MISSING = "is a folder", "is missing"
-
-
-def _not_a_file(entry: os.DirEntry) -> str:
-    """Why an entry cannot be read as a file; empty if it can."""
-    try:
-        if entry.is_dir():
-            return FOLDER
-        if entry.is_file():
-            return ""
-        mode = entry.stat().st_mode
-    except OSError:  # There is nothing, or the link leads to itself.
-        return f"{MISSING}: a dangling link to {os.readlink(entry.path)}"
-    kinds = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
-    return f"is no file: {next((name for test, name in kinds.items() if test(mode)), 'a device')}"
-
-
-def clips(
-    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Listing | None = None
-) -> list[Clip]:
+def clips(rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Found | None = None) -> list[Clip]:
     """Joins the first row of each id with its files.
 
     Of several files of one name those come first that are videos by their extension, that lie below a folder of the
@@ -123,9 +80,9 @@ def clips(
     Args:
       folder: has the videos, in any layout.
       flow: has the flow, in files of the videos' names; where it has none, a clip has no flow.
-      found: `listing(folder)`, where it is known already.
+      found: `find(folder)`, where it is known already.
     """
-    found = listing(folder) if found is None else found
+    found = find(folder) if found is None else found
     flows = {} if flow is None else videos(flow)
     home, flow_home = os.path.join(folder, ""), "" if flow is None else os.path.join(flow, "")
     joined = []
