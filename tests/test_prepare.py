@@ -295,7 +295,7 @@ def test_what_is_left_is_the_data_set_and_nothing_else(few_prepared):
     folders = ["downloads", "downloads/extracted", "kinetics", "kinetics/.config", "kinetics/400", str(FINAL)]
     assert sorted(left) == sorted([*folders, "kinetics/.config/metadata.json", f"{FINAL}.lock"])
     names = {path.name.partition(".array_record")[0] for path in (few_prepared / FINAL).iterdir()}
-    own = {"dataset_info.json", "features.json", "metadata.json", "label.labels.txt"}
+    own = {"dataset_info.json", "features.json", "metadata.json", "label.labels.txt", "checksums.json"}
     assert names == {"kinetics-train", "kinetics-validation", "rejected.csv", *own}
 
 
@@ -687,6 +687,14 @@ def test_hmdb51_is_prepared_from_its_lists(tmp_path, capsys):
     assert main(["show", "hmdb51/1", "--data-dir", str(tmp_path / "out"), "--classes"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown.count("  wave: 1 of 1") == 2 and shown.count("  walk: 0 of 1") == 2
+    final = tmp_path / "out" / "hmdb51" / "1" / "1.0.0"
+    (final / "checksums.json").unlink()  # As an earlier version made it.
+    (final / "metadata.json").write_text((final / "metadata.json").read_text().replace(', "format": "2"', ""))
+    assert main(["show", "hmdb51/1", "--data-dir", str(tmp_path / "out")]) == 0
+    message = (
+        "prepared by an earlier version, made with the fault that B-frames in AVI came out of order; prepare it again"
+    )
+    assert capsys.readouterr().err == f"python -m i3d_jax.datasets: {final}: {message}\n"
 
 
 @pytest.mark.slow

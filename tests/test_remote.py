@@ -5,7 +5,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from i3d_jax import datasets
-from i3d_jax.datasets import moving_shapes, remote
+from i3d_jax.datasets import description, moving_shapes, remote
 from i3d_jax.datasets.__main__ import main
 
 URL = "memory://bucket/prepared"
@@ -57,7 +57,7 @@ def test_a_builder_copies_what_describes_the_data_and_no_records(url, there, tmp
     builder = datasets.builder(NAME, url)
     assert builder.class_names == tuple(moving_shapes.SHAPES)
     assert builder.statistics["train"]["used"] == 8 and builder.info.splits["validation"].num_examples == 4
-    assert left(tmp_path) == {"dataset_info.json", "features.json", "metadata.json", "label.labels.txt", "rejected.csv"}
+    assert left(tmp_path) == {*description.FILES, description.CHECKSUMS, "rejected.csv"}
 
 
 def test_records_are_copied_when_they_are_wanted(here, there, tmp_path):
@@ -136,6 +136,22 @@ def test_a_data_set_without_its_description_is_not_prepared(there):
     system.rm(f"{FOLDER}/dataset_info.json")
     with pytest.raises(ValueError, match="there is no prepared"):
         datasets.prepared(NAME, URL)
+
+
+@pytest.mark.parametrize("name", ["../x", "../../../x", "a/../../x", "/etc/x", "a//x", ".", "a\\x", "a\0x", "a\nx"])
+def test_a_store_whose_names_lead_out_of_the_folder_is_refused_and_nothing_is_written(
+    name, there, tmp_path, monkeypatch
+):
+    find = MemoryFileSystem.find
+
+    def with_another(self, *given, **named):
+        return find(self, *given, **named) | {f"{FOLDER}/{name}": {"size": 4}}
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError) as error:
+        patch.setattr(MemoryFileSystem, "find", with_another)
+        datasets.prepared(NAME, URL)
+    assert str(error.value) == f"{URL}: {name!r} is no name of a file below a folder"
+    assert there[1] == [] and left(tmp_path) == set()
 
 
 def test_two_places_with_one_name_are_two_copies(here, there):

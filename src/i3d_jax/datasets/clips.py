@@ -109,8 +109,8 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with records of this data set, which an earlier version prepared; None: nothing that is known."""
-        reason = self.FAULTS.get(self.format)
+        """What is wrong with the records that an earlier version prepared; None: nothing that is known."""
+        reason = self.FAULTS.get(self.format) if self.final.exists() else None
         return reason and f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
 
     @property

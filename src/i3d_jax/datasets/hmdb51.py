@@ -10,5 +10,5 @@ class HMDB51(clips.OfficialSplits):
 
     name = "hmdb51"
     # Its files are AVI with B-frames.
-    FAULTS: ClassVar = {"1": "with the fault that B-frames in AVI came out of order"}
+    FAULTS: ClassVar = {"1": "made with the fault that B-frames in AVI came out of order"}
     read = staticmethod(annotations.hmdb51)

@@ -125,8 +125,8 @@ def prepare(
 def _check_files(clips: Sequence[Clip], split: str) -> None:
     if not any(clip.has_file for clip in clips):
         broken = [each for clip in clips for each in clip.broken]
-        what = f" ({len(broken)} are no files: {': '.join(broken[0])})" if broken else ""
-        raise PrepareError(f"none of the clips of {split} has a file among the videos{what}: leave {split}'s list out")
+        what = f"; {': '.join(broken[0])}, and {len(broken) - 1} more like it" if broken else ""
+        raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out{what}")
 
 
 def _write_rejected(path: pathlib.Path, rows: Sequence[tuple]) -> None:

@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM while processes prepare or check videos: a line, the signal's status, nothing left, nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import real_files
+from test_prepare import gone, wait_until
+
+from i3d_jax import datasets
+from i3d_jax.datasets.__main__ import main
+
+# A worker runs what is above the last two lines, too. Of all videos only a's is not one that takes for ever.
+SCRIPT = """
+import os, pathlib, sys, time
+from i3d_jax import command_line, datasets
+from i3d_jax.datasets import doctor, shards
+from i3d_jax.datasets.__main__ import main
+
+record, check = shards.record, doctor.check
+shards.CLIPS, datasets.Kinetics.SHORT_SIDE, doctor.CHUNK = 1, 16, 1
+
+def wait_for_ever(clip):
+    if not clip.id.startswith("a_"):
+        pathlib.Path(f"{sys.argv[0]}.{clip.id}").touch()
+        time.sleep(600)
+
+shards.record = lambda clip, *given: (wait_for_ever(clip), record(clip, *given))[1]
+doctor.check = lambda clip: (wait_for_ever(clip), check(clip))[1]
+if __name__ == "__main__":
+    command_line.run(main)
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The arguments of both commands."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in "abc":
+        sort = real_files.steady(3, 25, 16, 16)
+        sort.write(videos / f"{name}_000000_000001.mp4", np.random.default_rng(0))
+    lists = real_files.write_list(tmp_path, *[f"yoga,{name},0,1,train" for name in "abc"])
+    return ["kinetics/400", "--videos", str(videos), "--annotations", str(lists), "--workers", "2"]
+
+
+def stop(command, number, to_all, tmp_path):
+    """Starts a command, sends it a signal when two workers are busy, and returns its status and stderr."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, script, *command], start_new_session=True, stdout=pipe, stderr=pipe, text=True
+    )
+    wait_until(lambda: len(list(tmp_path.glob("script.py.*"))) == 2)
+    if to_all:  # As a terminal does.
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    began = time.monotonic()
+    out, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    wait_until(lambda: gone(process.pid), 5)  # Python's tracker of what processes share goes last.
+    assert out == "" and "Traceback" not in errors, errors
+    return process.returncode, errors.splitlines()
+
+
+@pytest.mark.parametrize("number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp_path, monkeypatch):
+    command = ["prepare", *made, "--out", str(tmp_path / "out")]
+    status, lines = stop(command, number, to_all, tmp_path)
+    assert status == 128 + number
+    assert lines[-1] == (
+        "python -m i3d_jax.datasets: stopped; shards that are done are kept, and the same command goes on"
+    )
+    parts = tmp_path / "out" / "kinetics" / "400" / "1.0.0.parts"
+    assert len(list(parts.glob("*.json"))) == 1
+    if to_all:
+        return
+    monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 16)
+    monkeypatch.setattr(datasets.shards, "CLIPS", 1)
+    written, write = [], datasets.shards.write
+    monkeypatch.setattr(
+        datasets.shards, "write", lambda job, *more, **named: (written.append(job), write(job, *more, **named))
+    )
+    assert main(command[:-4] + command[-2:]) == 0 and len(written) == 2
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_doctor_ends_in_a_line(number, to_all, made, tmp_path):
+    status, lines = stop(["doctor", *made], number, to_all, tmp_path)
+    assert status == 128 + number
+    assert lines[-1].startswith("python -m i3d_jax.datasets: stopped; not all files were checked")
+    assert len([line for line in lines if "checking: " not in line]) == 1
