@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,18 @@ def test_quick_finds_what_names_tell_and_opens_no_file(ill, tmp_path, monkeypatc
     monkeypatch.setattr(doctor, "_checked", None)
     assert check(*ill, "--out", tmp_path / "found.csv", "--quick") == 1
     assert_found(listed(tmp_path / "found.csv"), BY_NAME)
+
+
+def test_an_out_on_a_full_disk_is_named(ill, tmp_path, capsys):
+    out = tmp_path / "found.csv"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        assert check(*ill, "--quick", "--out", out) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File too large" in line and str(out) in line and os.listdir(tmp_path) == []
 
 
 def test_without_an_out_nothing_is_written(ill, tmp_path, monkeypatch, capsys):

@@ -176,6 +176,20 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "name,arguments,message",
+    [
+        ("inception", ["--dataset", "moving_shapes/images"], "has 4 classes (disc, ...), "),
+        ("inception", ["--split", "test"], "has no split 'test'; there are train, validation"),
+        ("two_stream", ["--frames", "9"], "--frames: 9 are too few"),
+        ("two_stream", ["--chunk", "9"], "--chunk: 9 frames are too few"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_a_data_set_is_prepared(name, arguments, message, prepared, tmp_path, capsys):
+    assert run(prepared, name, tmp_path / "out", "--data-dir", str(tmp_path / "data"), *arguments) == 2
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_an_output_folder_that_cannot_be_made_and_damaged_predictions_are_named(images, prepared, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(prepared, "inception", tmp_path / "file" / "out") == 2

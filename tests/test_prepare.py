@@ -1,6 +1,7 @@
 """Preparing real files as users have them, by the command, and what may happen while that goes on."""
 
 import csv
+import errno
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from i3d_jax import datasets, evaluate, h264, labels, pixels, video
 from i3d_jax.ahead import ahead
-from i3d_jax.datasets import shards
+from i3d_jax.datasets import description, shards
 from i3d_jax.datasets.__main__ import main
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
@@ -416,9 +417,36 @@ def test_a_disk_that_is_full_is_one_line_and_what_is_done_is_kept(few, few_prepa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     line = last_line(capsys.readouterr())
     assert "File too large" in line and line.endswith("shards that are done are kept"), line
+    assert f"{tmp_path / PARTS}/kinetics-" in line
     assert [path.name for path in tmp_path.rglob("incomplete.*")] == []
     assert main(arguments(few, tmp_path)) == 0
     assert_same(tmp_path, few_prepared)
+
+
+@pytest.mark.parametrize(
+    "where,call",
+    [
+        (shards.csv, "writer"),
+        (tfds.core.DatasetInfo, "write_dataset_info_json"),
+        (description.files, "write_json"),
+    ],
+)
+def test_a_disk_that_is_full_at_the_very_end_is_one_line_that_names_a_file(where, call, tmp_path, monkeypatch, capsys):
+    def fail(*_):  # As Python does: a write does not name its file.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_files.some_videos(tmp_path / "videos", "good_000000_000001.mp4")
+    lists = real_files.write_list(tmp_path, "yoga,good,0,1,train")
+    made = real_files.Made(tmp_path / "videos", (lists,), {}, {})
+    before = interrupted(made, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, call, fail)
+        capsys.readouterr()
+        assert main(arguments(made, tmp_path)) == 2
+    line = last_line(capsys.readouterr())
+    assert line.startswith("python -m i3d_jax.datasets: ") and "No space left on device" in line
+    assert str(tmp_path / FINAL.parent) in line and not (tmp_path / FINAL).exists()
+    assert main(arguments(made, tmp_path)) == 0 and rewritten(before, tmp_path) == []
 
 
 DYING = """

@@ -96,4 +96,4 @@ def test_doctor_ends_in_a_line(number, to_all, made, tmp_path):
     status, lines = stop(["doctor", *made], number, to_all, tmp_path)
     assert status == 128 + number
     assert lines[-1].startswith("python -m i3d_jax.datasets: stopped; not all files were checked")
-    assert len([line for line in lines if "checking: " not in line]) == 1
+    assert len([line for line in lines if line and "checking: " not in line]) == 1
