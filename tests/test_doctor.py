@@ -51,6 +51,7 @@ def ill(tmp_path_factory):
     for name in "linked", "hollow":
         (videos / f"train/yoga/{name}_000000_000001.mp4").symlink_to("/nowhere/x.mp4")
     os.mkfifo(videos / "pipe_000000_000001.mp4")
+    (videos / "stray_000000_000001.mp4").symlink_to("/nowhere/x.mp4")
     (videos / "good_000000_000001.info.json").write_text("{}")
     (videos / "good_000000_000001.jpg").touch()
     (videos / ".hidden.mp4").touch()
@@ -109,6 +110,10 @@ BY_NAME = [
         "annotated as yoga, in the folder of playing cricket",
     ),
     ("extra", "", "yoga", "", "yoga/extra_000000_000001.mp4", "not annotated"),
+    (
+        "extra", "", "", "", "stray_000000_000001.mp4",
+        "not annotated; is missing: a dangling link to /nowhere/x.mp4",
+    ),
 ]  # fmt: skip
 BY_CONTENT = [
     ("unreadable", "train", "abseiling", "cut_000000_000010", "abseiling/cut_000000_000010.mkv", "is truncated: ends"),

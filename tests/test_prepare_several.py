@@ -1,6 +1,7 @@
 """Clips that have several files, or something that is no file, in what prepare and doctor make of them."""
 
 import csv
+import json
 import os
 import pathlib
 
@@ -9,7 +10,7 @@ import pytest
 import real_files
 
 from i3d_jax import datasets, h264, pixels
-from i3d_jax.datasets import shards
+from i3d_jax.datasets import annotations, records, shards, video_files
 from i3d_jax.datasets.__main__ import main
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
@@ -92,6 +93,19 @@ def test_the_first_file_that_can_be_used_is_and_the_others_are_listed(made, tmp_
 def test_workers_use_the_same_files(made, tmp_path):
     assert prepare(made, tmp_path / "one") == 0 and prepare(made, tmp_path / "two", "--workers", 2) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
+    videos, lists = made
+    clips = video_files.clips(annotations.kinetics([lists], ["yoga"]), videos)
+    written = []
+    for name, write in ("here", shards.write), ("sent", lambda job: shards._write_text(json.dumps(job))):
+        (tmp_path / name).mkdir()
+        (job,) = shards.jobs_of(clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False))
+        write(job)
+        assert shards.marker(job) is not None
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert written[0] == written[1] and len(written[0]) == 2
 
 
 def stopped(made, out, *more):

@@ -80,7 +80,7 @@ def examine(
     """
     found = video_files.find(folder)
     clips = video_files.clips(rows, folder, found=found)
-    findings = list(_by_name(rows, clips, folder, set(classes), found.files))
+    findings = list(_by_name(rows, clips, folder, set(classes), found))
     checked = [_look_up(clip) for clip in clips] if quick else _checked(clips, processes)
     findings += _of_files(clips, checked, folder)
     return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
@@ -100,8 +100,9 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
             yield Finding("wrong label", clip.split, clip.label, clip.id, paths[0], detail)
         if paths[1:]:
             yield Finding("duplicated", clip.split, clip.label, clip.id, paths[0], f"also {', '.join(paths[1:])}")
-    for path in video_files.others(rows, found):
-        yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, "not annotated")
+    for path in video_files.others(rows, found.files):
+        detail = "not annotated" + (f"; {found.broken[path]}" if path in found.broken else "")
+        yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, detail)
 
 
 def _of_files(clips: Sequence[video_files.Clip], checked: Sequence[Checked], folder: pathlib.Path) -> Iterator[Finding]:
