@@ -403,7 +403,7 @@ def test_what_is_there_is_not_prepared_again(few, few_prepared, capsys, monkeypa
     assert main(arguments(few, few_prepared)) == 0
     captured = capsys.readouterr()
     assert captured.err == f"{few_prepared / FINAL} is there already; remove it to prepare it anew\n"
-    assert captured.out.startswith(f"{few_prepared / FINAL}\ntrain: ")
+    assert captured.out.startswith(f"{few_prepared / FINAL}\nrecords: format 2\ntrain: ")
     assert contents(few_prepared) == before
 
 
