@@ -3,6 +3,14 @@
 Light on purpose: jax, flax and numpy only. Decoding, data sets and training are modules of their own.
 """
 
+import sys
+
+from i3d_jax import command_line
+
+# One of the commands starts (Python has this name until it has imported the package): JAX takes seconds.
+if sys.argv[:1] == ["-m"] and any(each.removeprefix("-m").startswith("i3d_jax") for each in sys.orig_argv):
+    command_line.begin()
+
 from i3d_jax import models
 from i3d_jax.inflate import inflate_params
 

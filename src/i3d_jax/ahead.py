@@ -16,6 +16,7 @@ def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) ->
     """Yields `function` of the items in their order, working ahead in threads by one item each."""
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     running: collections.deque = collections.deque()
+    wait = True
     try:
         for item in items:
             running.append(pool.submit(function, item))
@@ -23,5 +24,8 @@ def ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) ->
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.
+        pool.shutdown(wait, cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.

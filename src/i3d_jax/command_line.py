@@ -1,38 +1,84 @@
-"""What the commands have in common: how they print and how they end."""
+"""What the commands have in common: how they parse, print and end.
 
+Status 0: all went well; 1: some of it failed, which stderr says; 2: a mistake of the user's, or a file that cannot be read or written;
+130 and 143: SIGINT (Ctrl-C) or SIGTERM came. In each case stderr has a line, and no traceback.
+"""
+
+import argparse
+import contextlib
 import io
 import os
 import pathlib
-import select
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Runs a command's `main` and exits with its status; quietly, with status 1, if the reader of its output, as `head`, has gone.
+def begin() -> None:
+    """Prepares for signals and closed standard streams while a command's modules are imported, which takes seconds."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # It is closed: the next file that is opened would get the number, and what is printed.
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
+            os.set_inheritable(number, True)
+    _handle_signals(_leave)
 
-    It may print names of files that are not text, as names may be. Nothing runs in a broken installation (`broken_installation`).
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command's `main` and exits with its status.
+
+    SIGINT and SIGTERM raise a KeyboardInterrupt in `main`, so that nothing is left half-written; threads that are at work are not
+    waited for, and a second signal ends the command at once. When nobody reads its output any more, as after `| head`, a command ends
+    quietly with status 1. What cannot be written to stderr is lost, and makes the status 1. Names of files need not be text. Nothing runs
+    in a broken installation (`broken_installation`).
     """
+    begin()
+    output, errors = _Stream(1), _Stream(2)
+    sys.stdout, sys.stderr = _as_text(output, sys.stdout), _as_text(errors, sys.stderr)
+    sys.unraisablehook = _unraisable
     if problem := broken_installation():
         print(problem, file=sys.stderr)
         sys.exit(2)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _handle_signals(_interrupt)
+    try:
+        status = _status(main)
+    except KeyboardInterrupt as stopped:
+        _leave(*stopped.args or [signal.SIGINT])
+    _handle_signals(_leave)
+    sys.stderr.flush()
+    sys.exit(status or int(errors.failed))
+
+
+def _status(main: Callable[[], int | None]) -> Any:
     try:
         try:
-            status = main()
+            return main()
+        except SystemExit as end:
+            return end.code
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        if sys.stdout is None or not _reader_has_gone(sys.stdout.fileno()):
+            sys.stdout.flush()
+    except _OutputError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            say(f"stdout: {error}")
+        return 1
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
             raise
-        # Python would flush, and complain, once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+        say(f"{error.object}: this name is not UTF-8, and cannot be used here")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(error)
+    except RuntimeError as error:  # JAX's, for JAX_PLATFORMS=nonsense.
+        if "Unable to initialize backend" not in str(error):
+            raise
+        say(str(error))
+    return 2
 
 
 def broken_installation() -> str | None:
@@ -57,8 +103,107 @@ def printable(text: str) -> str:
     return "".join(repr(each)[1:-1] if unicodedata.category(each) in controls else each for each in text)
 
 
-def _reader_has_gone(pipe: int) -> bool:
-    """Whether it was this pipe that broke, and not a worker's."""
-    poll = select.poll()
-    poll.register(pipe, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+def say(message: Any) -> None:
+    """Prints a message, or what an error says, as a line on stderr that names the command."""
+    print(f"{program()}: {describe(message)}", file=sys.stderr)
+
+
+def describe(error: Any) -> str:
+    """What an error says, in one line; of others than OSErrors and ValueErrors also of what kind it is."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    text = " ".join(line.strip() for line in str(error).splitlines())
+    if isinstance(error, str | OSError | ValueError):
+        return text or repr(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"not enough memory: {text[:300]}".removesuffix(": ")
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def program() -> str:
+    """How the command is called: "python -m i3d_jax.flow"."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command's arguments; it knows files whose names begin with "-"."""
+
+    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore - overloads
+        self.arguments = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        files = [each for each in getattr(self, "arguments", []) if each.startswith("-") and os.path.lexists(each)]
+        super().error(f"{message}; the file {files[0]} is written ./{files[0]}" if files else message)
+
+
+def parser(module: str, description: str | None) -> Parser:
+    """A parser for `python -m MODULE`, with the module's docstring as it is."""
+    return Parser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+class _OutputError(Exception):
+    """Standard output cannot be written. This is no OSError, which commands take for one of their files'."""
+
+
+class _Stream(io.FileIO):
+    """Standard output or standard error; it takes no more once it has failed.
+
+    Attributes:
+      failed: whether something could not be written.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number, "w", closefd=False)
+        self.failed = False
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return len(data) if self.failed else super().write(data)
+        except OSError as error:
+            self.failed = True
+            if self.fileno() == 1:
+                raise _OutputError(error.strerror) from error
+            return len(data)
+
+
+def _as_text(stream: _Stream, before: Any) -> io.TextIOWrapper:
+    """A stream as Python has made it, but for its file, and for letters that it cannot encode."""
+    at_once = getattr(before, "write_through", False)
+    return io.TextIOWrapper(
+        stream if at_once else io.BufferedWriter(stream),  # pyright: ignore - as Python does it
+        encoding=getattr(before, "encoding", None),
+        errors="backslashreplace",
+        line_buffering=stream.fileno() == 2 or stream.isatty(),
+        write_through=at_once,
+    )
+
+
+def _handle_signals(handler: Callable) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # As in the background of a shell.
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _: Any) -> NoReturn:
+    _handle_signals(_leave)
+    raise KeyboardInterrupt(number)
+
+
+def _unraisable(found: Any) -> None:
+    """Ends the command for a signal that came where nothing can be raised, in a `__del__` for one; it would be lost."""
+    if isinstance(found.exc_value, KeyboardInterrupt):
+        _leave(*found.exc_value.args or [signal.SIGINT])
+    sys.__unraisablehook__(found)
+
+
+def _leave(number: int, _: Any = None) -> NoReturn:
+    """Ends the process for a signal, at once: Python would wait for threads that are at work."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)

@@ -114,4 +114,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    command_line.run(lambda: app.run(main, flags_parser=parse))

@@ -27,9 +27,7 @@ COMPUTED: Any = object()  # What --flow is without a folder.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("i3d_jax.datasets", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write a data set's records")
     check = commands.add_parser(
@@ -67,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
-        print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
+        command_line.say(error)
         return 2
     except StoppedError as error:
         print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)

@@ -8,7 +8,6 @@ outputs of all convolutions, dense layers and batch norms with their ReLU, of on
 the compiler saves any. Nothing is computed, so that it takes seconds on any machine.
 """
 
-import argparse
 import math
 from typing import Any
 
@@ -22,9 +21,7 @@ COLUMNS = ("model", "parameters", "train clip", "G multiply-adds", "activations"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("i3d_jax.models", __doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(models.MODELS)} (default: all)")
     parser.add_argument("--classes", type=int, default=400, help="default: 400, Kinetics'")
     flags = parser.parse_args(arguments)

@@ -9,7 +9,6 @@
 Results go to stdout, errors to stderr, a line each; the others of a list go on, and the exit status is then 1.
 """
 
-import argparse
 import pathlib
 import sys
 import textwrap
@@ -25,9 +24,7 @@ from i3d_jax.published import PUBLISHED, WeightsError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("i3d_jax.weights", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the published weights, and which of them are in the cache")
     fetch_parser = commands.add_parser("fetch", help="download published weights into the cache")
