@@ -83,7 +83,7 @@ class Programs:
         with contextlib.suppress(OSError):  # The folder may be another user's.
             for note in folder.glob(".loaded-*"):
                 self._remove_suspects(note)
-            files.remove_leftovers(folder)
+            files.remove_leftovers(folder, age=3600)
 
     def get(self, key: str) -> bytes | None:
         """Returns a program, or None if there is none that is whole."""

@@ -14,10 +14,8 @@ there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % W
 really used), `confusion.csv` and `confusion.png`. The same command goes on where it was stopped.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,6 +30,7 @@ from i3d_jax import (
     data,
     datasets,
     distributed,
+    files,
     metrics,
     models,
     planes,
@@ -197,44 +196,49 @@ def run(
         "limit": limit,
     }
     assert set(settings) == set(results.ABOUT)
-    results.note_settings(folder, settings)
-    records = builder.records(split)
-    number = min(len(records), limit or len(records))
-    done = results.read_predictions(folder)
-    devices = jax.device_count()
-    batch_size = -(-batch_size // devices) * devices
-    replicated, sharded = shardings()
-    batches = predictions(
-        network,
-        jax.device_put(variables, replicated),
-        (records[index] for index in range(number)),
-        sharded,
-        **streams,
-        crop=info.crop,
-        short_side=info.short_side if info.short_side != builder.SHORT_SIDE else None,
-        batch_size=batch_size,
-        chunk=ticks,
-        done=done,
-        threads=threads,
-    )
-    path = folder / "predictions.jsonl"
-    with path.open("a") as file, tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar:
-        try:
-            for batch in batches:
-                new = [each for each in batch if each["id"] not in done]
-                file.write("".join(json.dumps(results.line(each, info.classes)) + "\n" for each in new))
-                file.flush()
-                bar.update(len(new))
-        except ValueError as error:
-            raise results.EvaluationError(str(error)) from None
-    about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
-    about |= {name: builder.statistics[split][name] for name in results.SHARE}
-    result = results.write_results(folder, info.classes, about)
-    if result["clips"] != number:
-        raise results.EvaluationError(
-            f"{path}: {result['clips']} clips, wanted {number}: are there two of one id in {dataset}?"
+    with results.locked(folder):
+        results.note_settings(folder, settings)
+        records = builder.records(split)
+        number = min(len(records), limit or len(records))
+        done = results.read_predictions(folder, info.classes)
+        devices = jax.device_count()
+        batch_size = -(-batch_size // devices) * devices
+        replicated, sharded = shardings()
+        batches = predictions(
+            network,
+            jax.device_put(variables, replicated),
+            (records[index] for index in range(number)),
+            sharded,
+            **streams,
+            crop=info.crop,
+            short_side=info.short_side if info.short_side != builder.SHORT_SIDE else None,
+            batch_size=batch_size,
+            chunk=ticks,
+            done=done,
+            threads=threads,
         )
-    return result
+        path = folder / "predictions.jsonl"
+        with (
+            files.named(path),
+            path.open("a") as file,
+            tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar,
+        ):
+            try:
+                for batch in batches:
+                    new = [each for each in batch if each["id"] not in done]
+                    file.write("".join(json.dumps(results.line(each, info.classes)) + "\n" for each in new))
+                    file.flush()
+                    bar.update(len(new))
+            except ValueError as error:
+                raise results.EvaluationError(str(error)) from None
+        about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
+        about |= {name: builder.statistics[split][name] for name in results.SHARE}
+        result = results.write_results(folder, info.classes, about)
+        if result["clips"] != number:
+            raise results.EvaluationError(
+                f"{path}: {result['clips']} clips, wanted {number}: are there two of one id in {dataset}?"
+            )
+        return result
 
 
 def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str) -> None:
@@ -263,9 +267,7 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("i3d_jax.evaluate", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="name or file, see `python -m i3d_jax.weights list`")
     what.add_argument("--fuse", nargs="+", type=pathlib.Path, metavar="DIR", help="results whose logits to add")
@@ -291,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = results.fuse(folders, out) if folders else run(out, name, **flags)
     except (results.EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
-        print(f"python -m i3d_jax.evaluate: {error}", file=sys.stderr)
+        command_line.say(error)
         return 2
     print(report(out, result))
     return 0

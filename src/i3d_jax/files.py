@@ -2,15 +2,14 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
 import pathlib
+import secrets
 import shutil
-import socket
 import stat
-import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,15 +36,17 @@ def cache() -> pathlib.Path:
         raise OSError("there is no home directory for the cache: have I3D_JAX_CACHE name a folder") from None
 
 
+TEMPORARY = ".i3d_jax-"  # What the names of half-written files begin with.
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
-    The block writes a file there or, where `path` does not exist, a folder. Its name says whose it is, and is short: that of
-    `path` may be as long as the system allows. An OSError names `path`.
+    The block writes a file there or, where `path` does not exist, a folder. The temporary name is short, as that of `path` may be
+    as long as the system allows, and no two processes choose the same. An OSError names `path`.
     """
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    temporary = path.with_name(f"{_prefix()}{os.getpid()}.{threading.get_ident()}.{digest}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
         with named(path, temporary):
             yield temporary
@@ -96,12 +97,27 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / name
 
 
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes the temporary files below a folder of processes on this machine that were killed."""
-    for path in folder.rglob(f"{_prefix()}*"):
-        process = path.name.removeprefix(_prefix()).partition(".")[0]
-        if process.isdigit() and not _alive(int(process)):
-            _remove(path)
+@contextlib.contextmanager
+def locked_folder(folder: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator[None]:
+    """Holds the lock of a folder, `.lock` in it, and removes half-written files: those of processes that were killed.
+
+    Whoever writes to the folder must hold its lock; arguments as `locked`'s.
+    """
+    with locked(folder / ".lock", busy, patience):
+        remove_leftovers(folder)
+        yield
+
+
+def remove_leftovers(folder: pathlib.Path, age: float = 0) -> None:
+    """Removes the half-written files in a folder: those of processes that were killed.
+
+    Args:
+      age: seconds for which a file was not written to; 0 is for who knows, by a lock, that no other process writes there.
+    """
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if not age or time.time() - path.stat().st_mtime > age:
+                _remove(path)
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
@@ -117,33 +133,23 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _prefix() -> str:
-    return f".{socket.gethostname()}."
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _remove(path: pathlib.Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
 
 
-def whole_lines(path: pathlib.Path) -> list[str]:
-    """The lines of a file, none if it is not there; a last one that was cut off by a kill is removed from it."""
+def whole_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
+    """The lines of a file, none if it is not there, but for a last one that was cut off by a kill.
+
+    Args:
+      mend: whether that one is removed from the file, too; only for who writes to it.
+    """
     if not path.exists():
         return []
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
+    if mend and whole != text:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return whole.decode().splitlines()

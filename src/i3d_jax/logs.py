@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from i3d_jax.files import replacing, whole_lines
+from i3d_jax.files import named, replacing, whole_lines
 
 
 class Log:
@@ -47,7 +47,7 @@ class Log:
         self.logged[names] = step
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
-        with self._named():
+        with named(self.path):
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
             self.file.flush()
             self.board.write_event(self.event(wall_time=time.time(), step=step, summary={"value": values}))
@@ -57,7 +57,7 @@ class Log:
 
     def sync(self) -> None:
         """Makes the lines so far outlive the machine."""
-        with self._named():
+        with named(self.path):
             os.fsync(self.file.fileno())
 
     def __enter__(self):
@@ -65,15 +65,8 @@ class Log:
 
     def __exit__(self, failed, *_):
         # What could not be written cannot be now.
-        with contextlib.suppress(OSError) if failed else self._named(), self.file:
+        with contextlib.suppress(OSError) if failed else named(self.path), self.file:
             self.board.close()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 class Clock:

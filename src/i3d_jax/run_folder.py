@@ -59,7 +59,7 @@ def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.Abstra
       ConfigError: one does.
     """
     busy = ConfigError(f"{folder}: another process is training in it; use another workdir")
-    return files.locked(folder / ".lock", busy, patience)
+    return files.locked_folder(folder, busy, patience)
 
 
 def _whole(config: dict, run: Callable) -> dict:
