@@ -7,13 +7,16 @@
 
 The paper's test protocol (section 3): 25 frames per second, short side 256, centre crop 224, the network convolutional over
 the video's first 10 seconds, its predictions averaged. Flow is computed if a network wants it (see `python -m i3d_jax.flow`).
-The logits of several --weights are added: --stream both is Two-Stream I3D, rgb_imagenet and flow_imagenet. Predictions go to
-stdout; a video that cannot be read is named on stderr, the others go on, and the exit status is then 1.
+The logits of several --weights are added: --stream both is Two-Stream I3D, rgb_imagenet and flow_imagenet. Of a folder all
+videos below it are taken. Predictions go to stdout. A video that cannot be read is named on stderr, the others go on, and the
+exit status is then 1.
 """
 
 import argparse
 import itertools
 import json
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -22,7 +25,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import command_line, compilation, flow, models, pixels, video, weights
+from i3d_jax import command_line, compilation, flow, listing, models, pixels, video, weights
 from i3d_jax.ahead import ahead
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network
@@ -101,13 +104,18 @@ def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = 
 def read_all(
     paths: list[str], classifiers: Sequence[Classifier], settings: flow.TVL1 = flow.OPENCV
 ) -> Iterator[tuple[str, list[Streams] | video.VideoError]]:
-    """Yields (path, what `read` returns for each of the classifiers, or raises) in order, reading one video ahead."""
+    """Yields (path, what `read` returns for each of the classifiers, or raises) in order, reading one video ahead.
+
+    Whatever goes wrong in reading a video is a VideoError, so that no other video is lost by it.
+    """
 
     def attempt(path: str) -> tuple[str, list[Streams] | video.VideoError]:
         try:
             return path, [read(path, each.network, each.info, settings) for each in classifiers]
         except video.VideoError as error:
             return path, error
+        except Exception as error:  # noqa: BLE001 - see above
+            return path, video.VideoError(path, f"cannot be read: {command_line.describe(error)}")
 
     return ahead(attempt, paths, 1)
 
@@ -132,10 +140,8 @@ def load(names: list[str], stream: str | None) -> list[Classifier]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes")
+    parser = command_line.parser("i3d_jax.predict", __doc__)
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes, or a folder of them")
     parser.add_argument("--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)")
     parser.add_argument(
         "--weights",
@@ -154,21 +160,38 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
     try:
+        paths = [path for name in flags.videos for path in _videos(name)]
         classifiers = load(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
-    except weights.WeightsError as error:
-        print(error, file=sys.stderr)
+    except (OSError, listing.FolderError, weights.WeightsError) as error:
+        command_line.say(error)
         return 2
-    status, classes = 0, classifiers[0].info.classes
-    videos = read_all(flags.videos, classifiers, flow.PRESETS[flags.flow_preset])
-    for path, clips in tqdm.tqdm(videos, total=len(flags.videos), unit="video", disable=None):
-        if isinstance(clips, video.VideoError):
-            tqdm.tqdm.write(str(clips), file=sys.stderr)
+    status = 0
+    videos = read_all(paths, classifiers, flow.PRESETS[flags.flow_preset])
+    for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
+        found = clips if isinstance(clips, video.VideoError) else _classified(path, clips, classifiers, flags)
+        if isinstance(found, video.VideoError):
+            tqdm.tqdm.write(command_line.describe(found), file=sys.stderr)
             status = 1
         else:
-            logits = sum(each.logits(clip) for each, clip in zip(classifiers, clips, strict=True))
-            frames = len(next(iter(clips[0].values())))
-            tqdm.tqdm.write(_report(path, logits, frames, classes, flags.top, flags.json))
+            tqdm.tqdm.write(found)
     return status
+
+
+def _videos(name: str) -> list[str]:
+    """A video or, of a folder, those below it."""
+    return [os.path.join(name, path) for path in listing.videos(pathlib.Path(name))] if os.path.isdir(name) else [name]
+
+
+def _classified(
+    path: str, clips: list[Streams], classifiers: list[Classifier], flags: argparse.Namespace
+) -> str | video.VideoError:
+    """What is to be said of a video, or what went wrong."""
+    try:
+        logits = np.sum([each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0)
+    except Exception as error:  # noqa: BLE001 - it is this video's, and the others go on
+        return video.VideoError(path, f"cannot be classified: {command_line.describe(error)}")
+    frames = len(next(iter(clips[0].values())))
+    return _report(path, logits, frames, classifiers[0].info.classes, flags.top, flags.json)
 
 
 def _report(path, logits, frames, classes, top, as_json) -> str:

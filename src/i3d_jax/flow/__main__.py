@@ -24,7 +24,8 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import av.error
@@ -32,7 +33,7 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import command_line, compilation, files, video
+from i3d_jax import command_line, compilation, files, listing, video
 from i3d_jax.ahead import ahead
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
@@ -57,9 +58,10 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
     """
     jobs = []
     for name in names:
-        inside = list(_inside(name, out)) if name.is_dir() else [(name, pathlib.PurePath(name.name))]
-        if not inside:
-            raise ValueError(f"{name}: has no videos")
+        if name.is_dir():
+            inside = [(name / path, path) for path in listing.videos(name, but=out)]
+        else:
+            inside = [(name, pathlib.PurePath(name.name))]
         jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]
     sources = {os.path.realpath(job.source) for job in jobs}
     places: dict[str, pathlib.Path] = {}
@@ -69,18 +71,6 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
         if (other := places.setdefault(place, job.source)) is not job.source:
             raise ValueError(f"{job.target}: the flow of both {other} and {job.source} would go there")
     return jobs
-
-
-def _inside(folder: pathlib.Path, out: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.PurePath]]:
-    """The videos below a folder, but for those in `out`, and their paths relative to it."""
-    from i3d_jax.datasets import video_files  # Takes seconds, which single files need not wait for.
-
-    paths = [path for paths in video_files.videos(folder).values() for path in paths]
-    made = os.path.join(os.path.realpath(out), "")
-    for path in sorted(paths):
-        is_video = pathlib.PurePath(path).suffix.lower() in video_files.VIDEO
-        if is_video and not os.path.realpath(folder / path).startswith(made):
-            yield folder / path, pathlib.PurePath(path)
 
 
 class Done:
@@ -109,7 +99,7 @@ class Done:
 
     def add(self, job: Job) -> None:
         line = json.dumps({"flow": self._name(job), "of": self._video(job)}) + "\n"
-        with self.path.open("a") as file:
+        with files.named(self.path), self.path.open("a") as file:
             file.write(line)
 
     def _name(self, job: Job) -> str:
@@ -122,8 +112,14 @@ class Done:
 def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], Any]) -> str | video.VideoError:
     """Computes and writes the flow of one video; returns what is to be said of it.
 
+    Whatever goes wrong in reading it or in computing its flow is a VideoError, so that no other video is lost by it.
+
     Args:
       advance: is called for every frame; may raise.
+
+    Raises:
+      OSError: its flow cannot be written.
+      ValueError: its flow would replace another video's.
     """
     if job in done:
         return f"{job.source} -> {job.target}: was there"
@@ -131,8 +127,7 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
 
     def counted() -> Flow:
         nonlocal count, total, size
-        frames = video.grey(job.source, short_side=flags.short_side, frames=flags.frames, strict=True)
-        for frame in of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size):
+        for frame in _flow(job.source, flags):
             advance()
             count, total, size = count + 1, total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()), frame.shape[:2]
             yield frame
@@ -145,18 +140,28 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
                 shutil.rmtree(job.target)
     except video.VideoError as error:
         return error
-    except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
-        return video.VideoError(str(job.source), f"its flow cannot be encoded: {error.strerror}")
+    except (av.error.FFmpegError, MemoryError) as error:  # Of frames that are 300 times as wide as high, for one.
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else command_line.describe(error)
+        return video.VideoError(str(job.source), f"its flow cannot be encoded: {reason}")
     done.add(job)
     height, width = size
     about = f"{count} frames of {height}x{width}, mean motion {total / count:.2f} pixels per frame"
     return f"{job.source} -> {job.target}: {about}"
 
 
+def _flow(path: pathlib.Path, flags: argparse.Namespace) -> Flow:
+    """The flow of a video; raises nothing but VideoErrors."""
+    try:
+        frames = video.grey(path, short_side=flags.short_side, frames=flags.frames, strict=True)
+        yield from of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size)
+    except video.VideoError:
+        raise
+    except Exception as error:
+        raise video.VideoError(str(path), f"its flow cannot be computed: {command_line.describe(error)}") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m i3d_jax.flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("i3d_jax.flow", __doc__)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, metavar="VIDEO", help="a file, or a folder of files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the flow")
     parser.add_argument("--format", choices=FORMATS, default="h264", help="see above (default: h264)")
@@ -183,22 +188,25 @@ def main(arguments: list[str] | None = None) -> int:
         strangers = [job.target for job in jobs if new and job.target.exists()]
         if strangers:
             raise ValueError(f"{strangers[0]}: is there already, and not from this command; use another --out")
-        about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
-        files.note(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
-        files.remove_leftovers(flags.out)
-        return _run_all(jobs, flags)
+        busy = ValueError(f"{flags.out}: another process writes flow to it; use another --out")
+        with files.locked_folder(flags.out, busy):
+            about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
+            files.note(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
+            for folder in {job.target.parent for job in jobs}:
+                files.remove_leftovers(folder)
+            return _run_all(jobs, flags)
     except (OSError, ValueError) as error:
-        print(f"python -m i3d_jax.flow: {error}", file=sys.stderr)
+        command_line.say(error)
         return 2
 
 
 def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
-    done, status, failures = Done(flags.out), 0, []
+    done, status, failures, ended = Done(flags.out), 0, [], threading.Event()
     parallel = flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
     with stopping() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
 
         def advance() -> None:
-            if stopped or failures:
+            if stopped or ended.is_set():
                 raise StoppedError(stopped)
             bar.update()
 
@@ -207,6 +215,7 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
                 return run(job, done, flags, advance)
             except (OSError, ValueError) as error:  # A disk that is full: the others at work need not finish.
                 failures.append(error)
+                ended.set()
                 raise
 
         try:
@@ -222,6 +231,8 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
                 raise failures[0] from None
             tqdm.tqdm.write("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
             return error.status
+        finally:
+            ended.set()
     return status
 
 
