@@ -1,55 +1,231 @@
+import errno
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from i3d_jax import command_line
 
+# The module needs nothing but Python: without the rest of the package it starts at once.
+ALONE = f"""
+import importlib.util, os, signal, sys, threading, time
+spec = importlib.util.spec_from_file_location("command_line", {command_line.__file__!r})
+command_line = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(command_line)
+"""
 
-def run(main, stdout, before="", **environment):
-    """Runs a command whose `main` does so and returns 3."""
-    code = f"from i3d_jax import command_line\n{before}\ndef main():\n    {main}\n    return 3\ncommand_line.run(main)"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        check=False,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    )
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What tests start would ignore SIGINT as well, if they themselves run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def start(main, before="", closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
+    """Starts a command whose `main` does so and returns 3, without some of the standard streams."""
+    lines = "".join(f"\n    {line}" for line in main.splitlines())
+    code = f"{ALONE}{before}\ndef main():{lines}\n    return 3\ncommand_line.run(main)"
+    environment = os.environ | {"PYTHONUNBUFFERED": ""} | environment
+    shell = ["sh", "-c", " ".join(['exec "$@"', *(f"{number}>&-" for number in closed)]), "sh"]
+    command = [*shell, sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=environment)
+
+
+def run(main, *arguments, **options):
+    """What became of such a command: its status, stdout and stderr."""
+    process = start(main, *arguments, **options)
+    out, errors = process.communicate()
+    return process.returncode, out, errors
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # Found out at the end; in `main`.
 def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    done = run("print('line')", writer, PYTHONUNBUFFERED=unbuffered)
+    status, _, errors = run("print('line')", stdout=writer, PYTHONUNBUFFERED=unbuffered)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (status, errors) == (1, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_mistake_of_a_file(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    command_line.say(error)"
+    status, _, errors = run(main, stdout=writer, PYTHONUNBUFFERED=unbuffered)
+    os.close(writer)
+    assert (status, errors) == (1, "")
 
 
 def test_status_and_output_are_those_of_main():
-    done = run("print('line')", subprocess.PIPE)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "line\n", "")
+    assert run("print('line')") == (3, "line\n", "")
+    assert run("print('line'); sys.exit(4)") == (4, "line\n", "")
 
 
 def test_another_pipe_that_breaks_is_an_error_as_any_other():
-    done = run("raise BrokenPipeError('of a worker')", subprocess.PIPE)
-    assert done.returncode == 1 and "BrokenPipeError: of a worker" in done.stderr
+    status, _, errors = run("raise BrokenPipeError('of a worker')")
+    assert status == 1 and "BrokenPipeError: of a worker" in errors
 
 
-def test_without_stdout_a_command_does_its_work():
-    done = run("print('line')", subprocess.PIPE, "import sys; sys.stdout = None")
-    assert (done.returncode, done.stderr) == (3, "")
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_without_standard_streams_a_command_does_its_work(closed, tmp_path):
+    main = (
+        f"file = open({str(tmp_path / 'file')!r}, 'w')\nprint('line')\nsys.stderr.write('message\\n')\n"
+        "os.write(2, b'of a library\\n')\nfile.write(f'{file.fileno() > 2} {sys.stdin and sys.stdin.read()}')\nfile.close()"
+    )
+    status, out, errors = run(main, closed=closed)
+    assert status == 3
+    assert out == ("" if 1 in closed else "line\n")
+    assert errors == ("" if 2 in closed else "message\nof a library\n")
+    assert (tmp_path / "file").read_text().startswith("True ")
+
+
+def test_how_a_command_is_used_is_not_printed_among_its_results():
+    main = "command_line.parser('x', None).parse_args(['--nonsense'])"
+    assert run(main, closed=(2,)) == (2, "", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_stdout_is_one_line_and_status_1(unbuffered):
+    with open("/dev/full", "w") as full:
+        found = run("print('line')\nprint('another')", stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert found == (1, None, "-c: stdout: No space left on device\n")
+
+
+def test_messages_that_are_lost_make_the_status_1_and_the_work_goes_on():
+    with open("/dev/full", "w") as full:
+        assert run("print('line')\nreturn 0", stderr=full) == (0, "line\n", None)
+        assert run("command_line.say('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
+        assert run("command_line.say('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_names_that_are_not_text_are_printed(encoding):
-    done = run("print('\\udcff')", subprocess.PIPE, PYTHONIOENCODING=encoding)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "\\udcff\n", "")
+    main = "print('\\udcff'); command_line.say('\\udcff')"
+    assert run(main, PYTHONIOENCODING=encoding) == (3, "\\udcff\n", "-c: \\udcff\n")
+
+
+@pytest.mark.parametrize(
+    "main,line",
+    [
+        ("open('/nowhere/x')", "/nowhere/x: No such file or directory"),
+        ("'runs/\\udcff'.encode()", "runs/\\udcff: this name is not UTF-8, and cannot be used here"),
+        (
+            "raise RuntimeError(\"Unable to initialize backend 'x': it is not\\n known (set JAX_PLATFORMS='')\")",
+            "Unable to initialize backend 'x': it is not known (set JAX_PLATFORMS='')",
+        ),
+    ],
+)
+def test_what_no_command_can_work_with_is_one_line_and_status_2(main, line):
+    assert run(main) == (2, "", f"-c: {line}\n")
+
+
+def test_an_error_of_our_own_keeps_its_traceback():
+    for main in "raise RuntimeError('bug')", "'\\xff'.encode('ascii')", "raise OSError('bug')":
+        status, _, errors = run(main)
+        assert status == 1 and errors.startswith("Traceback")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_at_once_with_one_line_and_nothing_half_written(number, tmp_path):
+    main = (
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        f"path = {str(tmp_path / 'half')!r}\n"
+        "try:\n    open(path, 'w').close()\n    print('working')\n    sys.stdout.flush()\n    time.sleep(60)\n"
+        "finally:\n    os.remove(path)"
+    )
+    process = start(main)
+    assert process.stdout.readline() == "working\n"
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.communicate() == ("", f"stopped by {signal.Signals(number).name}\n")
+    assert process.returncode == 128 + number and time.monotonic() - began < 20
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_signal_does_not_wait_for_what_is_tidied_up():
+    main = (
+        "try:\n    print('1', flush=True)\n    time.sleep(60)\nfinally:\n    print('2', flush=True)\n    time.sleep(60)"
+    )
+    process = start(main)
+    for _ in range(2):
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "stopped by SIGINT\n") and process.returncode == 130
+
+
+def test_a_signal_is_not_lost_where_nothing_can_be_raised():
+    main = "class Deaf:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\nDeaf()\ntime.sleep(60)"
+    assert run(main) == (130, "", "stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["predict", "main"])
+def test_a_signal_while_a_command_is_imported_is_one_line_too(command, number, tmp_path):
+    # It comes as JAX is imported, which takes the time.
+    (tmp_path / "jax.py").write_text(f"import signal; signal.raise_signal({int(number)})")
+    source = pathlib.Path(command_line.__file__).parents[1]
+    found = subprocess.run(
+        [sys.executable, "-m", f"i3d_jax.{command}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"},
+    )
+    assert (found.returncode, found.stdout) == (128 + number, "")
+    assert found.stderr == f"stopped by {signal.Signals(number).name}\n"
+
+
+def test_importing_the_package_leaves_the_signals_of_other_programs_alone(tmp_path):
+    (tmp_path / "jax.py").write_text(
+        "import signal; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL); raise SystemExit"
+    )
+    source = pathlib.Path(command_line.__file__).parents[1]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("import i3d_jax")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
+    for program in ["-c", "import i3d_jax"], ["-m", "other"]:
+        command = [sys.executable, *program]
+        found = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        assert found.stdout == "True\n"
+
+
+def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.mp4").write_bytes(b"")
+    parser = command_line.parser("x", None)
+    parser.add_argument("videos", nargs="+")
+    within = parser.add_subparsers().add_parser("within")
+    within.add_argument("--videos")
+    for arguments in ["-x.mp4"], ["a.mp4", "-x.mp4"], ["a.mp4", "within", "--videos", "-x.mp4"]:
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(arguments)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert ended.value.code == 2 and last.endswith("; the file -x.mp4 is written ./-x.mp4")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--top", "5"])
+    assert "is written" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error,text",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "out/x: No space left on device"),
+        (ValueError("two\n lines"), "two lines"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "not enough memory: RESOURCE_EXHAUSTED: 9 GB"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_errors_are_said_in_a_line(error, text):
+    assert command_line.describe(error) == text
 
 
 # Runs a module of the package in a folder, and of no other that is installed.

@@ -8,7 +8,7 @@ from i3d_jax import datasets, decoding, evaluate, models, planes, weights
 from i3d_jax.datasets import moving_shapes
 
 CLASSES = moving_shapes.CLASSES["videos"]
-FILES = {"predictions.jsonl", "scores.json", "settings.json", "confusion.csv", "confusion.png"}
+FILES = {".lock", "predictions.jsonl", "scores.json", "settings.json", "confusion.csv", "confusion.png"}
 
 
 @pytest.fixture(scope="module")

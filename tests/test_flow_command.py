@@ -69,7 +69,7 @@ def test_npz_is_exact_and_in_units_of_20_pixels(folder, wanted, tmp_path):
     found = np.load(tmp_path / "one.npz")
     assert found.files == ["flow"] and found["flow"].dtype == np.float32
     np.testing.assert_array_equal(found["flow"], pixels.flow_unit(wanted))
-    assert sorted(os.listdir(tmp_path)) == ["done.jsonl", "flow.json", "one.npz"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "done.jsonl", "flow.json", "one.npz"]
 
 
 def test_motion_of_more_than_20_pixels_is_truncated(tmp_path):
@@ -95,7 +95,7 @@ def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(fol
     out = tmp_path / "new" / "flow"
     assert run(folder, "--out", out, "--parallel", 2) == 1
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert found == ["a b/two.mp4", "done.jsonl", "flow.json", "one.mp4"]
+    assert found == [".lock", "a b/two.mp4", "done.jsonl", "flow.json", "one.mp4"]
     said, errors = capsys.readouterr()
     assert [line.split(" -> ")[0] for line in said.splitlines()] == [
         str(folder / "a b" / "two.mkv"),
@@ -117,7 +117,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_pat
     assert (tmp_path / "one.mp4").stat().st_mtime_ns == before.st_mtime_ns
     said = capsys.readouterr().out
     assert "one.mp4: was there\n" in said and "two.mp4: 4 frames of 32x40" in said
-    assert sorted(os.listdir(tmp_path)) == ["done.jsonl", "flow.json", "one.mp4", "two.mp4"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "done.jsonl", "flow.json", "one.mp4", "two.mp4"]
     for change in ("--format", "npz"), ("--preset", "opencv"), ("--frames", 3), ("--short-side", 34):
         assert run(folder / "one.mp4", "--out", tmp_path, *change) == 2
         assert f"{tmp_path} has results of other settings: " in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_nothing_is_left_of_a_video_that_fails_half_way(folder, tmp_path, monkey
     monkeypatch.setattr(video, "grey", failing)
     for form in formats.FORMATS:
         assert run(folder / "one.mp4", "--out", tmp_path / form, "--format", form) == 1
-        assert os.listdir(tmp_path / form) == ["flow.json"]
+        assert sorted(os.listdir(tmp_path / form)) == [".lock", "flow.json"]
 
 
 def several(folder, count, frames):
@@ -199,7 +199,7 @@ def test_a_run_that_is_stopped_leaves_at_once_and_nothing_half_written(number, t
     _, errors = process.communicate()
     assert time.monotonic() - begin < 10 and process.returncode == 128 + number
     assert errors.splitlines()[-1] == "stopped; what is done is kept, and the same command goes on"
-    assert sorted(os.listdir(tmp_path / "out")) == ["0.npz", "done.jsonl", "flow.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "0.npz", "done.jsonl", "flow.json"]
 
 
 def test_flow_of_another_video_of_the_same_name_is_no_result(folder, tmp_path, capsys):
@@ -249,7 +249,7 @@ def test_one_failure_stops_the_others_at_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(formats.FORMATS, "h264", formats.Format(".mp4", failing))
     assert run(tmp_path / "a.mp4", tmp_path / "b.mp4", "--out", tmp_path / "out", "--parallel", 2) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert next(given) < 10**5 and os.listdir(tmp_path / "out") == ["flow.json"]
+    assert next(given) < 10**5 and sorted(os.listdir(tmp_path / "out")) == [".lock", "flow.json"]
 
 
 def test_flow_json_says_how_the_flow_was_made(folder, tmp_path):

