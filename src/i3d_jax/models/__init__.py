@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models.body import CHANNELS, Network
+from i3d_jax.models.body import CHANNELS, Network, check_dtype
 from i3d_jax.models.c3d import C3D
 from i3d_jax.models.convnet_lstm import ConvNetLSTM
 from i3d_jax.models.inception import Inception
@@ -91,6 +91,7 @@ def build(name: str, **options) -> Network:
             if fits(value):
                 continue
         raise ValueError(f"model {name!r}: {option} is {value!r}, wanted {wanted}")
+    check_dtype(network.dtype, f"model {name!r}")
     return network
 
 

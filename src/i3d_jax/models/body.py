@@ -121,6 +121,42 @@ class Network(nn.Module):
             ends[name] = x
         return ends
 
+    @nn.nowrap
+    def check_stream(self, video: Any, what: str, axes: dict[int, str], train: bool) -> None:
+        """Raises a ValueError unless `video` is one array of floats with as many axes as one of `axes` has."""
+        if isinstance(video, dict) or video.ndim not in axes:
+            found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
+            raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
+        self._check_array(video, what, train)
+
+    @nn.nowrap
+    def check_streams(self, video: Any, what: str, train: bool) -> None:
+        """Raises a ValueError unless `video` has both streams, of floats and of one size in pixels."""
+        wanted = '{"rgb": [B, T, H, W, 3], "flow": [B, T, H, W, 2]}'
+        if not isinstance(video, dict) or set(video) != set(CHANNELS):
+            found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
+            raise ValueError(f"{what}: got {found}, wanted {wanted}")
+        rgb, flow = video["rgb"].shape, video["flow"].shape
+        if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
+            raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
+        for stream in video.values():
+            self._check_array(stream, what, train)
+
+    @nn.nowrap
+    def _check_array(self, video: Any, what: str, train: bool) -> None:
+        # Bytes of pixels, mostly, of which a network would make nonsense.
+        if not jnp.issubdtype(video.dtype, jnp.floating):
+            raise ValueError(
+                f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: pixels.to_unit(video)"
+            )
+        # Their statistics would be NaN, and so would all running ones from then on.
+        if train and 0 in video.shape:
+            raise ValueError(f"{what}: got an array of shape {video.shape} to train on, wanted one clip at least")
+        if video.ndim == 5 and video.shape[1] == 0:
+            raise ValueError(f"{what}: got an array of shape {video.shape}, wanted one frame at least")
+        check_dtype(self.dtype, what)
+        platforms.check_axes(video, what)
+
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
         """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
         assert self.num_classes is not None, "only an Inception inside another network has none"
@@ -129,31 +165,11 @@ class Network(nn.Module):
         return convolution.at_least_float32(x)
 
 
-def check_stream(video: Any, what: str, axes: dict[int, str]) -> None:
-    """Raises a ValueError unless `video` is one array of floats with as many axes as one of `axes` has."""
-    if isinstance(video, dict) or video.ndim not in axes:
-        found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
-        raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
-    _check_array(video, what)
-
-
-def check_streams(video: Any, what: str) -> None:
-    """Raises a ValueError unless `video` has both streams, of floats and of one size in pixels."""
-    wanted = '{"rgb": [B, T, H, W, 3], "flow": [B, T, H, W, 2]}'
-    if not isinstance(video, dict) or set(video) != set(CHANNELS):
-        found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
-        raise ValueError(f"{what}: got {found}, wanted {wanted}")
-    rgb, flow = video["rgb"].shape, video["flow"].shape
-    if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
-        raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
-    for stream in video.values():
-        _check_array(stream, what)
-
-
-def _check_array(video: Any, what: str) -> None:
-    # Bytes of pixels, mostly, of which a network would make nonsense.
-    if not jnp.issubdtype(video.dtype, jnp.floating):
+def check_dtype(dtype: Any, what: str) -> None:
+    """Raises a ValueError if JAX, as it is set, would compute in float32 instead."""
+    wanted = jnp.dtype(dtype)
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(
-            f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: pixels.to_unit(video)"
+            f"{what}: dtype is {wanted.name}, which JAX computes in only with JAX_ENABLE_X64=1 "
+            'or jax.config.update("jax_enable_x64", True)'
         )
-    platforms.check_axes(video, what)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from i3d_jax.models import layers
-from i3d_jax.models.body import VIDEO, Network, check_stream
+from i3d_jax.models.body import VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 THREE, TWO, ONE = (3, 3, 3), (2, 2, 2), (1, 1, 1)
@@ -52,7 +52,7 @@ class C3D(Network):
         Raises:
           ValueError: wrong rank, or frames that are no whole windows.
         """
-        check_stream(video, "3D-ConvNet", VIDEO)
+        self.check_stream(video, "3D-ConvNet", VIDEO, train)
         batch, frames = video.shape[:2]
         if frames % FRAMES or not frames:
             raise ValueError(f"3D-ConvNet: got {frames} frames, wanted a multiple of {FRAMES}")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import convolution, layers
-from i3d_jax.models.body import VIDEO, Network, check_stream
+from i3d_jax.models.body import VIDEO, Network
 from i3d_jax.models.inception import Inception
 from i3d_jax.models.initializers import kernel_init
 from i3d_jax.models.timing import Timing
@@ -45,7 +45,7 @@ class ConvNetLSTM(Network):
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None):
         """See `Network`; also takes and, as the endpoint "carry", returns the state that the past has left."""
-        check_stream(video, "ConvNet+LSTM", VIDEO)
+        self.check_stream(video, "ConvNet+LSTM", VIDEO, train)
         inception = Inception(None, dims=2, **self.shared(), name="inception")
         features, ends = inception(video, train, endpoints=True)
         lstm = NormLSTM(
@@ -92,7 +92,7 @@ class NormLSTM(nn.Module):
         hidden_scale = self.param("hidden_scale", gamma, (gates,), jnp.float32)
         cell_scale = self.param("cell_scale", gamma, (self.hidden,), jnp.float32)
         cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
-        bias = self.param("bias", lambda *_: jnp.zeros(gates).at[: self.hidden].set(1.0))  # f, i, o, g.
+        bias = self.param("bias", lambda *_: jnp.zeros(gates, jnp.float32).at[: self.hidden].set(1.0))  # f, i, o, g.
         sizes = {"input": gates, "hidden": gates, "cell": self.hidden}
         running = {
             name: (
@@ -116,8 +116,8 @@ class NormLSTM(nn.Module):
                     found[name] = mean, var = moments(values, self.groups)
                     mean, var = (jnp.repeat(each, batch // self.groups, 0) for each in (mean, var))
                 else:
-                    mean, var = (each.value[slot][None] for each in running[name])
-                return (values - mean) * lax.rsqrt(var + self.epsilon) * scale[None]
+                    mean, var = (jnp.asarray(each.value)[slot][None] for each in running[name])
+                return ((values - mean) * lax.rsqrt(var + self.epsilon) * scale[None]).astype(dtype)
 
             total = norm("hidden", product(state, hidden_kernel), hidden_scale)
             total += norm("input", inputs, input_scale) + bias[None]
@@ -128,16 +128,17 @@ class NormLSTM(nn.Module):
 
         if train:
             layers.check_groups(batch, batch, self.groups)
-        if carry is None:
-            zeros = jnp.zeros((batch, self.hidden))
-            carry = zeros, zeros, jnp.zeros((), jnp.int32)
         inputs = jnp.moveaxis(product(x, input_kernel), 1, 0)
+        dtype = jnp.result_type(inputs, bias)
+        if carry is None:
+            zeros = jnp.zeros((batch, self.hidden), dtype)
+            carry = zeros, zeros, jnp.zeros((), jnp.int32)
         carry, (states, found) = lax.scan(step, carry, inputs)
         if train and not self.is_initializing():
             slots = jnp.minimum(jnp.arange(self.steps), frames - 1)
             for name, moved in running.items():
                 for each, value in zip(moved, found[name], strict=True):
-                    each.value = self.decay * each.value + (1 - self.decay) * value.mean(1)[slots]
+                    each.value = layers.moving_average(each.value, value.mean(1)[slots], self.decay)
         return jnp.moveaxis(states, 0, 1), carry
 
 

@@ -124,7 +124,8 @@ def _conv3d_as_2d(x, kernel, strides):
         before //= stride
     runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
     # How many outputs at once take the fewest products.
-    step = min(range(1, 5), key=lambda step: (-(-runs // step) * (step + taps - 1), step))
+    steps = range(1, min(4, toom_cook.most_outputs(taps)) + 1)
+    step = min(steps, key=lambda step: (-(-runs // step) * (step + taps - 1), step))
     # Where it is not known how many clips there are, as in an export for any number, it is for one.
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
     work = clips * math.prod((*x.shape[1:], *kernel.shape[:-2])) * outputs / math.prod(strides[1:])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import convolution, padding
-from i3d_jax.models.body import IMAGE, VIDEO, Network, check_stream
+from i3d_jax.models.body import IMAGE, VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 # Windows and strides are (time, height, width).
@@ -69,7 +69,7 @@ class Inception(Network):
         """
         if self.time_padding not in ("zeros", "edge"):
             raise ValueError(f"time_padding is {self.time_padding!r}, wanted 'zeros' or 'edge'")
-        check_stream(video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO)
+        self.check_stream(video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train)
         if self.dims == 3 and video.shape[1] < MIN_FRAMES:
             raise ValueError(
                 f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "

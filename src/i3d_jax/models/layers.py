@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import errors
 
 from i3d_jax import platforms
@@ -75,7 +76,8 @@ class Dropout(nn.Module):
         numbers = self.scope.root.get_variable("clips", "number", jnp.arange(x.shape[0]))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), numbers)
         shape = (x.shape[0] // len(numbers), *x.shape[1:])
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
+        # In float32: under JAX_ENABLE_X64 a Python float would draw other masks.
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1 - self.rate), shape))(keys)
         return jnp.where(kept.reshape(x.shape), x / (1 - self.rate), 0).astype(x.dtype)
 
 
@@ -85,7 +87,7 @@ class BatchNorm(nn.Module):
     In training the batch is cut into `groups` equal runs of clips and each is normalised by its own statistics, as if
     every group sat on a replica of its own; running statistics are averaged over the groups. One group is batch norm
     over the whole batch, however many devices hold it. Statistics are float32 and taken over everything but channels.
-    No forward-mode AD in training.
+    No forward-mode AD in training but under `models.forms_of("plain")`.
     """
 
     features: int
@@ -105,8 +107,8 @@ class BatchNorm(nn.Module):
         clips = x.reshape(self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features)
         y, mean, var = normalization.normalised(clips, self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
-            self.mean.value = self.decay * self.mean.value + (1 - self.decay) * mean.mean(0)
-            self.var.value = self.decay * self.var.value + (1 - self.decay) * var.mean(0)
+            for running, value in ((self.mean, mean), (self.var, var)):
+                running.value = moving_average(running.value, value.mean(0), self.decay)
         return y.reshape(x.shape)
 
     def in_a_test(self) -> tuple[jax.Array, jax.Array]:
@@ -114,8 +116,15 @@ class BatchNorm(nn.Module):
         return normalization.scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
 
 
+def moving_average(old: Any, new: jax.Array, decay: float) -> jax.Array:
+    """Of the type that the old one has, in whatever the new one was computed."""
+    return (decay * old + (1 - decay) * new).astype(old.dtype)
+
+
 def check_groups(batch: int, values: int, groups: int) -> None:
     """Raises a ValueError unless a batch can be cut into groups with more than one of so many values per channel each."""
+    if batch == 0 or values == 0:
+        raise ValueError(f"batch norm: {batch} clips with {values} values per channel have no statistics")
     if batch % groups:
         raise ValueError(f"batch norm: a batch of {batch} cannot be cut into {groups} equal groups")
     if values == groups:

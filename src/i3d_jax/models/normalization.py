@@ -18,9 +18,12 @@ from i3d_jax.models.convolution import at_least_float32
 
 
 def normalised(x: jax.Array, bias: jax.Array, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x normalised plus bias [C], and the statistics: mean and variance. No forward-mode AD."""
+    """x normalised plus bias [C], and the statistics: mean and variance.
+
+    Forward-mode AD only under `models.forms_of("plain")`.
+    """
     form = _by_own_statistics if platforms.platform() == "plain" else _normalised
-    return form(x, bias, epsilon, relu)
+    return form(x, bias, epsilon, relu)  # No forward-mode AD but under forms_of("plain").
 
 
 def scale_and_shift(mean, var, bias, epsilon):
@@ -88,10 +91,18 @@ def _sums_jvp(axes, values, tangents):
 
 
 def _by_own_statistics(x, bias, epsilon, relu):
-    wide = at_least_float32(x)
-    mean, of_squares = _means(wide, lax.square(wide))
+    """In one pass over x less a group's first value: E[x^2] - E[x]^2 loses the variance where the mean is far larger."""
+    first = at_least_float32(lax.stop_gradient(_first(x)))
+    less = lax.sub(at_least_float32(x), _over_positions(first, x))
+    mean, of_squares = _means(less, lax.square(less))
     var = jnp.maximum(of_squares - lax.square(mean), 0.0)
-    return scaled(x, *scale_and_shift(mean, var, bias[None], epsilon), relu), mean, var
+    y = scaled(less, *scale_and_shift(mean, var, bias[None], epsilon), relu)
+    return y.astype(x.dtype), lax.add(mean, first), var
+
+
+def _first(x):
+    """Each group's first value per channel, [groups, C]."""
+    return lax.index_in_dim(lax.index_in_dim(x, 0, 1, keepdims=False), 0, 1, keepdims=False)
 
 
 def _by_own_statistics_fwd(x, bias, epsilon, relu):

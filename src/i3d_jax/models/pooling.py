@@ -16,7 +16,10 @@ from i3d_jax.models.padding import padded, same_pads
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
-    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values. No forward-mode AD."""
+    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values.
+
+    Forward-mode AD only under `models.forms_of("plain")`.
+    """
     forms = {"cpu": _separable_max_pool, "cuda": _max_by_axis}
     return forms.get(platforms.platform(), _plain)(x, window, strides)
 
@@ -36,7 +39,7 @@ def _max_by_axis(x, window, strides):
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     for axis, taps, stride in reversed([*zip(range(1, x.ndim - 1), window, strides, strict=True)]):
         if (taps, stride) != (1, 1):
-            x = _max_over_axis(x, axis, taps, stride)
+            x = _max_over_axis(x, axis, taps, stride)  # No forward-mode AD but under forms_of("plain").
     return x
 
 
@@ -47,16 +50,15 @@ def _separable_max_pool(x, window, strides):
     Half-precision numbers are pooled in float32: XLA has no operations of theirs on a CPU, and in a loop would convert all clips for
     every frame, or compute value by value.
     """
-    dtype, x = x.dtype, at_least_float32(x)
+    dtype, dimensions, x = x.dtype, len(window), at_least_float32(x)
     y: Any
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
-    if len(window) == 2:
-        y = jnp.squeeze(_max_over_space(x[:, None], window, strides), 1)
-    else:
-        y = _max_over_space(x, window[1:], strides[1:])
-        if (window[0], strides[0]) != (1, 1):
-            y = _max_over_axis(y, 1, window[0], strides[0])
-    return y.astype(dtype)
+    if dimensions == 2:
+        x, window, strides = x[:, None], (1, *window), (1, *strides)
+    y = _max_over_space(x, window[1:], strides[1:])  # No forward-mode AD but under forms_of("plain").
+    if (window[0], strides[0]) != (1, 1):
+        y = _max_over_axis(y, 1, window[0], strides[0])
+    return (y if dimensions == 3 else jnp.squeeze(y, 1)).astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

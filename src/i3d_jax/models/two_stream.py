@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import convolution, pooling
-from i3d_jax.models.body import Network, check_streams
+from i3d_jax.models.body import Network
 from i3d_jax.models.inception import LAYERS, MIN_FRAMES, STEP, Inception, reach
 from i3d_jax.models.timing import Timing
 
@@ -35,7 +35,7 @@ class Streams(Network):
 
     def streams(self, video: dict[str, jax.Array], train: bool, num_classes: int | None) -> dict:
         """The endpoints of both Inceptions, "rgb/Conv_1a" for one."""
-        check_streams(video, type(self).__name__)
+        self.check_streams(video, type(self).__name__, train)
         rgb, flow = video["rgb"], video["flow"]
         if self.dims == 2:
             flow = stacked(flow, self.snippet)
