@@ -42,6 +42,45 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
 
 
+# A method with a point for each term of the product, of which there are six and infinity, and, beyond that, the plain one.
+@pytest.mark.parametrize("taps,convolutions", [(5, 7), (6, 7), (7, 1), (9, 1)])
+def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(convolution, "MANY", 0)
+    x, kernel, weights = random(0, 1, 12, 4, 5, 3), random(1, taps, 3, 1, 3, 2), random(2, 1, 12, 4, 5, 2)
+
+    def loss(form, x, kernel):
+        y = form(x, kernel, (1, 1, 1))
+        return (weights * y).sum(), y
+
+    (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution._plain, x, kernel)
+    (_, found), grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution.conv, x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), grads, wanted_grads)
+    text = jax.jit(lambda *both: convolution.conv(*both, (1, 1, 1))).lower(x, kernel).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(convolution, "MANY", 0)
+    rng = np.random.default_rng(0)
+    x, kernel = np.maximum(rng.normal(size=(1, 16, 8, 8, 8)), 0), rng.normal(size=(3, 1, 1, 8, 4))
+    x[:, 8] *= 1e4
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    padded = np.pad(x.astype(np.float64), [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
+    exact = sum(padded[:, tap : tap + 16] @ kernel.astype(np.float64)[tap, 0, 0] for tap in range(3))
+    blind = [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
+
+    def error(platform):
+        with platforms.forms_of(platform):
+            found = convolution.conv(jnp.asarray(x), jnp.asarray(kernel), (1, 1, 1))
+        return np.abs(found - exact)[:, blind].max() / np.abs(exact)[:, blind].max()
+
+    assert error("plain") < 1e-6
+    assert 1e-5 < error("cpu") < 2e-2
+
+
 def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(monkeypatch):
     monkeypatch.setattr(convolution, "LARGE", 2 * 8 * 12 * 12 * 27 * 4 * 4)
     monkeypatch.setattr(convolution, "MANY", 2 * 8 * 12 * 12)
@@ -80,7 +119,7 @@ def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, fl
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
 
 
-@pytest.mark.parametrize("window,strides", WINDOWS[:2])
+@pytest.mark.parametrize("window,strides", [*WINDOWS[:2], ((5, 3, 3), (1, 1, 1))])
 def test_fewer_multiplications_round_as_finely_as_documented(window, strides, monkeypatch):
     x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)
 

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scaling
 from flax import errors
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax import models, platforms
 from i3d_jax.models import initializers, layers
@@ -53,10 +55,11 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
 def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, float64):
     x, bias = random(0, 6, 4, 3, 5) * 3 + 1, random(1, 5)
     norm = layers.BatchNorm(5, 3, relu=relu)
-    stats = norm.init(jax.random.key(0), x)["batch_stats"]
+    stats = jax.tree.map(jnp.float64, norm.init(jax.random.key(0), x)["batch_stats"])
 
     def loss(x, bias):
         y, new = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"])
+        assert new["batch_stats"]["var"].dtype == jnp.float64
         values = y, new["batch_stats"]["mean"], new["batch_stats"]["var"]
         return sum(weight * (jnp.sin(value)).sum() for weight, value in zip(weights, values, strict=True) if weight)
 
@@ -80,6 +83,48 @@ def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platf
     groups = x.astype(np.float64).reshape(2, -1, 6)
     for name, wanted in ("mean", groups.mean(1)), ("var", groups.var(1)):
         np.testing.assert_allclose(new["batch_stats"][name], wanted.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["plain", "cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_variance_is_exact_where_the_mean_is_a_thousand_times_the_deviation(platform, scale):
+    rng = np.random.default_rng(0)
+    # The means of groups, too, are far from each other.
+    x = (rng.normal(1000, 1, (6, 2, 12, 12, 5)) * [1, -1, 3, 0.5, 0]).astype(np.float32) * np.float32(scale)
+    x[3:] *= 2
+    norm, weights = layers.BatchNorm(5, 2, decay=0.25), rng.normal(size=x.shape).astype(np.float32)
+    variables = norm.init(jax.random.key(0), x)
+
+    def total(x):
+        y, new = norm.apply(variables, x, mutable=["batch_stats"])
+        return (weights * y).sum(), (y, new["batch_stats"])
+
+    with platforms.forms_of(platform):
+        grad, (y, stats) = jax.grad(total, has_aux=True)(x)
+    groups, weights = (each.astype(np.float64).reshape(2, -1, 5) for each in (x, weights))
+    mean = groups.mean(1, keepdims=True)
+    var = np.square(groups - mean).mean(1, keepdims=True)
+    np.testing.assert_allclose(stats["mean"], 0.75 * mean.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], 0.25 + 0.75 * var.mean((0, 1)), rtol=1e-5)
+    wanted = (groups - mean) / np.sqrt(var + 1e-3)
+    np.testing.assert_allclose(y, wanted.reshape(x.shape), atol=1e-4)
+    of_x = weights - weights.mean(1, keepdims=True) - wanted * (weights * wanted).mean(1, keepdims=True)
+    of_x = of_x / np.sqrt(var + 1e-3)
+    np.testing.assert_allclose(grad, of_x.reshape(x.shape), atol=2e-4 * np.abs(of_x).max())
+
+
+@pytest.mark.parametrize("groups,more", [(2, 0), (1, 1)])
+def test_devices_that_share_a_group_of_batch_norm_send_its_sums_and_its_first_values(groups, more):
+    """With groups on devices of their own the one collective is for the running statistics."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    norm, x = layers.BatchNorm(6, groups), jnp.zeros((4, 2, 8, 8, 6))
+    variables = norm.init(jax.random.key(0), x)
+    apply = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]), in_shardings=(whole, cut))
+    with platforms.forms_of("cuda"):
+        found = scaling.collectives(apply.lower(variables, x).compile().as_text())
+    size = 6 * 4
+    assert found == [("all-reduce", size)] * more + [("all-reduce", 2 * size)]
 
 
 def test_statistics_of_batch_norm_are_taken_in_one_pass():
@@ -180,6 +225,9 @@ def test_batch_norm_names_a_batch_that_cannot_be_cut():
     variables = norm.init(jax.random.key(0), jnp.zeros((8, 2)))
     with pytest.raises(ValueError, match="batch of 6 cannot be cut into 4"):
         norm.apply(variables, jnp.zeros((6, 2)), mutable=["batch_stats"])
+    for empty in (0, 2), (4, 0, 2):
+        with pytest.raises(ValueError, match="clips with 0 values per channel have no statistics"):
+            norm.apply(variables, jnp.zeros(empty), mutable=["batch_stats"])
     with pytest.raises(ValueError, match="a group with one value per channel has no variance"):
         norm.apply(variables, jnp.zeros((4, 2)), mutable=["batch_stats"])
 

@@ -272,6 +272,24 @@ def test_an_export_may_be_for_any_number_of_clips_even_none(name):
     assert empty.shape == (0, 7)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", models.MODELS)
+def test_no_clips_to_train_on_are_refused(name, fixed):
+    network, streams = small(name, fixed=fixed), SMALL[name][1]
+    variables = jax.eval_shape(network.init, KEY, clip(streams))
+    train = functools.partial(network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+    with pytest.raises(ValueError, match=r"got an array of shape \(0, .*to train on, wanted one clip at least"):
+        jax.eval_shape(train, variables, jax.tree.map(lambda x: x[:0], clip(streams)))
+
+
+@pytest.mark.parametrize("name", ["inception", "convnet_lstm"])
+def test_videos_without_frames_are_refused(name):
+    network, video = small(name), clip(SMALL[name][1])
+    variables = jax.eval_shape(network.init, KEY, video)
+    with pytest.raises(ValueError, match=r"got an array of shape \(2, 0, 32, 32, 3\), wanted one frame at least"):
+        jax.eval_shape(network.apply, variables, video[:, :0])
+
+
 def test_arrays_along_explicit_axes_are_refused():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

@@ -1,12 +1,15 @@
 """Whose forms layers have."""
 
+import traceback
+
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from i3d_jax import models, platforms
-from i3d_jax.models import convolution, pooling
+from i3d_jax.models import convolution, layers, pooling
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -31,6 +34,37 @@ def test_forms_are_those_of_what_the_process_computes_on(backend, known, monkeyp
 def test_platforms_that_there_are_not_are_named():
     with pytest.raises(ValueError, match="no platform is called 'gpu'; there are cpu, cuda, rocm, tpu, plain"):
         models.forms_of("gpu")
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda function: function])
+def test_forward_mode_is_for_plain_forms_and_tracebacks_of_others_say_so(jit, float64, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(convolution, "MANY", 0)
+    norm = layers.BatchNorm(3)
+    rng = np.random.default_rng(0)
+    x, tangent, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in [(1, 8, 6, 6, 3)] * 2 + [(3, 3, 3, 3, 3)])
+    variables = norm.init(jax.random.key(0), x)
+    normalised = lambda x: norm.apply(variables, x, mutable=["batch_stats"])[0]
+    for platform, function in (
+        ("cpu", lambda x: pooling.max_pool(x, (3, 3, 3), (2, 2, 2))),
+        ("cpu", lambda x: pooling.max_pool(x[0], (3, 3), (2, 2))),
+        ("cuda", lambda x: pooling.max_pool(x, (3, 3, 3), (2, 2, 2))),
+        ("cpu", lambda x: convolution.conv(x, kernel, (1, 1, 1))),
+        ("cpu", normalised),
+        ("tpu", normalised),
+    ):
+        with models.forms_of(platform):
+            try:
+                jax.jvp(jit(function), (x,), (tangent,))
+                said = ""
+            except TypeError:
+                said = traceback.format_exc()
+            assert 'No forward-mode AD but under forms_of("plain").' in said
+            y, back = jax.vjp(function, x)
+        with models.forms_of("plain"):
+            _, forward = jax.jvp(jit(function), (x,), (tangent,))
+        weights = jnp.asarray(rng.normal(size=y.shape))
+        np.testing.assert_allclose((forward * weights).sum(), (back(weights)[0] * tangent).sum(), rtol=1e-9)
 
 
 def test_a_program_for_another_platform_has_its_forms():

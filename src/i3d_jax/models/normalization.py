@@ -101,8 +101,8 @@ def _by_own_statistics(x, bias, epsilon, relu):
 
 
 def _first(x):
-    """Each group's first value per channel, [groups, C]."""
-    return lax.index_in_dim(lax.index_in_dim(x, 0, 1, keepdims=False), 0, 1, keepdims=False)
+    """Each group's first value per channel, [groups, C]. The position first: devices that share a group send no whole clip."""
+    return lax.index_in_dim(lax.index_in_dim(x, 0, 2, keepdims=False), 0, 1, keepdims=False)
 
 
 def _by_own_statistics_fwd(x, bias, epsilon, relu):
