@@ -3,10 +3,10 @@ r"""I3D from Kinetics to UCF-101 and HMDB-51: table 4 of the paper. Not run: it 
     python -m i3d_jax.main --config=configs/transfer.py:full,ucf101/1 --workdir=runs/ucf101 \
         --config.init=rgb_imagenet --config.dataset.data_dir=data
 
-The argument is HOW,DATASET or HOW,DATASET,flow. HOW is fixed (Kinetics' features, a new last layer), full (all is trained on) or
-original (no Kinetics: --config.init=inception_v1.ckpt, or none). DATASET is ucf101/1 to /3, hmdb51/1 to /3, or own/videos: your
-own, tested on their split test, or as --config.test_split=validation says. Two-Stream I3D is the runs of both streams, fused by
-`python -m i3d_jax.evaluate --fuse`. Expected top-1 on the first splits, both streams, with ImageNet: ucf101 97.7, 98.0 and 93.4 %;
+The argument is HOW,DATASET or HOW,DATASET,flow. HOW is fixed (Kinetics' features, and a new last layer with the dropout before
+it), full (all is trained on) or original (no Kinetics: --config.init=inception_v1.ckpt, or none). DATASET is ucf101/1 to /3,
+hmdb51/1 to /3, or own/videos: your own, tested on their split test, or as --config.test_split=validation says. Two-Stream I3D is
+the runs of both streams, fused by `python -m i3d_jax.evaluate --fuse`. Expected top-1 on the first splits, both streams, with ImageNet: ucf101 97.7, 98.0 and 93.4 %;
 hmdb51 79.7, 81.2 and 66.4 %.
 
 The paper gives up to 5,000 steps on 16 GPUs. The batch (16 times the release's 6) and the rates are ours.

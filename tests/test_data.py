@@ -567,6 +567,15 @@ def test_clips_want_a_stream(source):
         pieces(source, rgb=None)
 
 
+@pytest.mark.parametrize("records,batch_size", [([], 4), ([{}], 0), ([{}], -1)])
+def test_batches_without_clips_are_refused(records, batch_size):
+    """Their batch statistics would be NaN, and the running ones for ever."""
+    with pytest.raises(
+        ValueError, match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each"
+    ):
+        next(data.train_batches(records, batch_size=batch_size, seed=0, crop=2, rgb=(1, 1)))
+
+
 def test_unequal_shares_are_named(source):
     with pytest.raises(ValueError, match="batch of 4 clips cannot be cut into 3"):
         take(source, 1, processes=3)

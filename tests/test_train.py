@@ -42,7 +42,7 @@ from i3d_jax import (
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.logs import Log
 from i3d_jax.models import layers, pooling
-from i3d_jax.step import _norm, in_parts, initial_state, runs_per_part, train_step
+from i3d_jax.step import State, _norm, in_parts, initial_state, runs_per_part, train_step
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -195,6 +195,72 @@ def test_a_run_is_not_resumed_as_another(undisturbed, config):
         train.train(str(folder), **config | {"steps": 3})
 
 
+def test_checkpoints_say_which_run_they_are_of_where_the_folder_does_not(quick_run, quick, tmp_path, capsys):
+    shutil.copytree(quick_run[0] / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(checkpoints.DamagedError, match=r"none of the steps \[4, 6\] can be restored"):
+        train.train(str(tmp_path), **quick | {"seed": 1})
+    assert "step 6: is of another run: its config.seed is 0, this run's 1\n" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "6"}
+
+
+@pytest.mark.parametrize("name", ["", *run_folder.FOLDERS, *run_folder.FILES])
+def test_files_and_folders_in_each_others_place_are_named_before_training(name, quick, tmp_path):
+    path = tmp_path / "run" / name
+    if name in run_folder.FILES:
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    kind = "file" if name in run_folder.FILES else "folder"
+    with pytest.raises(checks.ConfigError, match=re.escape(f"{path}: is no {kind}, as it is in a run; move it away")):
+        run_folder.check_kinds(tmp_path / "run")
+
+
+def test_a_workdir_whose_name_is_not_utf8_is_named_before_training(tmp_path):
+    with pytest.raises(checks.ConfigError, match="--workdir: .*: not a name in UTF-8, which checkpoints need"):
+        run_folder.check_kinds(pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
+
+
+def test_a_damaged_config_is_named_and_the_run_goes_on_without_it(quick, tmp_path):
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    for damaged in (b"{", b"\xff", b"[]", b"3", b"[" * 200_000, b'{"clips": null}'):
+        (tmp_path / "config.json").write_bytes(damaged)
+        with pytest.raises(
+            checks.ConfigError, match="config.json: damaged; move it away, and the same command goes on"
+        ):
+            run_folder.note(tmp_path, quick, train.train)
+    (tmp_path / "config.json").unlink()
+    run_folder.note(tmp_path, quick, train.train)
+
+
+def test_damaged_lines_of_a_log_are_named_and_left_out_and_the_log_with_them_is_kept(tmp_path, capsys):
+    good = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "loss": null}', b'{"step": 3, "loss": 0.25}']
+    bad = [
+        b'{"step": 2, "lo\xf3s": 1.0}',
+        b'{"step"; 2}',
+        b"[2]",
+        b'{"stop": 2}',
+        b'{"step": true}',
+        b"[" * 200_000,
+        b"",
+    ]
+    path = tmp_path / "log.jsonl"
+    for number, line in enumerate(bad):
+        damaged = b"\n".join([good[0], line, *good[1:], b'{"step": 4}', b'{"ste'])
+        path.write_bytes(damaged)
+        with Log(tmp_path, 3) as log:
+            log(3, {"loss": 9.0})  # Which is logged already.
+            log(4, {"loss": 0.125})
+        assert [json.loads(each) for each in path.read_text().splitlines()] == [
+            *map(json.loads, good),
+            {"step": 4, "loss": 0.125},
+        ]
+        copy = tmp_path / "set_aside" / ("log.jsonl" + f".{number}" * bool(number))
+        assert copy.read_bytes() == damaged
+        said = f"{path}: line 2 left out, since damaged; as it was, the log is {copy}\n"
+        assert capsys.readouterr().err == said
+
+
 def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):
         train.train(str(tmp_path), **quick | {"init": "typo.safetensors"})
@@ -231,6 +297,95 @@ def test_validations_that_are_not_made_need_no_split(config, undisturbed):
         checks.validate(config | {"validation_split": "validation[:1%]", "validate_every": 1}, train.train)
 
 
+def restored(folder, states, refuse=lambda about: None):
+    """What is restored from a run's checkpoints."""
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states[0])
+    with checkpoints.Checkpoints(folder / "checkpoints", keep=9) as saved:
+        step, state = saved.restore(like, refuse)
+        saved.save(step + 1, state._replace(step=jnp.int32(step + 1)))  # The way is free.
+    return step, float(state.params[1])
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(tmp_path_factory):
+    """Of steps 2, 4 and 6, whose parameters are as many, and that one seed made, but for the last."""
+    folder = tmp_path_factory.mktemp("three")
+    parts = dict(batch_stats={}, opt_state=(), bad=jnp.zeros(2, jnp.int32), validation=validation.none())
+    states = [State(jnp.int32(step), jnp.full(5, float(step)), **parts) for step in (2, 4, 6)]
+    for state, seed in zip(states, (0, 0, 1), strict=True):
+        with checkpoints.Checkpoints(folder / "checkpoints", keep=9, about={"config": {"seed": seed}}) as saved:
+            saved.save(int(state.step), state)
+    return folder, states
+
+
+def swap(folder):
+    (folder / "6").rename(folder / "x")
+    (folder / "4").rename(folder / "6")
+    (folder / "x").rename(folder / "4")
+
+
+@pytest.mark.parametrize(
+    "change,step,moved,why",
+    [
+        (swap, 2, ["4", "6"], "step 6: is the checkpoint of step 4"),
+        (lambda folder: shutil.copytree(folder / "4", folder / "1000000"), 6, ["1000000"], "step 1000000: is the"),
+        (lambda folder: (folder / f"{10**30}").symlink_to("4"), 6, [f"{10**30}"], "is the checkpoint of step 4"),
+        (lambda folder: (folder / "6" / "crc32c" / "metadata").write_text("[]"), 4, ["6"], "step 6: its checksums are"),
+        (lambda folder: (folder / "6" / "about" / "metadata").write_text("{"), 4, ["6"], "step 6: cannot be restored"),
+    ],
+)
+def test_checkpoints_in_a_folder_of_another_step_are_set_aside(
+    three_checkpoints, change, step, moved, why, tmp_path, capsys
+):
+    folder, states = three_checkpoints
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "set_aside" / "6").mkdir(parents=True)  # From before; it stays.
+    change(tmp_path / "checkpoints")
+    assert restored(tmp_path, states) == (step, step)
+    said = capsys.readouterr().err
+    assert why in said and f"goes on from step {step}; moved to {tmp_path / 'set_aside'}: {', '.join(moved)}\n" in said
+    wanted = {"6", *(f"{name}.1" if name == "6" else name for name in moved)}
+    assert {path.name for path in (tmp_path / "set_aside").iterdir()} == wanted
+    assert not list((tmp_path / "set_aside" / "6").iterdir())
+
+
+def test_checkpoints_of_another_run_are_not_taken_for_ones_own(three_checkpoints, tmp_path, capsys):
+    folder, states = three_checkpoints
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    def refuse(about, wanted):
+        return None if about.get("config") == wanted else "is another's"
+
+    assert restored(tmp_path, states, functools.partial(refuse, wanted={"seed": 0})) == (4, 4.0)
+    assert "step 6: is another's\n" in capsys.readouterr().err
+    with pytest.raises(checkpoints.DamagedError, match=r"none of the steps \[2, 4, 5\] can be restored"):
+        restored(tmp_path, states, functools.partial(refuse, wanted={"seed": 2}))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+
+
+def test_what_orbax_notes_of_a_step_may_be_damaged(three_checkpoints, tmp_path):
+    folder, states = three_checkpoints
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "6" / "_CHECKPOINT_METADATA").write_text("[1]")
+    with pytest.raises(checkpoints.DamagedError, match="a step's _CHECKPOINT_METADATA is damaged; move the step away"):
+        restored(tmp_path, states)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    assert restored(tmp_path, states) == (4, 4.0)
+
+
+def test_a_checkpoint_says_which_run_it_is_of(quick):
+    def other(**changes):
+        about = {"config": json.loads(json.dumps(quick | changes)), "versions": {"jax": "0.1"}}
+        return run_folder.other_run(about, quick, train.train)
+
+    assert other() is None and other(steps=99, log_every=7, clips=quick["clips"] | {"threads": 9}) is None
+    assert other(seed=3) == "is of another run: its config.seed is 3, this run's 0"
+    assert "config.optimizer.lr is 0.5" in other(optimizer=quick["optimizer"] | {"lr": 0.5})
+    assert "config.model.dropout is 0.1" in other(model=quick["model"] | {"dropout": 0.1})
+    for damaged in ({}, [], {"config": 3}, {"config": {"clips": None}}):
+        assert run_folder.other_run(damaged, quick, train.train) == "what it says of its run is damaged"
+
+
 def test_two_runs_in_one_folder_are_refused(undisturbed, config):
     folder, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
@@ -265,7 +420,7 @@ def test_damaged_checkpoints_are_passed_over_loudly(quick_run, quick, tmp_path, 
     data.write_bytes(bad)
     train.train(str(tmp_path), **quick)
     assert "checkpoints: step 4: " in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["4"]
+    assert [path.name for path in (tmp_path / "set_aside").iterdir()] == ["4"]
     jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
 
 
@@ -808,6 +963,24 @@ def test_a_fixed_trunk_computes_as_in_a_test(name):
     jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert bool(jnp.any(grad != 0)) == ("Logits" in str(path)), path
+
+
+def test_of_a_fixed_trunk_only_the_dropout_before_the_last_layer_is_on():
+    """3D-ConvNet has one between its dense layers, too."""
+    video = jax.random.normal(jax.random.key(1), (2, 16, 32, 32, 3))
+    found = {}
+    with models.forms_of("plain"):
+        for dropout in (0.0, 0.5):
+            network = models.build("c3d", num_classes=3, width=0.1, dropout=dropout, fixed=True)
+            variables = jax.jit(network.init)(jax.random.key(0), video)
+            apply = jax.jit(functools.partial(network.apply, endpoints=True, train=True, mutable=["batch_stats"]))
+            (logits, ends), _ = apply(variables, video, rngs={"dropout": jax.random.key(2)})
+            found[dropout] = logits, ends["Dense_7"]
+        tested, ends = jax.jit(functools.partial(network.apply, endpoints=True))(variables, video)
+    for logits, features in found.values():
+        np.testing.assert_allclose(features, ends["Dense_7"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[0.0][0], tested, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[0.5][0], tested, rtol=0.1)
 
 
 def test_weights_that_leave_a_fixed_layer_new_are_refused(undisturbed):

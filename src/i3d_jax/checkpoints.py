@@ -1,26 +1,26 @@
 """Checkpoints of a run: Orbax's, with a CRC per leaf, since Orbax restores damaged files without noticing.
 
-Each has three items: the state; "crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it.
+Each has three items: the state; "crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it. All are
+verified when it is restored, and that the state is of the step that its folder is called by.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from i3d_jax import distributed
+from i3d_jax import distributed, files
 from i3d_jax.inflate import named_leaves
 
 PATIENCE = 90.0  # Seconds.
@@ -52,13 +52,22 @@ class Checkpoints:
       folder: is made, if it is not there.
       keep: how many are kept, the best one apart.
       about: what made them, JSON.
+
+    Raises:
+      DamagedError: what Orbax notes of a step is damaged, so that it can read none.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2, about: dict | None = None):
         self.kept, self.about = Kept(keep), about or {}
         options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, create=True)
         with _reported(folder):
-            self.manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+            try:
+                self.manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
+                reason = " ".join(str(error).split())[-200:]
+                raise DamagedError(
+                    f"{folder}: cannot be read ({reason}): a step's _CHECKPOINT_METADATA is damaged; move the step away"
+                ) from None
         # The run asks JAX for itself: it counts the questions, and Orbax's own, by step, would spoil the count.
         self.manager.reached_preemption = lambda step: False
         self.folder = self.manager.directory
@@ -109,26 +118,27 @@ class Checkpoints:
     def all_steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Returns (step, state) of the last checkpoint whose every leaf is as it was saved; None if there is none.
+    def restore(self, like: Any, refuse: Callable[[Any], str | None] = lambda about: None) -> tuple[int, Any] | None:
+        """Returns (step, state) of the last checkpoint that is whole, of its folder's step and not refused; None if there is none.
 
-        Damaged checkpoints are named on stderr and moved to the folder "damaged", so that their steps can be saved again. What
+        The others after it are named on stderr and moved to the folder "set_aside", so that their steps can be saved again. What
         one of several processes cannot read, none uses.
 
         Args:
-          like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings.
+          like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings; one that has a `step` is compared with the folder's.
+          refuse: says why a checkpoint is not to be used, given what made it (`about`), or None: it is.
 
         Raises:
-          DamagedError: there are checkpoints, and all are damaged or of another model.
+          DamagedError: there are checkpoints, and none of them can be used.
         """
-        steps = distributed.of_first(self.all_steps())[::-1]
-        distributed.together(lambda: self._wait_until_seen(steps))
-        for step in steps:
-            state, problem = self._read(step, like)
+        steps: list[int] = json.loads(distributed.gather(json.dumps(self.all_steps()))[0])
+        self._wait_until_seen(steps)
+        for step in reversed(steps):
+            state, problem = self._read(step, like, refuse)
             if problem:
                 print(f"{self.folder}: step {step}: {problem}", file=sys.stderr)
             if not distributed.anywhere(problem is not None):
-                self._set_aside([other for other in steps if other > step])
+                self._set_aside([other for other in steps if other > step], step)
                 return step, state
         if steps:
             raise DamagedError(
@@ -137,20 +147,27 @@ class Checkpoints:
         return None
 
     def _wait_until_seen(self, steps: list[int]) -> None:
-        """Waits until this process sees what the first one does: shared storage may show it a minute later."""
-        until = time.time() + PATIENCE
-        while missing := [step for step in steps if not (self.folder / str(step)).exists()]:
-            if time.time() > until:
+        """Waits until every process sees what the first one does: shared storage may show it a minute later."""
+
+        def missing() -> list[int]:
+            return [step for step in steps if not (self.folder / str(step)).exists()]
+
+        def check() -> None:
+            if missing():
                 raise DamagedError(
-                    f"{self.folder}: process {jax.process_index()} does not see step {missing[0]}, which the first process "
+                    f"{self.folder}: process {jax.process_index()} does not see step {missing()[0]}, which the first process "
                     "does; the workdir must be one folder for all"
                 )
-            time.sleep(0.5)
+
+        distributed.wait_for_all(lambda: not missing(), PATIENCE)
+        distributed.together(check)
         self.manager.reload()
 
-    def _read(self, step: int, like: Any) -> tuple[Any, str | None]:
+    def _read(self, step: int, like: Any, refuse: Callable[[Any], str | None]) -> tuple[Any, str | None]:
         """The state, or what is wrong with it."""
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore())
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore(), about=ocp.args.JsonRestore()
+        )
         try:
             with _lenient_loops():
                 restored = self.manager.restore(step, args=items)
@@ -158,20 +175,31 @@ class Checkpoints:
             raise  # Not the checkpoint's fault.
         except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
             return None, f"cannot be restored: {(str(error) or repr(error)).splitlines()[0]}"
-        found, wanted = crcs(restored["state"]), restored["crc32c"]
+        state, wanted = restored["state"], restored["crc32c"]
+        if not isinstance(wanted, dict):
+            return None, "its checksums are damaged"
+        found = crcs(state)
         damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        return restored["state"], f"{len(damaged)} leaves are damaged, the first is {damaged[0]}" if damaged else None
+        if damaged:
+            return None, f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
+        if (own := int(_on_host(getattr(state, "step", step)))) != step:
+            return None, f"is the checkpoint of step {own}, in a folder that was copied or renamed"
+        return state, refuse(restored["about"])
 
-    def _set_aside(self, steps: list[int]) -> None:
+    def _set_aside(self, steps: list[int], used: int) -> None:
+        """Moves steps that are not used to where they are in nobody's way."""
         if not steps:
             return
-        for step in steps if distributed.is_first() else []:
-            folder = self.folder.with_name("damaged") / str(step)
-            folder.parent.mkdir(exist_ok=True)
-            if folder.exists():
-                folder.rmtree()
-            (self.folder / str(step)).rename(folder)
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        folder = self.folder.with_name("set_aside")
+
+        def move() -> None:
+            folder.mkdir(exist_ok=True)
+            for step in steps:
+                (self.folder / str(step)).rename(files.free(folder / str(step)))
+            moved = ", ".join(map(str, steps))
+            print(f"{self.folder}: goes on from step {used}; moved to {folder}: {moved}", file=sys.stderr)
+
+        distributed.together(lambda: move() if distributed.is_first() else None)
         self.manager.reload()
 
     def __enter__(self):

@@ -212,8 +212,10 @@ def train_batches(
       and "label" int32; batch_size / processes clips of each.
 
     Raises:
-      ValueError: the batch cannot be cut into equal shares, no stream is wanted, or the crop is odd.
+      ValueError: the batch is empty or cannot be cut into equal shares, there are no clips, no stream is wanted, or the crop is odd.
     """
+    if batch_size < 1 or not len(source):
+        raise ValueError(f"batches of {batch_size} of {len(source)} clips: wanted one or more of each")
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
     options = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}

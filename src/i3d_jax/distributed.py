@@ -1,10 +1,13 @@
 """The processes of one run on several machines: how they find each other, fail together, and stop together."""
 
+import collections
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -68,18 +71,77 @@ def anywhere(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def of_first(numbers: list[int], most: int = 1000) -> list[int]:
-    """The first process's numbers, at most so many of them, in every process."""
+def gather(text: str) -> list[str]:
+    """The texts of all processes, in their order; each process must call it."""
     if jax.process_count() == 1:
-        return numbers
-    padded = np.full(most, -1)
-    padded[: len(numbers)] = numbers[:most]
-    return [int(number) for number in multihost_utils.broadcast_one_to_all(padded) if number >= 0]
+        return [text]
+    # 32 and 8 bits, since processes with and without JAX_ENABLE_X64 would make other programs of 64.
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(own)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Makes sure that all processes have the same values.
+
+    Args:
+      values: by name, values that JSON has, or whose `repr` tells them apart.
+
+    Raises:
+      ProcessError: in all processes, if a value differs; it names the value, and says which process has what.
+    """
+    if jax.process_count() == 1:
+        return
+    devices = collections.Counter(device.process_index for device in jax.devices())
+    found = [{"the number of devices": str(devices[process])} for process in range(jax.process_count())]
+    if len(set(devices.values())) == 1:  # With other numbers processes cannot exchange anything.
+        texts = gather(json.dumps(values, sort_keys=True, default=repr))
+        found = [{name: repr(value) for name, value in json.loads(text).items()} for text in texts]
+    names = dict.fromkeys(name for each in found for name in each)
+    differing = [name for name in names if len({each.get(name) for each in found}) > 1]
+    if differing:
+        error = ProcessError(_differences(differing, found))
+        setattr(error, SHARED, True)
+        raise error
+
+
+def _differences(names: list[str], found: list[dict[str, str]]) -> str:
+    """One line that says which processes have what under the first of some names."""
+    processes = collections.defaultdict(list)
+    for process, each in enumerate(found):
+        processes[each.get(names[0], "nothing")].append(process)
+    parts = []
+    for value, (first, *others) in processes.items():
+        value = value if len(value) <= 200 else f"{value[:100]}...{value[-100:]}"
+        parts.append(f"{value} in process {first}" + (f" and {len(others)} more" if others else ""))
+    more = f" (and {len(names) - 1} more: {', '.join(names[1:4])})" if names[1:] else ""
+    return f"{names[0]}: {', but '.join(parts)}; it must be the same in all processes of a run{more}"
+
+
+def wait_for_all(ready: Callable[[], bool], seconds: float) -> bool:
+    """Waits until `ready()` in every process, so many seconds at most; returns whether it came to that.
+
+    The processes ask each other all the time, and none is late for a collective.
+    """
+    until = time.monotonic() + seconds
+    while anywhere(not ready()):
+        if anywhere(time.monotonic() > until):
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def is_alone_with(error: Exception) -> bool:
     """Whether there are other processes, which need not have failed too."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1 and not hasattr(error, SHARED)
+    if not jax.distributed.is_initialized() or hasattr(error, SHARED):
+        return False
+    try:
+        return jax.process_count() > 1
+    except RuntimeError:  # It has no devices.
+        return True
 
 
 def leave(status: int) -> NoReturn:

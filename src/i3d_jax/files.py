@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -183,5 +184,11 @@ def read_json(path: pathlib.Path) -> dict:
     """Raises a ValueError if the file is not whole."""
     try:
         return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{path}: damaged") from None
+
+
+def free(path: pathlib.Path) -> pathlib.Path:
+    """`path` or, if there is something already, the first of path.1, path.2, ... that there is not."""
+    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))

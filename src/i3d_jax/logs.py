@@ -6,20 +6,23 @@ import math
 import os
 import pathlib
 import resource
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from i3d_jax.files import named, replacing, whole_lines
+from i3d_jax.files import free, named, replacing
 
 
 class Log:
     """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; no step is in it twice.
 
     A run that was killed may have logged steps after its last checkpoint, `start`, and half a line; they are forgotten,
-    since they will be taken again. All is written here, and not by a thread, which a full disk would end without a word.
+    since they will be taken again. Lines that are damaged are named on stderr and left out; the log with them is kept in the
+    folder "set_aside". All is written here, and not by a thread, which a full disk would end without a word.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
@@ -28,16 +31,26 @@ class Log:
         from tensorboardX.proto import event_pb2
 
         self.path = folder / "log.jsonl"
-        kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= start]
+        lines = _lines(self.path)
+        if damaged := [number for number, line in enumerate(lines, 1) if line is None]:
+            copy = free(folder / "set_aside" / self.path.name)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.path, copy)
+            many = f" and {len(damaged) - 1} more" if damaged[1:] else ""
+            print(
+                f"{self.path}: line {damaged[0]}{many} left out, since damaged; as it was, the log is {copy}",
+                file=sys.stderr,
+            )
+        kept = [line for line in lines if line is not None and line["step"] <= start]
         with replacing(self.path) as rewritten:
-            rewritten.write_text("".join(line + "\n" for line in kept))
+            rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.board = event_file_writer.EventsWriter(str(folder / "events"))
         self.event: Any = event_pb2.Event  # pyright: ignore - a generated module
         # TensorBoard forgets what an earlier start has from this step on.
         self.board.write_event(self.event(wall_time=time.time(), step=start + 1, session_log={"status": "START"}))
         self.flushed = 0.0
-        self.logged = {tuple(sorted(json.loads(line))): json.loads(line)["step"] for line in kept}
+        self.logged = {tuple(sorted(line)): line["step"] for line in kept}
 
     def __call__(self, step: int, scalars: dict[str, float]) -> None:
         """Raises OSError: it cannot be written, as on a disk that is full."""
@@ -67,6 +80,19 @@ class Log:
         # What could not be written cannot be now.
         with contextlib.suppress(OSError) if failed else named(self.path), self.file:
             self.board.close()
+
+
+def _lines(path: pathlib.Path) -> list[dict | None]:
+    """The whole lines of a log, None in place of one that is damaged; none if there is no log."""
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        try:
+            scalars = json.loads(line)
+            whole = isinstance(scalars, dict) and type(scalars["step"]) is int
+        except (ValueError, KeyError, RecursionError):
+            whole = False
+        found.append(scalars if whole else None)
+    return found
 
 
 class Clock:

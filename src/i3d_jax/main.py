@@ -100,6 +100,10 @@ def main(_: list[str]) -> None:
             sys.exit(2)
         print("python -m i3d_jax.main: if a process was lost, start all again: the run goes on", file=sys.stderr)
         distributed.leave(1)
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
+        if "Unable to initialize backend" not in str(error):
+            raise
+        fail(error)
     except StoppedError as stopped:
         print(f"python -m i3d_jax.main: {stopped}", file=sys.stderr)
         sys.exit(stopped.status)

@@ -1,13 +1,17 @@
-"""A run's folder: that it is of one run, and that one process works in it."""
+"""A run's folder: that it is of one run, whose processes all see it, and that no other works in it."""
 
 import contextlib
 import inspect
 import json
+import os
 import pathlib
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from i3d_jax import data, files, optimizers
+import jax
+
+from i3d_jax import data, distributed, files, optimizers
 from i3d_jax.checks import ConfigError
 
 # What may be another in a run that is resumed: the rest makes its result.
@@ -15,6 +19,11 @@ CHANGEABLE = (
     *("steps", "log_every", "checkpoint_every", "keep", "profile", "accumulate", "remat", "most_bad"),
     *("data_dir", "threads", "workers"),
 )
+# What may be another in every process of a run: the rest makes the result, or when processes meet. The first one's profile is made.
+OF_A_PROCESS = "data_dir", "threads", "workers", "profile"
+FOLDERS = "checkpoints", "set_aside", "profile", "pretrain"
+FILES = "config.json", "log.jsonl", "weights.safetensors", "best.safetensors", ".lock"
+PATIENCE = 90.0  # Seconds in which shared storage shows every process what one of them wrote.
 
 
 def begun(folder: pathlib.Path) -> bool:
@@ -32,21 +41,91 @@ def note(folder: pathlib.Path, config: dict, run: Callable) -> None:
     own, pretraining = begun(folder), begun(folder / "pretrain")
     if path.exists() and (own or pretraining):
         try:
-            earlier, now = (_flat(_whole(each, run)) for each in (files.read_json(path), config))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        except (KeyError, TypeError):
-            raise ConfigError(f"{path}: damaged") from None
-        for name in {**earlier, **now}:
-            changeable = name.split(".")[-1] in CHANGEABLE and name != "pretrain.steps"
-            fixed = (own or pretraining and name.startswith("pretrain")) and not changeable
-            if earlier.get(name) != now.get(name) and fixed:
+            other = _differences(files.read_json(path), config, run)
+        except (ValueError, KeyError, TypeError):
+            hint = "move it away, and the same command goes on (checkpoints say too of which run they are)"
+            raise ConfigError(f"{path}: damaged; {hint}") from None
+        for name, (earlier, now) in other.items():
+            if own or name.startswith("pretrain"):
                 raise ConfigError(
-                    f"config.{name}: {now.get(name)!r}, but {folder} was started with {earlier.get(name)!r}; "
-                    "use another workdir"
+                    f"config.{name}: {now!r}, but {folder} was started with {earlier!r}; use another workdir"
                 )
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, config)
+
+
+def other_run(about: Any, config: dict, run: Callable) -> str | None:
+    """Why a checkpoint is not one of the run of a config, the arguments of `run`; None: it is.
+
+    Args:
+      about: what the checkpoint says of what made it; its "config" is that of its run.
+    """
+    try:
+        other = _differences(about["config"], config, run)
+    except (ValueError, KeyError, TypeError):
+        return "what it says of its run is damaged"
+    for name, (earlier, now) in other.items():
+        return f"is of another run: its config.{name} is {earlier!r}, this run's {now!r}"
+    return None
+
+
+def same_for_all(config: dict, run: Callable) -> dict[str, Any]:
+    """Of a config, which need not be a valid one, what all processes of its run must have alike, by key."""
+    try:
+        whole = _whole(config, run)
+    except (KeyError, TypeError):  # Of a section that is none, for one.
+        whole = json.loads(json.dumps(config, default=repr))
+    return {f"config.{name}": value for name, value in _flat(whole).items() if name.split(".")[-1] not in OF_A_PROCESS}
+
+
+def check_kinds(folder: pathlib.Path) -> None:
+    """Raises a ConfigError if there is another thing in the place of a run's folder, or of a file or folder in it, or if its name
+    cannot be written in UTF-8.
+    """
+    try:
+        os.path.abspath(folder).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"--workdir: {os.path.abspath(folder)}: not a name in UTF-8, which checkpoints need"
+        ) from None
+    for path in (folder, *(folder / name for name in FOLDERS)):
+        if os.path.lexists(path) and not path.is_dir():
+            raise ConfigError(f"{path}: is no folder, as it is in a run; move it away")
+    for path in (folder / name for name in FILES):
+        if os.path.lexists(path) and not path.is_file():
+            raise ConfigError(f"{path}: is no file, as it is in a run; move it away")
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Makes sure that the workdirs of all processes are one folder: each must see a file that the first one writes.
+
+    Raises:
+      ConfigError: this process does not see it.
+    """
+    if jax.process_count() == 1:
+        return
+    mark = folder / f".shared.{distributed.gather(secrets.token_hex(8))[0]}"
+
+    def write() -> None:
+        for stale in folder.glob(".shared.*"):  # Of a run that was killed.
+            stale.unlink()
+        mark.touch()
+
+    distributed.together(lambda: write() if distributed.is_first() else None)
+    distributed.wait_for_all(mark.exists, PATIENCE)
+
+    def check() -> None:
+        if not mark.exists():
+            raise ConfigError(
+                f"--workdir: process {jax.process_index()} does not see in {folder} what the first process writes; "
+                "the workdir must be one folder for all processes"
+            )
+
+    try:
+        distributed.together(check)
+    finally:
+        if distributed.is_first():
+            mark.unlink()
 
 
 def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractContextManager[None]:
@@ -79,6 +158,17 @@ def _whole(config: dict, run: Callable) -> dict:
     if config["pretrain"] is not None:
         config["pretrain"] = _whole(config["pretrain"], run)
     return json.loads(json.dumps(config))
+
+
+def _differences(earlier: dict, config: dict, run: Callable) -> dict[str, tuple[Any, Any]]:
+    """By key, where an earlier config makes another run than a config does, and the values of both."""
+    before, now = (_flat(_whole(each, run)) for each in (earlier, config))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return {
+        name: (before.get(name), now.get(name))
+        for name in changed
+        if name.split(".")[-1] not in CHANGEABLE or name == "pretrain.steps"
+    }
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:

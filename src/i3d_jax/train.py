@@ -6,9 +6,7 @@ A run is a folder: `checkpoints/`, `log.jsonl` (the durable record), TensorBoard
 
 import contextlib
 import functools
-import importlib.metadata
 import pathlib
-import subprocess
 import textwrap
 import time
 from typing import Any
@@ -24,6 +22,7 @@ from i3d_jax import (
     data,
     datasets,
     distributed,
+    fingerprint,
     models,
     optimizers,
     run_folder,
@@ -113,7 +112,7 @@ def train(
         a step takes, its time, and rounding.
       remat: whether activations are computed again in the backward pass, block by block; changes nothing but those.
       fixed: whether only the last layer is trained, the rest being as `init` gives it, its statistics too (table 4's
-        "Fixed"; with false it is "Full-FT").
+        "Fixed"; with false it is "Full-FT"). Dropout right before the last layer stays on (see `models.Network`).
       average: decay per step of an exponential moving average of the parameters, which is then tested and exported.
       most_bad: updates in a row that may be passed over, since they would not be finite; counted every `log_every` steps.
       init: weights to start from, all but the last layer; weights of images are inflated.
@@ -141,14 +140,17 @@ def train(
     """
     config = dict(locals())
     del config["workdir"]
+    distributed.check_same(run_folder.same_for_all(config, train) | fingerprint.of_code())
     distributed.together(lambda: checks.validate(config, train))
     began = time.time()
     folder = pathlib.Path(workdir)
     first = distributed.is_first()
     with contextlib.ExitStack() as stack:
+        distributed.together(lambda: run_folder.check_kinds(folder) if first else None)
         patience = 0 if jax.process_count() == 1 else 180
         stack.enter_context(distributed.on_first(run_folder.only_process(folder, patience)))
         distributed.together(lambda: run_folder.note(folder, config, train) if first else None)
+        run_folder.check_shared(folder)
         if init is not None and not distributed.anywhere(run_folder.begun(folder)):
             # Better now than after the data set has been made.
             distributed.together(functools.partial(weights.find, init))
@@ -157,6 +159,7 @@ def train(
             if distributed.anywhere(not pathlib.Path(init).exists()):
                 train(str(folder / "pretrain"), **pretrain)
         builder = distributed.together(lambda: _data_set(config))
+        distributed.check_same(fingerprint.of_data_set(builder))
         classes = builder.class_names
         groups = 1 if norm_group is None else batch_size // accumulate // norm_group
         parts = accumulate, runs_per_part(batch_size, accumulate, norm_group, jax.device_count())
@@ -170,14 +173,17 @@ def train(
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
         shapes = jax.eval_shape(lambda: initial_state(network.init(key, example), tx, average is not None))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
-        about = {"config": config, "versions": versions()}
+        about = {"config": config, "versions": fingerprint.versions()}
         saved = stack.enter_context(checkpoints.Checkpoints(folder / "checkpoints", keep, about))
 
         def fresh() -> State:
-            variables = initial_variables(model["name"], network, key, example, init, fixed)
-            return initial_state(variables, tx, average is not None)
+            start_from = (model["name"], network, key, example, init, fixed)
+            variables = distributed.together(lambda: initial_variables(*start_from))
+            distributed.check_same({"the weights to start from (SHA-256)": weights.fingerprint(variables)})
+            return jax.device_put(initial_state(variables, tx, average is not None), replicated)
 
-        start, state = saved.restore(like) or (0, jax.device_put(distributed.together(fresh), replicated))
+        refuse = functools.partial(run_folder.other_run, config=config, run=train)
+        start, state = saved.restore(like, refuse) or (0, fresh())
         if start > steps:
             raise checks.ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
         saved.keep_best(int(state.validation.best_step))
@@ -208,7 +214,7 @@ def train(
         )
         shares = {split: builder.statistics[split.partition("[")[0]] for split in (train_split, test_split)}
         shares = {f"{split}_{name}": of[name] for split, of in shares.items() for name in ("used", "annotated")}
-        log = stack.enter_context(Log(folder, start) if first else contextlib.nullcontext())
+        log = distributed.together(lambda: stack.enter_context(Log(folder, start)) if first else None)
         bar = tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step", disable=not first)
         stack.enter_context(bar)
         trace = stack.enter_context(profiling(folder / "profile", profile if first else ()))
@@ -288,17 +294,3 @@ def _data_set(config: dict) -> datasets.ClipBuilder:
         raise checks.ConfigError(f"config.dataset: {error}") from None
     checks.validate_splits(builder, config, train)
     return builder
-
-
-def versions() -> dict[str, str]:
-    """Of this package and those that compute; with the commit, if it is used from its repository."""
-    found = {}
-    for name in ("i3d-jax-zoo", "jax", "flax", "optax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Used without being installed.
-            found[name] = importlib.metadata.version(name)
-    repository = pathlib.Path(__file__).parents[2]
-    if (repository / ".git").exists():
-        command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return found
