@@ -28,7 +28,7 @@ class Run:
         self.config = small_run.write(folder)
         self.started: list[subprocess.Popen] = []
 
-    def start(self, workdir, *options, processes=2, devices=2, slurm=False) -> list[subprocess.Popen]:
+    def start(self, workdir, *options, processes=2, devices=2, slurm=False, of_process_1=()) -> list[subprocess.Popen]:
         started, port = [], small_run.free_port()
         for process in range(processes):
             environment = os.environ | {
@@ -44,7 +44,7 @@ class Run:
                 environment |= {"JAX_COORDINATOR_PORT": str(port)}
                 how = []
             command = [sys.executable, "-m", "i3d_jax.main", f"--config={self.config}"]
-            command += [f"--workdir={workdir}", "--heartbeat=10", *how, *options]
+            command += [f"--workdir={workdir}", "--heartbeat=10", *how, *options, *(of_process_1 if process else ())]
             with (self.folder / f"{process}.err").open("w") as error:
                 started.append(
                     subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True)
@@ -125,6 +125,131 @@ def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
     assert status == [2, 2] and time.time() - began < 60
     assert "config.json: damaged" in run.errors(0) and "another process cannot go on" in run.errors(1)
     assert "Traceback" not in run.errors(0) + run.errors(1)
+
+
+@pytest.mark.slow
+def test_processes_of_different_configs_end_with_one_line_each(run, tmp_path):
+    began = time.time()
+    status, _ = run.wait(run.start(tmp_path / "run", of_process_1=["--config.optimizer.lr=0.2"]))
+    assert status == [2, 2] and time.time() - began < 100
+    line = (
+        "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; it must be the same in all processes of a run"
+    )
+    for process in range(2):
+        said = [each for each in run.errors(process).splitlines() if each and not GLOOS.fullmatch(each)]
+        assert said == [f"python -m i3d_jax.main: {line}"]
+    assert not (tmp_path / "run").exists()
+
+
+DIFFERENT = """
+import os, pathlib, sys
+import jax
+from i3d_jax import distributed, run_folder, train
+
+process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.path.insert(0, folder)
+import config
+from config import moving_shapes
+
+distributed.initialize(f"localhost:{port}", 2, process, 10)
+run = config.get_config().to_dict()
+run_folder.PATIENCE = 1
+
+def attempt(workdir="run", **changes):
+    run_here = {**run, **(changes if process else {})}
+    try:
+        train.train(os.path.join(folder, workdir), **run_here)
+    except distributed.ProcessError as error:
+        print(error, flush=True)
+    except ValueError as error:
+        print(type(error).__name__, error, flush=True)
+
+for change in (
+    {"batch_size": 16},
+    {"batch_size": 7},
+    {"steps": 8},
+    {"checkpoint_every": 3},
+    {"validate_every": None, "keep": 5},
+    {"clips": run["clips"] | {"reverse": True}},
+    {"model": None},
+    {"pretrain": run},
+    {"profile": (1, 2), "clips": run["clips"] | {"threads": 0}},
+):
+    attempt(**change)
+jax.config.update("jax_enable_x64", bool(process))
+attempt()
+jax.config.update("jax_enable_x64", False)
+attempt(f"workdir {process}")
+usual, data_dir = moving_shapes.CLIPS_PER_CLASS, run["dataset"]["data_dir"]
+moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2 + process, "validation": 1} for kind in usual}
+attempt(dataset=run["dataset"] | {"data_dir": data_dir + " of another"})
+moving_shapes.CLIPS_PER_CLASS = usual
+original = train.initial_variables
+train.initial_variables = lambda *start: jax.tree.map(lambda leaf: leaf + process, original(*start))
+attempt(dataset=run["dataset"] | {"data_dir": data_dir + "/../data"})
+"""
+
+
+@pytest.mark.slow
+def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_path):
+    started, port = [], small_run.free_port()
+    for process in range(2):
+        command = [sys.executable, "-c", DIFFERENT, str(process), str(port), str(tmp_path)]
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+        with (tmp_path / f"{process}.err").open("w") as error:
+            started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True))
+    run.started += started
+    status, out = run.wait(started)
+    assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
+    rule = "; it must be the same in all processes of a run"
+    lost = "process 0: another process cannot go on, and says why"
+    shards = r"\d+ bytes \(shards \w+\)"
+    for process in range(2):
+        wanted = [
+            f"config.batch_size: 8 in process 0, but 16 in process 1{rule}",
+            f"config.batch_size: 8 in process 0, but 7 in process 1{rule}",
+            f"config.steps: 24 in process 0, but 8 in process 1{rule}",
+            f"config.checkpoint_every: 4 in process 0, but 3 in process 1{rule}",
+            rf"config.keep: 2 in process 0, but 5 in process 1{rule} \(and 1 more: config.validate_every\)",
+            f"config.clips.reverse: False in process 0, but True in process 1{rule}",
+            rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} \(and \d more: config.model.*\)",
+            rf"config.pretrain: None in process 0, but nothing in process 1{rule} \(and \d+ more: .*\)",
+            ["ConfigError config.clips.threads: 0 is not a positive whole number", lost][process == 0],
+            f"JAX's setting jax_enable_x64: False in process 0, but True in process 1{rule}",
+            ["ConfigError --workdir: process 1 does not see in .*workdir 1 what the first process writes.*", lost][
+                process == 0
+            ],
+            rf"the data set moving_shapes/videos, train: '48 clips of {shards}' in process 0, but '72 clips of {shards}' in process 1"
+            + rule,
+            rf"the weights to start from \(SHA-256\): '\w+' in process 0, but '\w+' in process 1{rule}",
+        ]
+        found = [line for line in out[process].splitlines() if line and not GLOOS.fullmatch(line)]
+        for line, pattern in zip(found, wanted, strict=True):
+            assert re.fullmatch(pattern, line), (line, pattern)
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_devices_are_named(tmp_path):
+    program = """
+import sys
+from i3d_jax import distributed
+distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]), 10)
+try:
+    distributed.check_same({})
+except distributed.ProcessError as error:
+    print(error)
+"""
+    started, port = [], small_run.free_port()
+    for process in range(2):
+        command = [sys.executable, "-c", program, str(process), str(port)]
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(process + 1)}
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    wanted = (
+        "the number of devices: 1 in process 0, but 2 in process 1; it must be the same in all processes of a run\n"
+    )
+    for each in started:
+        out = each.communicate(timeout=120)[0]
+        assert each.returncode == 0 and out.endswith(wanted)
 
 
 @pytest.mark.parametrize(

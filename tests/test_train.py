@@ -418,9 +418,13 @@ def test_damaged_checkpoints_are_passed_over_loudly(quick_run, quick, tmp_path, 
     bad = bytearray(data.read_bytes())
     bad[len(bad) // 2] ^= 1
     data.write_bytes(bad)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    (tmp_path / "log.jsonl").write_bytes(log.replace(b"step", b"s\xf4ep", 1))
     train.train(str(tmp_path), **quick)
-    assert "checkpoints: step 4: " in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "set_aside").iterdir()] == ["4"]
+    said = capsys.readouterr().err
+    assert "checkpoints: step 4: " in said and "log.jsonl: line 1 left out, since damaged" in said
+    assert [path.name for path in (tmp_path / "set_aside").glob("?")] == ["4"]
+    assert [line["step"] for line in log_of(tmp_path) if "loss" in line] == [2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
 
 
@@ -763,6 +767,7 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(seed=-1), "config.seed: -1 is not a whole number from 0 to 2**32 - 1"),
         (dict(seed=1.5), "config.seed: 1.5, wanted a whole number"),
         (dict(init=3), "config.init: 3, wanted text or None"),
+        (dict(init="weights\udcff"), "weights\udcff: not text in UTF-8"),
         (dict(train_split=["train"]), "config.train_split: ['train'], wanted text"),
         (
             dict(dataset=dict(name="moving_shapes/videos", data_dir=3)),
@@ -893,6 +898,12 @@ def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monk
             "no data set is called 'ucf'",
         ),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--config.model.name=i2d"], "no model is called 'i2d'"),
+        (["--config=configs/moving_shapes.py", "--workdir=README.md"], "README.md: is no folder, as it is in a run"),
+        (["--config=configs/moving_shapes.py", "--workdir=x\udcff"], "x\\udcff: not a name in UTF-8"),
+        (
+            ["--config=configs/moving_shapes.py", "--workdir=x", "--config.dataset.data_dir=x\udcff"],
+            "not text in UTF-8",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message):
@@ -901,6 +912,15 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "i3d_jax.main" in line]
     assert message in line and "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "i3d_jax.main", "--config=configs/moving_shapes.py", f"--workdir={tmp_path}"]
+    environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("python -m i3d_jax.main: Unable to initialize backend 'nonsense'")
 
 
 def test_a_device_without_enough_memory_is_one_line_that_says_what_takes_less(tmp_path):

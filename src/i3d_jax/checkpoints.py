@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -190,7 +191,7 @@ class Checkpoints:
         """Moves steps that are not used to where they are in nobody's way."""
         if not steps:
             return
-        folder = self.folder.with_name("set_aside")
+        folder = pathlib.Path(self.folder).with_name("set_aside")
 
         def move() -> None:
             folder.mkdir(exist_ok=True)

@@ -29,9 +29,11 @@ def validate(config: dict, run: Callable) -> None:
     """
     bind("config", run, config, workdir="")
     try:
-        json.dumps(config)
+        json.dumps(config, ensure_ascii=False).encode()
     except TypeError as error:
         raise ConfigError(f"config: {error}; wanted numbers, strings and tuples, dtype='bfloat16' for one") from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"config: ...{error.object[: error.end][-60:]}: not text in UTF-8") from None
     numbers = "steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "most_bad"
     check_positive("config", config, *numbers, "norm_group", "validate_every")
     if not 0 <= config.get("seed", 0) < 2**32:

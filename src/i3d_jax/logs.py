@@ -88,10 +88,9 @@ def _lines(path: pathlib.Path) -> list[dict | None]:
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             scalars = json.loads(line)
-            whole = isinstance(scalars, dict) and type(scalars["step"]) is int
-        except (ValueError, KeyError, RecursionError):
-            whole = False
-        found.append(scalars if whole else None)
+        except (ValueError, RecursionError):
+            scalars = None
+        found.append(scalars if isinstance(scalars, dict) and type(scalars.get("step")) is int else None)
     return found
 
 
