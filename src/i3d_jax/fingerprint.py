@@ -13,6 +13,7 @@ import jax
 
 from i3d_jax import datasets
 
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy")
 # JAX's settings that make other programs, or other random numbers.
 SETTINGS = (
     "jax_enable_x64",
@@ -24,8 +25,8 @@ SETTINGS = (
 
 
 def of_code() -> dict[str, Any]:
-    """The code that computes: digests and versions, by what they are of; and JAX's settings."""
-    found = {f"the version of {name}": version for name, version in versions().items() if name != "commit"}
+    """The code that computes, wherever it is installed, by name: this package's digest, others' versions, and JAX's settings."""
+    found: dict[str, Any] = {f"the version of {name}": version for name, version in _versions(PACKAGES).items()}
     settings = {f"JAX's setting {name}": jax.config.values[name] for name in SETTINGS if name in jax.config.values}
     return found | {"the code of i3d_jax (SHA-256)": source()} | settings
 
@@ -43,15 +44,20 @@ def source() -> str:
 
 def versions() -> dict[str, str]:
     """Of this package and those that compute; with the commit, if it is used from its repository."""
-    found = {}
-    for name in ("i3d-jax-zoo", "jax", "jaxlib", "flax", "optax", "grain", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Used without being installed.
-            found[name] = importlib.metadata.version(name)
+    found = _versions(("i3d-jax-zoo", *PACKAGES))
     repository = pathlib.Path(__file__).parents[2]
     if (repository / ".git").exists():
         command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return found
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Used without being installed.
+            found[name] = importlib.metadata.version(name)
     return found
 
 

@@ -96,7 +96,8 @@ def train(
 ) -> dict:
     """Trains a model, or goes on training it, and evaluates it at the end.
 
-    All processes of a run call it with the same arguments, after `distributed.initialize`.
+    All processes of a run call it with the same arguments, after `distributed.initialize`; which ones may differ, and what else may
+    not, is in `run_folder.OF_A_PROCESS` and `fingerprint`.
 
     Args:
       workdir: the run's folder; several processes share it.
@@ -136,7 +137,8 @@ def train(
       DivergedError: too many updates were not finite.
       checks.ConfigError: an argument that does not fit the others (see `checks.validate`) or those the run was started with.
       checkpoints.SaveError: a checkpoint could not be written; those before it are as they were.
-      distributed.ProcessError: another process failed.
+      distributed.ProcessError: another process failed, or the processes differ in what the result depends on.
+      checkpoints.DamagedError: there are checkpoints, and none of them can be used.
     """
     config = dict(locals())
     del config["workdir"]
