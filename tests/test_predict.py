@@ -4,6 +4,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from test_playback import damaged_mjpeg
 from test_weights import INFO, small_variables
 
 from i3d_jax import flow, h264, models, pixels, predict, video, weights
@@ -41,6 +42,15 @@ def test_bad_videos_are_named_and_the_others_go_on(files, capsys):
     assert [line.split(":")[0] for line in errors] == [str(files / name) for name in names[1:5]]
     assert "too short: 5 frames at 25 per second, and at least 9" in err
     assert "Traceback" not in err
+
+
+def test_of_a_damaged_video_what_is_whole_is_classified_and_stderr_says_what_is_lost(files, capsys):
+    (files / "damaged.mkv").write_bytes(damaged_mjpeg([5, 6]))
+    assert run(files, str(files / "damaged.mkv"), str(files / "good.mp4")) == 0
+    out, err = capsys.readouterr()
+    assert f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
+    lines = [line for line in err.splitlines() if "damaged" in line]
+    assert lines == [f"{files / 'damaged.mkv'}: is damaged: 2 packets could not be decoded and are left out"]
 
 
 def test_table(files, capsys):

@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -165,6 +166,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, listing.FolderError, weights.WeightsError) as error:
         command_line.say(error)
         return 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", video.DamageWarning)
+        warnings.showwarning = lambda message, *_: tqdm.tqdm.write(str(message), file=sys.stderr)
+        return _predict_all(paths, classifiers, flags)
+
+
+def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argparse.Namespace) -> int:
+    """Prints what is to be said of every video; returns the exit status."""
     status = 0
     videos = read_all(paths, classifiers, flow.PRESETS[flags.flow_preset])
     for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
