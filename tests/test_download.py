@@ -151,6 +151,25 @@ def test_what_cannot_be_had_is_given_up_and_says_why(answer, message, requests, 
     assert len(found) == requests and peak < 10 << 20
 
 
+def test_tries_are_counted_anew_only_where_more_of_the_file_has_come(tmp_path, monkeypatch):
+    def from_its_start(most):
+        def answer(handler):
+            head(handler, Content_Length=len(DATA))
+            handler.wfile.write(DATA[:most])
+
+        return answer
+
+    monkeypatch.setattr(download, "PROGRESS", 10_000)
+    again = "cut off after 40,000 of 100,000 bytes, 5 times in a row"
+    answers = [from_its_start(40_000), from_its_start(20_000)] * 10
+    with answering(*answers) as (address, requests), pytest.raises(DownloadError, match=again):
+        download.download(address, tmp_path / "file", len(DATA))
+    assert len(requests) == 5
+    with answering(cut_off_after(10_000)) as (address, requests):
+        download.download(address, tmp_path / "file", len(DATA))
+    assert len(requests) == 10
+
+
 def test_a_server_says_when_to_come_again(tmp_path, monkeypatch):
     slept = []
     monkeypatch.setattr(download, "time", types.SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))

@@ -17,7 +17,7 @@ import tqdm
 
 PATIENCE = 30.0  # Seconds without an answer, and those in which as many bytes must come as SPEED says.
 SPEED = 1000  # Bytes per second.
-TRIES = 5  # In a row that bring less than PROGRESS bytes.
+TRIES = 5  # In a row that come less than PROGRESS bytes further.
 PROGRESS = 1 << 20
 PAUSE = 1.0  # Seconds before the second try; twice as long before each further one.
 LONGEST_PAUSE = 30.0
@@ -65,7 +65,7 @@ def download(
       OSError: `path` cannot be written.
     """
     opener = opener or urllib.request.build_opener()
-    tries, version = 0, ""
+    tries, version, furthest = 0, "", 0
     bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=not exact)
     with path.open("wb") as file, bar:
         while True:
@@ -80,7 +80,8 @@ def download(
             except DownloadError as error:
                 raise DownloadError(f"{address}: {error}") from None
             except _BrokenOffError as error:
-                tries = 1 if file.tell() - start >= PROGRESS else tries + 1
+                tries = 1 if file.tell() >= furthest + PROGRESS else tries + 1
+                furthest = max(furthest, file.tell())
                 if tries >= TRIES:
                     raise DownloadError(f"{address}: {error}, {tries} times in a row") from None
                 pause = min(max(PAUSE * 2 ** (tries - 1), error.pause), LONGEST_PAUSE)
