@@ -39,8 +39,6 @@ _PROCESS = flags.DEFINE_integer("process-id", None, "Which of them this is, from
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake on it is one line on stderr and exit status 2."""
     try:
-        if problem := command_line.broken_installation():
-            raise ValueError(problem)
         for argument, following in zip(argv, [*argv[1:], ""], strict=True):
             path = following if argument == "--config" else argument.partition("--config=")[2]
             if path and not os.path.exists(path.split(":")[0]):
