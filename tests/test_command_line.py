@@ -13,7 +13,8 @@ from i3d_jax import command_line
 
 # The module needs nothing but Python: without the rest of the package it starts at once.
 ALONE = f"""
-import importlib.util, os, signal, sys, threading, time
+import importlib.util, os, signal, sys, threading, time, types
+sys.modules["i3d_jax"] = types.SimpleNamespace(inflate_params=None)
 spec = importlib.util.spec_from_file_location("command_line", {command_line.__file__!r})
 command_line = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(command_line)

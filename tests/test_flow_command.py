@@ -4,16 +4,16 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from i3d_jax import flow, h264, pixels, video
+from i3d_jax import files, flow, h264, pixels, video
 from i3d_jax.flow import __main__ as command
 from i3d_jax.flow import formats, videos
 from i3d_jax.flow.colours import colours
@@ -107,9 +107,7 @@ def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(fol
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_path, capsys):
     assert run(folder / "one.mp4", "--out", tmp_path) == 0
-    killed = subprocess.Popen([sys.executable, "-c", ""])
-    killed.wait()
-    for name in f".{socket.gethostname()}.{killed.pid}.1.abc.raw", f".{socket.gethostname()}.{killed.pid}.2.abc":
+    for name in f"{files.TEMPORARY}abc.raw", f"{files.TEMPORARY}abc":
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "two.mp4").write_bytes(b"whole, but not noted: killed in between")
     before = (tmp_path / "one.mp4").stat()
@@ -168,15 +166,15 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("form", ["png", "npz"])
 def test_a_run_that_was_killed_before_it_noted_what_it_had_done_goes_on(form, folder, tmp_path):
-    def files():
+    def contents():
         return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     command = (folder / "one.mp4", "--out", tmp_path, "--format", form)
     assert run(*command) == 0
-    before, done = files(), tmp_path / "done.jsonl"
+    before, done = contents(), tmp_path / "done.jsonl"
     done.write_bytes(done.read_bytes()[:-9])  # In the middle of it.
-    assert run(*command) == 0 and files() == before
-    assert run(*command) == 0 and files() == before
+    assert run(*command) == 0 and contents() == before
+    assert run(*command) == 0 and contents() == before
 
 
 def test_flow_is_replaced_by_other_flow_and_by_nothing_else(folder, tmp_path):
@@ -222,6 +220,50 @@ def test_out_may_be_inside_the_folder_of_videos(tmp_path, capsys):
     for _ in range(2):
         assert run(tmp_path, "--out", tmp_path / "flow") == 0
     assert "one.mp4: was there" in capsys.readouterr().out
+
+
+def test_a_folder_gets_the_flow_of_one_process_at_a_time(folder, tmp_path, capsys):
+    half = tmp_path / f"{files.TEMPORARY}of the other process"
+    with files.locked(tmp_path / ".lock", ValueError()):
+        half.write_bytes(b"half")
+        assert run(folder / "one.mp4", "--out", tmp_path) == 2
+    said, errors = capsys.readouterr()
+    assert not said and errors.count("\n") == 1
+    assert f"{tmp_path}: another process writes flow to it; use another --out" in errors
+    assert sorted(os.listdir(tmp_path)) == [half.name, ".lock"]  # It is the other one's.
+    assert run(folder / "one.mp4", "--out", tmp_path) == 0 and not half.exists()
+
+
+@pytest.mark.parametrize(
+    "where,error",
+    [
+        ("reading", MemoryError()),
+        ("computing", MemoryError()),
+        ("computing", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")),
+        ("encoding", MemoryError()),
+    ],
+)
+def test_whatever_goes_wrong_with_a_video_is_its_own(where, error, folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder, tmp_path / "videos", ignore=shutil.ignore_patterns("text.mp4", "broken.mp4"))
+    failed = []
+
+    def fail_first(place, function):
+        def failing(*arguments, **options):
+            if where == place and not failed:
+                failed.append(place)
+                raise error
+            return function(*arguments, **options)
+
+        return failing
+
+    monkeypatch.setattr(video, "grey", fail_first("reading", video.grey))
+    monkeypatch.setattr(command, "of_frames", fail_first("computing", command.of_frames))
+    monkeypatch.setattr(h264, "encode", fail_first("encoding", h264.encode))
+    assert run(tmp_path / "videos", "--out", tmp_path / "out") == 1
+    said, errors = capsys.readouterr()
+    assert errors.startswith(f"{tmp_path / 'videos' / 'a b' / 'two.mkv'}: ") and errors.count("\n") == 1
+    assert "not enough memory" in errors
+    assert "one.mp4: 6 frames" in said and said.count("\n") == 1
 
 
 def test_one_failure_stops_the_others_at_work(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import av.error
 import jax
 import numpy as np
 import pytest
@@ -51,6 +52,55 @@ def test_of_a_damaged_video_what_is_whole_is_classified_and_stderr_says_what_is_
     assert f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
     lines = [line for line in err.splitlines() if "damaged" in line]
     assert lines == [f"{files / 'damaged.mkv'}: is damaged: 2 packets could not be decoded and are left out"]
+
+
+def test_of_a_folder_all_videos_are_taken(files, tmp_path, capsys):
+    for name in "b/2.mp4", "b/1.MKV", "a.mp4", ".hidden.mp4", "notes.txt":
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((files / "good.mp4").read_bytes())
+    assert run(files, "--json", str(tmp_path), str(files / "good.mp4")) == 0
+    found = [json.loads(line)["video"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [*(f"{tmp_path}/{name}" for name in ("a.mp4", "b/1.MKV", "b/2.mp4")), str(files / "good.mp4")]
+
+
+def test_a_folder_without_videos_is_one_line_and_status_2(files, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no video")
+    assert run(files, str(files / "good.mp4"), str(tmp_path)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith(f"{tmp_path}: has no videos\n") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error,text",
+    [
+        (MemoryError("10 GB"), "not enough memory: 10 GB"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            "not enough memory: RESOURCE_EXHAUSTED: Out ",
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: check failed"), "JaxRuntimeError: INTERNAL: check failed"),
+        (av.error.ExternalError(0, "no"), "no"),
+    ],
+)
+@pytest.mark.parametrize("where", ["cannot be read", "cannot be classified"])
+def test_whatever_goes_wrong_with_a_video_is_its_own(where, error, text, files, monkeypatch, capsys):
+    class Logits:
+        def __new__(cls, streams):
+            if where == "cannot be classified" and streams["rgb"] == "bad":
+                raise error
+            return np.arange(7.0)
+
+    def read(path, *_):
+        if where == "cannot be read" and path == "bad":
+            raise error
+        return {"rgb": path}
+
+    monkeypatch.setattr(predict, "read", read)
+    monkeypatch.setattr(predict, "classifier", lambda name: predict.Classifier(Logits, None, INFO))
+    assert predict.main(["--json", "before", "bad", "after"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["video"] for line in out.splitlines()] == ["before", "after"]
+    assert err.startswith(f"bad: {where}: ") and text in err and err.count("\n") == 1
 
 
 def test_table(files, capsys):
