@@ -1,10 +1,12 @@
+import contextlib
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, decoding, evaluate, models, planes, weights
+from i3d_jax import datasets, decoding, evaluate, files, metrics, models, planes, weights
 from i3d_jax.datasets import moving_shapes
 
 CLASSES = moving_shapes.CLASSES["videos"]
@@ -190,13 +192,83 @@ def test_what_does_not_fit_is_said_before_a_data_set_is_prepared(name, arguments
     assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_made_and_damaged_predictions_are_named(images, prepared, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made_is_named(prepared, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(prepared, "inception", tmp_path / "file" / "out") == 2
     assert f"{tmp_path / 'file' / 'out'}" in capsys.readouterr().err
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "settings.json").write_bytes((images / "settings.json").read_bytes())
-    (bad / "predictions.jsonl").write_text("what\n")
-    assert run(prepared, "inception", bad) == 2
-    assert "predictions.jsonl: damaged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copy(images, tmp_path):
+    """A finished evaluation that may be damaged."""
+    return shutil.copytree(images, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"label": 24}, "clip {id!r}: label 24, wanted 0 to 23"),
+        ({"label": -1}, "clip {id!r}: label -1, wanted 0 to 23"),
+        ({"label": "3"}, "clip {id!r}: label '3', wanted 0 to 23"),
+        ({"class": "archery"}, "clip {id!r}: class 'archery', wanted {class!r}, which has label {label}"),
+        ({"logits": [1.0]}, "clip {id!r}: logits of shape (1,), wanted (24,)"),
+        ({"rgb": [0.0] * 24}, "clip {id!r}: has logits of streams ['rgb'], wanted []"),
+        ({"frames": None}, "clip {id!r}: frames and ticks (None, 32), wanted whole numbers"),
+        ({"id": 3}, "id 3, wanted text"),
+        ({"logits": "what"}, "damaged"),
+        (None, "damaged"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named_with_its_clip(change, message, copy, prepared, tmp_path, capsys):
+    path = copy / "predictions.jsonl"
+    good = path.read_text().splitlines()
+    third = json.loads(good[2])
+    good[2] = "what" if change is None else json.dumps(third | change)
+    path.write_text("".join(line + "\n" for line in good))
+    wanted = f"{path}: line 3: {message.format_map(third)}\n"
+    assert run(prepared, "inception", copy) == 2
+    assert capsys.readouterr().err.endswith(wanted)
+    assert evaluate.main(["--fuse", str(copy), str(copy), "--out", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.endswith(wanted) and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("change", [{"about": 3}, {"classes": None}, {"classes": [1]}, {"about": {"split": "test"}}])
+def test_scores_of_something_else_are_not_fused(change, copy, tmp_path, capsys):
+    path = copy / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert evaluate.main(["--fuse", str(copy), str(copy), "--out", str(tmp_path / "x")]) == 2
+    err = capsys.readouterr().err
+    assert f"{path}: not of an evaluation" in err and err.count("\n") == 1
+
+
+def test_one_process_evaluates_into_a_folder_at_a_time(copy, prepared, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with files.locked(copy / ".lock", ValueError()):
+        assert run(prepared, "inception", copy) == 2
+        assert evaluate.main(["--fuse", str(copy), str(copy), "--out", str(copy)]) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert (
+            evaluate.main(["--fuse", str(copy), str(copy), "--out", str(tmp_path / "x")]) == 0
+        )  # It only reads there.
+    assert len(errors) == 2
+    assert all(f"{copy}: another process is evaluating into it; use another --out" in line for line in errors)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "scores.json", "confusion.csv", "confusion.png"])
+def test_a_full_disk_is_named_with_the_file(name, copy, prepared, monkeypatch, capsys):
+    # What is written beside a file, to take its place, does not find room.
+    @contextlib.contextmanager
+    def replacing(path):
+        with real(path) as temporary:
+            if path.name == name:
+                temporary.symlink_to("/dev/full")
+            yield temporary
+
+    real = files.replacing
+    monkeypatch.setattr(files, "replacing", replacing)
+    (copy / "predictions.jsonl").unlink()
+    if name == "predictions.jsonl":
+        (copy / name).symlink_to("/dev/full")
+    assert run(prepared, "inception", copy) == 2
+    assert capsys.readouterr().err.endswith(f"{copy / name}: No space left on device\n")
