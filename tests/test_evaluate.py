@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, decoding, evaluate, files, metrics, models, planes, weights
+from i3d_jax import datasets, decoding, evaluate, files, models, planes, weights
 from i3d_jax.datasets import moving_shapes
 
 CLASSES = moving_shapes.CLASSES["videos"]

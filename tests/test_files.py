@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from i3d_jax import files
+from i3d_jax import datasets, files
 from i3d_jax.ahead import ahead
 
 
@@ -67,6 +67,15 @@ def test_whoever_only_reads_lines_leaves_the_last_one_to_who_writes_it(tmp_path)
     path.write_text("one\ntw")
     assert files.whole_lines(path, mend=False) == ["one"] and path.read_text() == "one\ntw"
     assert files.whole_lines(path) == ["one"] and path.read_text() == "one\n"
+
+
+def test_names_that_are_not_utf8_are_refused_where_a_library_takes_no_other(tmp_path):
+    files.check_utf8(tmp_path / "動")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    for look in datasets.builder, datasets.readable, datasets.prepared:
+        with pytest.raises(ValueError, match="\udcff: this name is not UTF-8, and cannot be used here"):
+            look("moving_shapes/videos", name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_is_interrupted_does_not_wait_for_threads_that_work_ahead():

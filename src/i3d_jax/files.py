@@ -140,6 +140,14 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def check_utf8(path: str | os.PathLike) -> None:
+    """Raises a ValueError if a path is not UTF-8, as of files it need not be: not all libraries can use such ones."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: this name is not UTF-8, and cannot be used here") from None
+
+
 def whole_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
     """The lines of a file, none if it is not there, but for a last one that was cut off by a kill.
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 
+from i3d_jax import files
 from i3d_jax.datasets import description, remote
 from i3d_jax.datasets.clips import ClipBuilder
 from i3d_jax.datasets.hmdb51 import HMDB51
@@ -25,7 +26,7 @@ def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
       options: to prepare it with, see `ClipBuilder`.
 
     Raises:
-      ValueError: no such data set or config.
+      ValueError: no such data set or config, or `data_dir` is not UTF-8.
     """
     names = [f"{family}/{config.name}" for family, made in BUILDERS.items() for config in made.BUILDER_CONFIGS]
     if name not in names:
@@ -35,6 +36,7 @@ def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
         data_dir = remote.local(str(data_dir), _versioned(name), records=False)
     elif data_dir is not None:
         data_dir = os.path.expanduser(data_dir)  # No shell does, of --config.dataset.data_dir=~/data.
+        files.check_utf8(data_dir)  # The library for records has no other names.
     return BUILDERS[family](config=config, data_dir=data_dir, **options)
 
 
