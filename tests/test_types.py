@@ -15,9 +15,10 @@ from i3d_jax.step import initial_state, train_step
 
 KEY = jax.random.key(0)
 NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # That is two of I3D.
-# Every network, and in other types those that others are made of.
-EVERY = [(name, "float32") for name in NAMES]
-EVERY += [(name, dtype) for name in ("convnet_lstm", "c3d", "i3d") for dtype in ("bfloat16", "float64")]
+# Those that have the layers of all.
+TRAINED = [("fused_two_stream", "float32")]
+TRAINED += [(name, dtype) for name in ("convnet_lstm", "c3d", "i3d") for dtype in ("float32", "bfloat16", "float64")]
+TESTED = [(name, dtype) for name in NAMES for dtype in ("float32", "bfloat16")]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def types(tree):
     return [(jax.tree_util.keystr(path), leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-@pytest.mark.parametrize("name,dtype", EVERY)
+@pytest.mark.parametrize("name,dtype", TRAINED)
 def test_types_of_a_runs_state_are_the_same_with_x64_and_stay_so(name, dtype):
     of_float32 = types(jax.eval_shape(run(name)[1]))
     with jax.enable_x64(True):
@@ -85,19 +86,21 @@ def test_other_platforms_forms_keep_types_with_x64_too(form):
 
 
 def test_two_steps_with_x64_are_those_without_and_one_program(programs):
-    """Dropout's masks and the clips are the same, and so is all but rounding."""
-    found = []
+    """By their losses, which other masks of dropout would move; rounding of float32 moves gradients by more (it flips ReLUs)."""
+    states, losses = [], []
     for x64 in False, True:
         with jax.enable_x64(x64):
-            _, start, step, clips = run("c3d", width=0.05)
+            _, start, step, clips = run("c3d")
             state = jax.jit(start)()
             update = jax.jit(functools.partial(step, parts=(2, 1)))
             for _ in range(2):
                 state, scalars = update(state, clips, KEY)
-            found.append(jax.device_get((state, scalars["loss"])))
+                losses.append(float(scalars["loss"]))
+            states.append(types(state))
     assert programs().count("jit(train_step)") == 2
-    assert types(found[0]) == types(found[1])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), *found)
+    assert states[0] == states[1]
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4) and losses[3] == pytest.approx(losses[1], rel=2e-3)
+    assert abs(losses[1] - losses[0]) > 1e-3
 
 
 def test_optical_flow_is_the_same_with_x64():
@@ -123,7 +126,7 @@ def test_float64_without_x64_is_refused_by_name(dtype):
         jax.eval_shape(network.init, KEY, video)
 
 
-@pytest.mark.parametrize("name,dtype", [each for each in EVERY if "float64" not in each])
+@pytest.mark.parametrize("name,dtype", TESTED)
 def test_variables_may_be_numpys_and_closed_over(name, dtype):
     network, video = test_models.small(name, dtype=dtype), test_models.clip(test_models.SMALL[name][1])
     shapes = jax.eval_shape(network.init, KEY, video)
