@@ -121,6 +121,12 @@ def remove_leftovers(folder: pathlib.Path, age: float = 0) -> None:
                 _remove(path)
 
 
+def special(mode: int) -> str | None:
+    """What a file is, by its mode, that could be waited for without an end: "a FIFO", "a socket" or "a device"; None: it is not."""
+    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode))
+
+
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file for reading; at once, whatever it is.
 

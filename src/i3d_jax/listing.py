@@ -1,8 +1,9 @@
 """Which files, and which videos by their extension, lie below a folder."""
 
 import os
-import stat
 from pathlib import Path, PurePath
+
+from i3d_jax.files import special
 
 VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".gif"}
 FOLDER, MISSING = "is a folder", "is missing"
@@ -61,11 +62,9 @@ def _not_a_file(entry: os.DirEntry) -> str:
             return FOLDER
         if entry.is_file():
             return ""
-        mode = entry.stat().st_mode
+        return f"is no file: {special(entry.stat().st_mode)}"
     except OSError:  # There is nothing, or the link leads to itself.
         return f"{MISSING}: a dangling link to {os.readlink(entry.path)}"
-    kinds = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
-    return f"is no file: {next((name for test, name in kinds.items() if test(mode)), 'a device')}"
 
 
 def videos(folder: Path, but: Path | None = None) -> list[PurePath]:

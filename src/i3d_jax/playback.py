@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import re
-import stat
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ import av.error
 import av.stream
 import numpy as np
 
+from i3d_jax import files
+
 FPS = 25.0  # Of everything the paper trains and tests on.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
 MAX_PIXELS = 8192 * 8192  # Of a frame as it is stored: a decoder keeps up to 16 of them.
@@ -33,7 +34,6 @@ TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.spli
 UNKNOWN_FRAMES = 2**30
 LOOKAHEAD = 8  # Frames that are decoded before the first one's time is believed.
 JOINT = 2  # Packets after a flagged one within which the timestamps of another recording begin.
-KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class VideoError(ValueError):
@@ -175,9 +175,8 @@ def _opened(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterat
     """The container and the track that a player shows of it."""
     if not isinstance(video, bytes):
         with contextlib.suppress(OSError):  # FFmpeg says what the matter is.
-            kind = stat.S_IFMT(os.stat(video).st_mode)
-            if kind in KINDS:  # Which would be waited for.
-                raise VideoError(name, f"is {KINDS[kind]}, wanted a file")
+            if kind := files.special(os.stat(video).st_mode):
+                raise VideoError(name, f"is {kind}, wanted a file")
     with av.open(io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **TAGS) as container:
         assert isinstance(container, av.container.InputContainer)
         # PyAV has FFmpeg invent presentation times where there are none: out of order, where frames refer to later ones.
