@@ -53,9 +53,8 @@ class Network(nn.Module):
       norm_groups: groups of clips with batch norm statistics of their own, in training (the release's replicas).
       norm_decay: of the running statistics, per step; 0.999 as released is for runs of many thousand steps.
       dtype: of the computation; parameters, statistics and logits are float32.
-      fixed: nothing but the last layer is trained, on features as they are in a test: batch norm uses its running statistics, which
-        stay as they are (table 4's "Fixed"). The dropout right before the last layer stays on in training, as part of the classifier
-        that is trained; `dropout` = 0 turns it off. Dropout further in front, as 3D-ConvNet has, is off.
+      fixed: nothing but the last layer is trained (table 4's "Fixed"). The layers before it compute as in a test: with the
+        running statistics and without dropout. The last layer's own input is dropped as `dropout` says; 0 turns that off.
       remat: convolutions and blocks are computed once more in the backward pass, one at a time, and not kept until then.
     """
 
