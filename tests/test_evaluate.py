@@ -1,5 +1,6 @@
 import contextlib
 import json
+import pathlib
 import shutil
 
 import jax
@@ -257,7 +258,6 @@ def test_one_process_evaluates_into_a_folder_at_a_time(copy, prepared, tmp_path,
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "scores.json", "confusion.csv", "confusion.png"])
 def test_a_full_disk_is_named_with_the_file(name, copy, prepared, monkeypatch, capsys):
-    # What is written beside a file, to take its place, does not find room.
     @contextlib.contextmanager
     def replacing(path):
         with real(path) as temporary:
@@ -265,10 +265,12 @@ def test_a_full_disk_is_named_with_the_file(name, copy, prepared, monkeypatch, c
                 temporary.symlink_to("/dev/full")
             yield temporary
 
-    real = files.replacing
+    def opened(path, mode="r", **options):
+        return whole(pathlib.Path("/dev/full") if (path.name, mode) == (name, "a") else path, mode, **options)
+
+    real, whole = files.replacing, pathlib.Path.open
     monkeypatch.setattr(files, "replacing", replacing)
+    monkeypatch.setattr(pathlib.Path, "open", opened)
     (copy / "predictions.jsonl").unlink()
-    if name == "predictions.jsonl":
-        (copy / name).symlink_to("/dev/full")
     assert run(prepared, "inception", copy) == 2
     assert capsys.readouterr().err.endswith(f"{copy / name}: No space left on device\n")
