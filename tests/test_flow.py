@@ -354,3 +354,12 @@ import i3d_jax.flow.videos
 assert not {"av", "tensorflow_datasets", "grain", "ml_collections", "cv2", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_program_that_cannot_be_compiled_is_tried_again_for_the_next_video(monkeypatch):
+    frames, compile_ = [np.zeros((40, 56), np.uint8)] * 2, videos._compile
+    monkeypatch.setattr(videos, "_compile", lambda *_: (_ for _ in ()).throw(MemoryError("10 GB")))
+    with pytest.raises(MemoryError):
+        list(videos.of_frames(frames, FAST))
+    monkeypatch.setattr(videos, "_compile", compile_)
+    assert [flow.any() for flow in videos.of_frames(frames, FAST)] == [False, False]

@@ -89,6 +89,8 @@ def compiled(shape: tuple[int, ...], settings: TVL1) -> Callable:
         try:
             program.set_result(_compile(shape, settings))
         except BaseException as error:
+            with _lock:  # The next video of this size may have the memory that this one lacked.
+                _programs.pop(key, None)
             program.set_exception(error)
             raise
     return program.result()

@@ -158,7 +158,9 @@ def _fetch(name: str, path: pathlib.Path) -> None:
             except WeightsError as error:
                 problems.append(f"from {source}: {error}")
                 continue
-            save(path, _nested(tensors), info)
+            whole = pathlib.Path(folder) / path.name
+            save(whole, _nested(tensors), info)
+            os.replace(whole, path)
             return
     raise WeightsError(
         f"{name}: cannot be fetched ({'; '.join(problems)}). Without a network, copy {published.INDEX} and "
