@@ -159,3 +159,25 @@ def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'file'}: cannot be written (File exists): what is compiled is not kept"
     ]
+
+
+def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
+    """It ends at once, without what `atexit` does; its programs are not why."""
+    code = (
+        "import signal, sys, jax, jax.numpy as jnp\n"
+        "from i3d_jax import command_line, compilation\n"
+        "def main():\n"
+        "    compilation.keep()\n"
+        "    jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64))).block_until_ready()\n"
+        "    signal.raise_signal(signal.SIGTERM) if sys.argv[1:] else None\n"
+        "command_line.run(main)"
+    )
+    settings = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | settings | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    kept = []
+    for signalled in False, True, True:
+        arguments = [sys.executable, "-c", code, *(["stop"] if signalled else [])]
+        done = subprocess.run(arguments, check=False, env=environment, capture_output=True, text=True)
+        assert done.returncode == (143 if signalled else 0), done.stderr
+        kept.append({path.name: path.stat().st_ino for path in tmp_path.iterdir()})
+    assert kept[0] == kept[1] == kept[2] and any(name.endswith(".program") for name in kept[0])

@@ -314,7 +314,7 @@ def test_flow_json_says_how_the_flow_was_made(folder, tmp_path):
         ("{0}/one.mp4 --out {1} --batch-size -1", "--batch-size: -1 is not a positive number"),
         ("{0}/one.mp4 --out {1} --batch-size 100000", "--batch-size: 100000 is too large"),
         ("{0}/one.mp4 --out {0}", "one.mp4: is a video itself; use another --out"),
-        ("{0}/one.mp4 {0}/one.mp4 --out {1}", "one.mp4 would go there"),
+        ("{0}/one.mp4 {1}/../other/one.avi --out {1}", "one.avi would go there"),
         ("{1} --out {1}/x", "has no videos"),
         ("{0}/one.mp4 --out {0}/notes.txt", "notes.txt"),
     ],
@@ -324,6 +324,11 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
     said, errors = capsys.readouterr()
     assert message in errors and "Traceback" not in errors and not said
     assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_a_video_that_is_named_twice_is_computed_once(folder, tmp_path, capsys):
+    assert run(folder / "one.mp4", folder / "." / "one.mp4", "--out", tmp_path, "--frames", 2) == 0
+    assert capsys.readouterr().out.count("one.mp4 -> ") == 1 and (tmp_path / "one.mp4").exists()
 
 
 def test_a_video_that_is_missing_is_named(tmp_path, capsys):

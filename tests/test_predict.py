@@ -51,7 +51,7 @@ def test_of_a_damaged_video_what_is_whole_is_classified_and_stderr_says_what_is_
     out, err = capsys.readouterr()
     assert f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
     lines = [line for line in err.splitlines() if "damaged" in line]
-    assert lines == [f"{files / 'damaged.mkv'}: is damaged: 2 packets could not be decoded and are left out"]
+    assert lines == [f"{files / 'damaged.mkv'}: is damaged: left out: 2 packets that could not be decoded"]
 
 
 def test_of_a_folder_all_videos_are_taken(files, tmp_path, capsys):

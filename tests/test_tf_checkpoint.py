@@ -227,7 +227,7 @@ def test_a_pipe_is_refused_and_not_waited_for(kind, prefix):
     else:
         name.unlink()
     os.mkfifo(name)
-    with pytest.raises(tf_checkpoint.CheckpointError, match=f"{name.name}.*not a regular file"):
+    with pytest.raises(tf_checkpoint.CheckpointError, match=f"{name.name}.*is a FIFO, wanted a file"):
         tf_checkpoint.open_checkpoint(prefix)
 
 

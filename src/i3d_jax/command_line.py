@@ -16,6 +16,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+before_leaving: list[
+    Callable[[], None]
+] = []  # What is called when a signal ends the process at once, as `atexit` is else.
 
 
 def begin() -> None:
@@ -71,7 +74,7 @@ def _status(main: Callable[[], int | None]) -> Any:
             raise
         say(f"{error.object}: this name is not UTF-8, and cannot be used here")
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is None:
             raise
         say(error)
     except RuntimeError as error:  # JAX's, for JAX_PLATFORMS=nonsense.
@@ -207,8 +210,9 @@ def _unraisable(found: Any) -> None:
 
 def _leave(number: int, _: Any = None) -> NoReturn:
     """Ends the process for a signal, at once: Python would wait for threads that are at work."""
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
+    for finish in (*before_leaving, sys.stdout.flush):
+        with contextlib.suppress(Exception):
+            finish()
     with contextlib.suppress(OSError):
         os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
     os._exit(128 + number)

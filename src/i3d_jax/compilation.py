@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax._src import compilation_cache  # JAX has no public way to exchange its cache's files for others.
 
-from i3d_jax import files
+from i3d_jax import command_line, files
 
 LIMIT = 2 * 2**30  # Bytes; the least recently used programs are removed first.
 SUFFIX = ".program"
@@ -76,10 +76,11 @@ class Programs:
         self._path = folder  # JAX logs it.
         self._limit = limit
         self._warned = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal may end the process while this thread holds it.
         self._note: Any = None  # An open file.
         self._timer: threading.Timer | None = None
         atexit.register(self._settle)
+        command_line.before_leaving.append(self._settle)
         with contextlib.suppress(OSError):  # The folder may be another user's.
             for note in folder.glob(".loaded-*"):
                 self._remove_suspects(note)

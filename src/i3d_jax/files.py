@@ -134,9 +134,10 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
       OSError: it cannot be opened, or is a pipe or a device, which could be waited for without an end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, f"is {special(mode) or 'a folder'}, wanted a file", os.fspath(path))
     return os.fdopen(descriptor, "rb")
 
 

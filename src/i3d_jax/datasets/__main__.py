@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
-        print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
+        print(f"python -m i3d_jax.datasets: {command_line.describe(error)}", file=sys.stderr)
         return 2
     except StoppedError as error:
         print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)

@@ -44,11 +44,12 @@ def read(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> D
     Raises:
       ValueError: names the file that is missing or damaged.
     """
-    digests = _checksums(folder)["sha256"]
+    checksums = _checksums(folder)
+    digests = None if checksums is None else checksums["sha256"]
     for name in FILES:
         if not (folder / name).is_file():
             raise _damaged(folder / name, "is missing")
-        if digests and _digest(folder / name) != digests.get(name):
+        if digests is not None and _digest(folder / name) != digests.get(name):
             raise _damaged(folder / name, f"its SHA-256 is not that in {CHECKSUMS}")
     with _reading(folder / LABELS) as path:
         names = tuple(name.strip() for name in path.read_text("utf-8").split("\n") if name.strip())
@@ -60,9 +61,12 @@ def read(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> D
         if (number := int(values["label"]["classLabel"]["numClasses"])) != len(names):
             raise ValueError(f"it has {number} classes, {LABELS} has {len(names)}")
     with _reading(folder / METADATA) as path:
-        statistics = json.loads(path.read_text())["splits"]
+        metadata = json.loads(path.read_text())
+        statistics = metadata["splits"]
         used = {split: int(each["used"]) for split, each in statistics.items()}
         of_clips = {label for each in statistics.values() for label in each["classes"]}
+    if digests is None and "format" in metadata:  # Which was not said before there were checksums.
+        raise _damaged(folder / CHECKSUMS, "is missing")
     wanted = tuple(sorted(of_clips)) if classes is None else tuple(classes)
     if names != wanted or not of_clips <= set(names):
         raise _damaged(folder / LABELS, f"its {len(names)} classes are not the {len(wanted)} of the data set")
@@ -90,7 +94,7 @@ def check_shards(folder: pathlib.Path) -> None:
     Raises:
       ValueError: names the shard that is missing or of another size.
     """
-    for name, size in _checksums(folder)["bytes"].items():
+    for name, size in (_checksums(folder) or {"bytes": {}})["bytes"].items():
         path = folder / name
         if not path.is_file():
             raise _damaged(path, "is missing")
@@ -98,13 +102,13 @@ def check_shards(folder: pathlib.Path) -> None:
             raise _damaged(path, f"has {path.stat().st_size} bytes, wanted {size}")
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, dict]:
-    """What was noted when the data set was written; nothing if it was prepared before that was done."""
-    found: dict[str, dict] = {"sha256": {}, "bytes": {}}
+def _checksums(folder: pathlib.Path) -> dict[str, dict] | None:
+    """What was noted when the data set was written; None if it was prepared before that was done."""
     with _reading(folder / CHECKSUMS) as path:
-        if path.exists():
-            found = {kind: dict(files.read_json(path)[kind]) for kind in found}
-    return found
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
+        return {kind: dict(found[kind]) for kind in ("sha256", "bytes")}
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -68,9 +68,11 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
     for job in jobs:
         if (place := os.path.realpath(job.target)) in sources:
             raise ValueError(f"{job.target}: is a video itself; use another --out")
-        if (other := places.setdefault(place, job.source)) is not job.source:
+        if os.path.realpath(other := places.setdefault(place, job.source)) != os.path.realpath(job.source):
             raise ValueError(f"{job.target}: the flow of both {other} and {job.source} would go there")
-    return jobs
+    return [
+        job for job in jobs if places.pop(os.path.realpath(job.target), None)
+    ]  # Each once, though it be named twice.
 
 
 class Done:
