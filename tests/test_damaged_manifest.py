@@ -29,8 +29,10 @@ def test_a_damaged_manifest_is_one_line(tmp_path, capfd):
         step, state = saved.restore(like)
     assert step == 1 and all((np.asarray(leaf) == 1).all() for leaf in state.values())
     time.sleep(0.5)  # For threads that read the other leaves.
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"{tmp_path}: step 2: cannot be restored: ")
+    line, used = capfd.readouterr().err.splitlines()
+    assert used.startswith(f"{tmp_path}: goes on from step 1; ") and line.startswith(
+        f"{tmp_path}: step 2: cannot be restored: "
+    )
 
 
 def test_what_calls_an_event_loop_of_orbax_after_its_end_is_ignored():

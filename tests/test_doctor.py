@@ -14,7 +14,7 @@ import real_files
 from real_files import some_videos, steady, write_list
 from test_prepare import gone, wait_until
 
-from i3d_jax import command_line, labels
+from i3d_jax import labels
 from i3d_jax.datasets import doctor
 from i3d_jax.datasets.__main__ import main
 
@@ -249,15 +249,17 @@ def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
     ]  # fmt: skip
 
 
-def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path, capsys):
+def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     videos = tmp_path / "videos"
     write(videos, "a_000000_000001.mp4")
     (videos / os.fsdecode(b"\xe9t\xe9.mp4")).touch()
     rows = write_list(tmp_path, "yoga,a,0,1,train")
-    with pytest.raises(SystemExit, match="1"):
-        command_line.run(lambda: check(videos, rows, "--out", tmp_path / "found.csv"))
+    command = [sys.executable, "-m", "i3d_jax.datasets", "doctor", "kinetics/400", "--videos", str(videos)]
+    command += ["--annotations", str(rows), "--out", str(tmp_path / "found.csv")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
     assert b"extra,,,,\xe9t\xe9.mp4,not annotated" in (tmp_path / "found.csv").read_bytes()
-    assert "extra: 1, such as " in capsys.readouterr().out
+    assert "extra: 1, such as " in done.stdout
 
 
 # A worker runs what is above the last two lines, too.

@@ -64,7 +64,7 @@ def named(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator
     except OSError as error:
         if error.filename is None or temporary and str(error.filename).startswith(str(temporary)):
             error.strerror = error.strerror or str(error)
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
         raise
 
 

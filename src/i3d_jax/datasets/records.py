@@ -71,7 +71,7 @@ def record(clip: Clip, path: str, settings: Settings) -> dict:
         if settings.tv_l1 is not None:
             return about | {"flow": computed_flow(clip, path, settings)}
         return about | {"flow": read_flow(clip, path, found)} if settings.flow else about
-    except av.error.FFmpegError as error:  # Of frames that are 300 times as wide as high, for one.
+    except av.error.FFmpegError as error:  # Of frames larger than H.264 has, for one.
         raise video.VideoError(path, f"cannot be encoded: {error.strerror}") from None
 
 

@@ -142,7 +142,7 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
                 shutil.rmtree(job.target)
     except video.VideoError as error:
         return error
-    except (av.error.FFmpegError, MemoryError) as error:  # Of frames that are 300 times as wide as high, for one.
+    except (av.error.FFmpegError, MemoryError) as error:  # Of frames larger than H.264 has, for one.
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else command_line.describe(error)
         return video.VideoError(str(job.source), f"its flow cannot be encoded: {reason}")
     done.add(job)
