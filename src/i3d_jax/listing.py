@@ -13,11 +13,6 @@ class FolderError(ValueError):
     """A folder without videos; the message names it."""
 
 
-def files(folder: Path) -> list[str]:
-    """The paths of `entries`."""
-    return list(entries(folder))
-
-
 def entries(folder: Path) -> dict[str, str]:
     """Everything below a folder that is no folder: paths relative to it, with "/", sorted, and why it is no file.
 
@@ -75,10 +70,10 @@ def videos(folder: Path, but: Path | None = None) -> list[PurePath]:
 
     Raises:
       FolderError: there are none.
-      OSError: as `files`.
+      OSError: as `entries`.
     """
     left_out = None if but is None else os.path.join(os.path.realpath(but), "")
-    found = [PurePath(name) for name in files(folder) if os.path.splitext(name)[1].lower() in VIDEO]
+    found = [PurePath(name) for name in entries(folder) if os.path.splitext(name)[1].lower() in VIDEO]
     if left_out is not None:
         found = [name for name in found if not os.path.realpath(folder / name).startswith(left_out)]
     if not found:

@@ -83,8 +83,8 @@ def check_kinds(folder: pathlib.Path) -> None:
     cannot be written in UTF-8.
     """
     try:
-        os.path.abspath(folder).encode()
-    except UnicodeEncodeError:
+        files.check_utf8(os.path.abspath(folder))
+    except ValueError:
         raise ConfigError(
             f"--workdir: {os.path.abspath(folder)}: not a name in UTF-8, which checkpoints need"
         ) from None
