@@ -147,7 +147,7 @@ def test_a_signal_ends_a_command_at_once_with_one_line_and_nothing_half_written(
     began = time.monotonic()
     process.send_signal(number)
     assert process.communicate() == ("", f"stopped by {signal.Signals(number).name}\n")
-    assert process.returncode == 128 + number and time.monotonic() - began < 20
+    assert process.returncode == 128 + number and time.monotonic() - began < 50
     assert not list(tmp_path.iterdir())
 
 

@@ -122,7 +122,7 @@ def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
     (workdir / "config.json").write_text("{")
     began = time.time()
     status, _ = run.wait(run.start(workdir))
-    assert status == [2, 2] and time.time() - began < 60
+    assert status == [2, 2] and time.time() - began < 150
     assert "config.json: damaged" in run.errors(0) and "another process cannot go on" in run.errors(1)
     assert "Traceback" not in run.errors(0) + run.errors(1)
 
@@ -131,7 +131,7 @@ def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
 def test_processes_of_different_configs_end_with_one_line_each(run, tmp_path):
     began = time.time()
     status, _ = run.wait(run.start(tmp_path / "run", of_process_1=["--config.optimizer.lr=0.2"]))
-    assert status == [2, 2] and time.time() - began < 100
+    assert status == [2, 2] and time.time() - began < 150
     line = (
         "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; it must be the same in all processes of a run"
     )

@@ -83,7 +83,7 @@ def test_who_is_interrupted_does_not_wait_for_threads_that_work_ahead():
 
     def work(item):
         if item:
-            over.wait(30)
+            over.wait(120)
         return item
 
     def items():
@@ -94,6 +94,6 @@ def test_who_is_interrupted_does_not_wait_for_threads_that_work_ahead():
     try:
         with pytest.raises(KeyboardInterrupt):
             list(ahead(work, items(), 1))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     finally:
         over.set()

@@ -189,13 +189,12 @@ def test_flow_is_replaced_by_other_flow_and_by_nothing_else(folder, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_leaves_at_once_and_nothing_half_written(number, tmp_path):
+def test_a_run_that_is_stopped_leaves_in_mid_video_and_nothing_half_written(number, tmp_path):
     command = several(tmp_path / "videos", 2, 600)
     process = started([*command, tmp_path / "out", "--format", "npz"], tmp_path / "out" / "done.jsonl")
     process.send_signal(number)
-    begin = time.monotonic()
     _, errors = process.communicate()
-    assert time.monotonic() - begin < 10 and process.returncode == 128 + number
+    assert process.returncode == 128 + number
     assert errors.splitlines()[-1] == "stopped; what is done is kept, and the same command goes on"
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", "0.npz", "done.jsonl", "flow.json"]
 

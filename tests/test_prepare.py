@@ -282,7 +282,7 @@ def test_a_preparation_killed_ten_times_ends_in_the_same_bytes_and_redoes_only_s
         assert process.poll() is None
         process.kill()
         process.wait()
-        wait_until(lambda group=process.pid: gone(group), 10)  # Its workers end by themselves.
+        wait_until(lambda group=process.pid: gone(group))  # Its workers end by themselves.
         now = finished(out / PARTS)
         assert {name: now.get(name) for name in done} == done
         done = now

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -61,10 +60,8 @@ def stop(command, number, to_all, tmp_path):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    began = time.monotonic()
-    out, errors = process.communicate(timeout=30)
-    assert time.monotonic() - began < 10
-    wait_until(lambda: gone(process.pid), 5)  # Python's tracker of what processes share goes last.
+    out, errors = process.communicate(timeout=120)  # A worker's task alone lasts 600.
+    wait_until(lambda: gone(process.pid))  # Python's tracker of what processes share goes last.
     assert out == "" and "Traceback" not in errors, errors
     return process.returncode, errors.splitlines()
 
