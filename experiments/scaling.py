@@ -24,8 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import models, optimizers, planes
-from i3d_jax.step import initial_state, train_step
+from i3d_jax import models
+from i3d_jax.training import optimizers
+from i3d_jax.training.step import initial_state, train_step
+from i3d_jax.video import planes
 
 DEVICES = 8, 64, 256, 1024
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}

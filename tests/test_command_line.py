@@ -9,15 +9,15 @@ import time
 
 import pytest
 
-from i3d_jax import command_line
+from i3d_jax import cli
 
 # The module needs nothing but Python: without the rest of the package it starts at once.
 ALONE = f"""
 import importlib.util, os, signal, sys, threading, time, types
 sys.modules["i3d_jax"] = types.SimpleNamespace(inflate_params=None)
-spec = importlib.util.spec_from_file_location("command_line", {command_line.__file__!r})
-command_line = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(command_line)
+spec = importlib.util.spec_from_file_location("cli", {cli.__file__!r})
+cli = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cli)
 """
 
 
@@ -32,7 +32,7 @@ def interruptible():
 def start(main, before="", closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
     """Starts a command whose `main` does so and returns 3, without some of the standard streams."""
     lines = "".join(f"\n    {line}" for line in main.splitlines())
-    code = f"{ALONE}{before}\ndef main():{lines}\n    return 3\ncommand_line.run(main)"
+    code = f"{ALONE}{before}\ndef main():{lines}\n    return 3\ncli.run(main)"
     environment = os.environ | {"PYTHONUNBUFFERED": ""} | environment
     shell = ["sh", "-c", " ".join(['exec "$@"', *(f"{number}>&-" for number in closed)]), "sh"]
     command = [*shell, sys.executable, "-c", code]
@@ -59,7 +59,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
 def test_a_reader_that_has_gone_is_no_mistake_of_a_file(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    command_line.say(error)"
+    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    cli.say(error)"
     status, _, errors = run(main, stdout=writer, PYTHONUNBUFFERED=unbuffered)
     os.close(writer)
     assert (status, errors) == (1, "")
@@ -89,7 +89,7 @@ def test_without_standard_streams_a_command_does_its_work(closed, tmp_path):
 
 
 def test_how_a_command_is_used_is_not_printed_among_its_results():
-    main = "command_line.parser('x', None).parse_args(['--nonsense'])"
+    main = "cli.parser('x', None).parse_args(['--nonsense'])"
     assert run(main, closed=(2,)) == (2, "", "")
 
 
@@ -103,13 +103,13 @@ def test_a_full_disk_under_stdout_is_one_line_and_status_1(unbuffered):
 def test_messages_that_are_lost_make_the_status_1_and_the_work_goes_on():
     with open("/dev/full", "w") as full:
         assert run("print('line')\nreturn 0", stderr=full) == (0, "line\n", None)
-        assert run("command_line.say('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
-        assert run("command_line.say('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
+        assert run("cli.say('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
+        assert run("cli.say('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_names_that_are_not_text_are_printed(encoding):
-    main = "print('\\udcff'); command_line.say('\\udcff')"
+    main = "print('\\udcff'); cli.say('\\udcff')"
     assert run(main, PYTHONIOENCODING=encoding) == (3, "\\udcff\n", "-c: \\udcff\n")
 
 
@@ -172,7 +172,7 @@ def test_a_signal_is_not_lost_where_nothing_can_be_raised():
 def test_a_signal_while_a_command_is_imported_is_one_line_too(command, number, tmp_path):
     # It comes as JAX is imported, which takes the time.
     (tmp_path / "jax.py").write_text(f"import signal; signal.raise_signal({int(number)})")
-    source = pathlib.Path(command_line.__file__).parents[1]
+    source = pathlib.Path(cli.__file__).parents[1]
     found = subprocess.run(
         [sys.executable, "-m", f"i3d_jax.{command}"],
         check=False,
@@ -188,7 +188,7 @@ def test_importing_the_package_leaves_the_signals_of_other_programs_alone(tmp_pa
     (tmp_path / "jax.py").write_text(
         "import signal; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL); raise SystemExit"
     )
-    source = pathlib.Path(command_line.__file__).parents[1]
+    source = pathlib.Path(cli.__file__).parents[1]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "__init__.py").write_text("import i3d_jax")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
@@ -201,7 +201,7 @@ def test_importing_the_package_leaves_the_signals_of_other_programs_alone(tmp_pa
 def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-x.mp4").write_bytes(b"")
-    parser = command_line.parser("x", None)
+    parser = cli.parser("x", None)
     parser.add_argument("videos", nargs="+")
     within = parser.add_subparsers().add_parser("within")
     within.add_argument("--videos")
@@ -226,7 +226,7 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch,
     ],
 )
 def test_errors_are_said_in_a_line(error, text):
-    assert command_line.describe(error) == text
+    assert cli.describe(error) == text
 
 
 # Runs a module of the package in a folder, and of no other that is installed.
@@ -248,7 +248,7 @@ runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
     ],
 )
 def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_what_to_do(state, command, tmp_path):
-    package = pathlib.Path(command_line.__file__).parent
+    package = pathlib.Path(cli.__file__).parent
     copy = shutil.copytree(package, tmp_path / "i3d_jax", ignore=shutil.ignore_patterns("__pycache__"))
     if state == "uninstalled":
         (copy / "__init__.py").unlink()
@@ -263,6 +263,4 @@ def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_wha
 
 
 def test_text_is_printed_without_control_characters():
-    assert command_line.printable("a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動") == (
-        r"a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動"
-    )
+    assert cli.printable("a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動") == (r"a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動")

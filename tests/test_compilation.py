@@ -165,12 +165,12 @@ def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
     """It ends at once, without what `atexit` does; its programs are not why."""
     code = (
         "import signal, sys, jax, jax.numpy as jnp\n"
-        "from i3d_jax import command_line, compilation\n"
+        "from i3d_jax import cli, compilation\n"
         "def main():\n"
         "    compilation.keep()\n"
         "    jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64))).block_until_ready()\n"
         "    signal.raise_signal(signal.SIGTERM) if sys.argv[1:] else None\n"
-        "command_line.run(main)"
+        "cli.run(main)"
     )
     settings = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = os.environ | settings | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import platforms
-from i3d_jax.models import convolution, padding
+from i3d_jax.models import convolution, padding, platforms
 
 WINDOWS = [
     ((7, 7, 7), (2, 2, 2)),

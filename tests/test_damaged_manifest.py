@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i3d_jax import checkpoints
+from i3d_jax.training import checkpoints
 
 LEAVES = 120  # So many that some are still being read when the first one has failed.
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from test_planes import exact_rgb
 
-from i3d_jax import data, h264, planes, video
-from i3d_jax.ahead import ahead
+from i3d_jax import video
+from i3d_jax.datasets import pipeline
 from i3d_jax.models.timing import Timing
+from i3d_jax.prefetch import ahead
+from i3d_jax.video import decoding, h264, planes
 
 I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
 SLOPE = 5  # Of brightness, per pixel.
@@ -100,7 +102,7 @@ def source():
 
 def take(source, count, **options):
     options = {"batch_size": 4, "seed": 0, "rgb": (8, 1), "crop": 32, **options}
-    return list(itertools.islice(data.train_batches(source, **options), count))
+    return list(itertools.islice(pipeline.train_batches(source, **options), count))
 
 
 def assert_equal(found, wanted):
@@ -145,10 +147,10 @@ def test_nothing_that_workers_share_is_left_to_jax(source, tmp_path):
     program = """
 import contextlib, pathlib, pickle, sys
 import jax
-from i3d_jax import data
+from i3d_jax.datasets import pipeline
 if __name__ == "__main__":
     source = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
-    batches = data.train_batches(source, batch_size=4, seed=0, rgb=(8, 1), crop=32, workers=1)
+    batches = pipeline.train_batches(source, batch_size=4, seed=0, rgb=(8, 1), crop=32, workers=1)
     with contextlib.closing(batches):
         for _ in range(3):
             jax.block_until_ready(jax.device_put(next(batches)))
@@ -278,7 +280,7 @@ def test_videos_shorter_than_a_clip_are_looped_in_both_streams(source, rgb, flow
 
 def test_frames_are_looped_from_their_start(source):
     def frames_of(**options):
-        packed = data.frames_of(source[0], "rgb", planes.Window(0, 0, 32), **options)
+        packed = pipeline.frames_of(source[0], "rgb", planes.Window(0, 0, 32), **options)
         return where(
             seen({"rgb": packed[None], "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][0]
         )[2]
@@ -291,7 +293,7 @@ def test_frames_are_looped_from_their_start(source):
 
 def test_short_side_resizes_the_frames_before_they_are_cut(source):
     batches = take(source[1:2], 16, rgb=(2, 3), crop=20, short_side=20, flip=False)
-    resized = {"width": 24, "height": 20, "format": "yuv420p", "interpolation": video.BILINEAR}
+    resized = {"width": 24, "height": 20, "format": "yuv420p", "interpolation": decoding.BILINEAR}
     frames = [frame.reformat(**resized).to_ndarray() for frame in video.shown(source[1]["video"])]
     small = np.stack([exact_rgb(frame, 20, 24) for frame in frames])
     lefts = set()
@@ -317,7 +319,7 @@ def test_frames_too_small_for_the_crop_are_named(source):
 
 def pieces(source, **options):
     options = {"timing": Timing(), "batch_size": 4, "crop": 32, "rgb": (250, 1), **options}
-    return list(data.test_pieces(source, **options))
+    return list(pipeline.test_pieces(source, **options))
 
 
 def ids(found):
@@ -474,7 +476,7 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
             yield {"number": number}
             most = max(most, taken - len(given))  # Those that wait when the next is asked for.
 
-    for length, batch in data.batches_of_one_length(records(), lambda each: length_of[each["number"]], size):
+    for length, batch in pipeline.batches_of_one_length(records(), lambda each: length_of[each["number"]], size):
         numbers = [each["number"] for each in batch]
         assert {length_of[number] for number in numbers} == {length} and 1 <= len(numbers) <= size
         given += numbers
@@ -489,7 +491,7 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
 
 def test_if_too_many_records_wait_the_length_that_has_most_goes():
     records = [10, 20, 20, 30, 20, *range(40, 60)]
-    found = list(data.batches_of_one_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
+    found = list(pipeline.batches_of_one_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
     assert [(length, len(batch)) for length, batch in found[:2]] == [(20, 3), (10, 1)]
 
 
@@ -552,14 +554,14 @@ def test_a_record_that_cannot_be_decoded_is_named(source):
 
 
 def test_streams_are_two_positive_whole_numbers_each():
-    assert data.streams((8, 2), (16, 1)) == {"rgb": (8, 2), "flow": (16, 1)}
-    assert data.streams(flow=(16, 1)) == {"flow": (16, 1)}
+    assert pipeline.streams((8, 2), (16, 1)) == {"rgb": (8, 2), "flow": (16, 1)}
+    assert pipeline.streams(flow=(16, 1)) == {"flow": (16, 1)}
     with pytest.raises(ValueError, match="neither rgb nor flow"):
-        data.streams()
+        pipeline.streams()
     wrong: list = [(8,), (8, 1, 1), (0, 1), (8, 0), (8, -1), (8.0, 1), ("8", 1), (), 8, "88"]
     for pair in wrong:
         with pytest.raises(ValueError, match="^flow: .*wanted .frames, step between them., two positive whole numbers"):
-            data.streams((8, 1), pair)
+            pipeline.streams((8, 1), pair)
 
 
 def test_clips_want_a_stream(source):
@@ -575,7 +577,7 @@ def test_batches_without_clips_are_refused(records, batch_size):
     with pytest.raises(
         ValueError, match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each"
     ):
-        next(data.train_batches(records, batch_size=batch_size, seed=0, crop=2, rgb=(1, 1)))
+        next(pipeline.train_batches(records, batch_size=batch_size, seed=0, crop=2, rgb=(1, 1)))
 
 
 def test_unequal_shares_are_named(source):

@@ -11,9 +11,10 @@ from real_files import some_videos
 from tensorflow_datasets.core.utils import gcs_utils
 from tensorflow_datasets.proto import tf_example_pb2
 
-from i3d_jax import datasets, labels, train, video
+from i3d_jax import datasets, labels, video
 from i3d_jax.datasets import clips, description, moving_shapes, own, records
 from i3d_jax.datasets.__main__ import main
+from i3d_jax.training import loop
 
 FINAL = pathlib.Path("own", "videos", "1.0.0")
 
@@ -196,7 +197,7 @@ def test_records_of_the_first_format_are_read_with_one_line_of_warning(copy, cap
     assert line.startswith(f"{copy / FINAL}: prepared by an earlier version, which showed frames ")
     assert line.endswith("; prepare it again")
     config = {"dataset": {"name": "own/videos", "data_dir": str(copy)}}
-    assert train._data_set(config | {"train_split": "train", "test_split": "validation"}).format == "1"
+    assert loop._data_set(config | {"train_split": "train", "test_split": "validation"}).format == "1"
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert say(copy) == 0
     captured = capsys.readouterr()

@@ -144,7 +144,8 @@ def test_processes_of_different_configs_end_with_one_line_each(run, tmp_path):
 DIFFERENT = """
 import os, pathlib, sys
 import jax
-from i3d_jax import distributed, run_folder, train
+from i3d_jax import distributed
+from i3d_jax.training import loop, run_folder
 
 process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, folder)
@@ -158,7 +159,7 @@ run_folder.PATIENCE = 1
 def attempt(workdir="run", **changes):
     run_here = {**run, **(changes if process else {})}
     try:
-        train.train(os.path.join(folder, workdir), **run_here)
+        loop.train(os.path.join(folder, workdir), **run_here)
     except distributed.ProcessError as error:
         print(error, flush=True)
     except ValueError as error:

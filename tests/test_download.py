@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 
-from i3d_jax import download
-from i3d_jax.download import DownloadError
+from i3d_jax.weights import download
+from i3d_jax.weights.download import DownloadError
 
 DATA = np.random.default_rng(0).bytes(100_000)
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import datasets, decoding, evaluate, files, models, planes, weights
+from i3d_jax import datasets, evaluate, files, models, weights
 from i3d_jax.datasets import moving_shapes
+from i3d_jax.video import planes, windows
 
 CLASSES = moving_shapes.CLASSES["videos"]
 FILES = {".lock", "predictions.jsonl", "scores.json", "settings.json", "confusion.csv", "confusion.png"}
@@ -61,7 +62,7 @@ def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepare
     apply = jax.jit(models.build("inception", num_classes=24, **info.options).apply)
     builder = datasets.prepared("moving_shapes/videos", str(prepared / "tfds"))
     for line, record in zip(found, builder.records("validation"), strict=True):
-        packed = decoding.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
+        packed = windows.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
         clip = planes.unpacked({"rgb": packed, "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][
             0
         ]

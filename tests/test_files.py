@@ -6,7 +6,7 @@ import time
 import pytest
 
 from i3d_jax import datasets, files
-from i3d_jax.ahead import ahead
+from i3d_jax.prefetch import ahead
 
 
 def test_a_full_disk_is_named_with_the_file_and_not_with_a_temporary_one(tmp_path):

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from i3d_jax import files, flow, h264, pixels, video
+from i3d_jax import files, flow, pixels, video
 from i3d_jax.flow import __main__ as command
 from i3d_jax.flow import formats, videos
 from i3d_jax.flow.colours import colours
+from i3d_jax.video import h264
 
 
 def clip(count, seed=0, height=32, width=40):

@@ -20,9 +20,10 @@ jax.config.update("jax_enable_x64", True)
 if int(processes) > 1:
     jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from i3d_jax import models, optimizers
+from i3d_jax import models
+from i3d_jax.training import optimizers
 from i3d_jax.models import layers, pooling
-from i3d_jax.step import initial_state, runs_per_part, train_step
+from i3d_jax.training.step import initial_state, runs_per_part, train_step
 
 from i3d_jax.inflate import named_leaves
 

@@ -5,8 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from i3d_jax import data, datasets, h264, planes
-from i3d_jax.datasets import annotations, clips
+from i3d_jax import datasets
+from i3d_jax.datasets import annotations, clips, pipeline
+from i3d_jax.video import h264, planes
 
 NUMBER, PADDING = 18, 2**26
 
@@ -45,5 +46,5 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
         assert record["video"] == padded(str(path), short_side=256, seconds=1.0).data
         ids.add(record["id"])
     assert len(ids) == len(records) == NUMBER
-    batch = next(data.train_batches(records, batch_size=4, seed=0, crop=224, rgb=(8, 1)))
+    batch = next(pipeline.train_batches(records, batch_size=4, seed=0, crop=224, rgb=(8, 1)))
     assert planes.unpacked(batch)["rgb"].shape == (4, 8, 224, 224, 3)

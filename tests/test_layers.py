@@ -9,8 +9,8 @@ import scaling
 from flax import errors
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import models, platforms
-from i3d_jax.models import initializers, layers
+from i3d_jax import models
+from i3d_jax.models import initializers, layers, platforms
 
 
 def random(seed, *shape):

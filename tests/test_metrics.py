@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from i3d_jax import metrics
+from i3d_jax.evaluation import metrics
 
 
 def test_accuracies_and_loss():

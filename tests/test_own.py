@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from real_files import some_videos, steady
 
-from i3d_jax import datasets, h264, pixels, predict, train, weights
+from i3d_jax import datasets, pixels, predict, weights
 from i3d_jax.datasets import own
 from i3d_jax.datasets.__main__ import main
+from i3d_jax.training import loop
+from i3d_jax.video import h264
 
 PLACES = (
     "train/run/1.avi",
@@ -91,7 +93,7 @@ def test_a_network_learns_and_predicts_own_classes(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             steady(12, 25, 48, 64).write(path, rng)
     assert prepare(tmp_path / "videos", tmp_path / "data") == 0
-    result = train.train(
+    result = loop.train(
         str(tmp_path / "run"),
         steps=2,
         batch_size=4,

@@ -8,8 +8,8 @@ import sys
 import pytest
 from test_download import answering, head
 
-from i3d_jax import download, package_index
-from i3d_jax.download import DownloadError
+from i3d_jax.weights import download, package_index
+from i3d_jax.weights.download import DownloadError
 
 DATA = b"an sdist" * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()

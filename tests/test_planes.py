@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from i3d_jax import decoding, h264, pixels, planes, video
-from i3d_jax.planes import Window
+from i3d_jax import pixels, video
+from i3d_jax.video import decoding, h264, planes, windows
+from i3d_jax.video.planes import Window
 
 HEIGHT, WIDTH, COUNT = 50, 66, 61
 GOPS = [1, 5, 16, 250]
@@ -65,7 +66,7 @@ def cut(frame, window, stream, height=HEIGHT, width=WIDTH):
 def assert_reads(stream, window, gop=16, start=0, frames=3, stride=1):
     data = stored(stream, gop)
     wanted = [cut(frame, window, stream) for frame in whole(data)[start::stride][:frames]]
-    found = decoding.read(data, window, stream=stream, start=start, frames=frames, stride=stride)
+    found = windows.read(data, window, stream=stream, start=start, frames=frames, stride=stride)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, np.stack(wanted))
 
@@ -89,7 +90,7 @@ def test_windows_are_cut_exactly_wherever_they_are(top, left, stream):
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
 def test_a_window_may_be_all_of_the_frame(stream):
     data = stored(stream, 16, 48, 48, 5)
-    found = decoding.read(data, Window(0, 0, 48), stream=stream, frames=5)
+    found = windows.read(data, Window(0, 0, 48), stream=stream, frames=5)
     wanted = [cut(frame, Window(0, 0, 48), stream, 48, 48) for frame in whole(data)]
     np.testing.assert_array_equal(found, np.stack(wanted))
     assert found.shape == ((5, 75, 50) if stream == "rgb" else (5, 96, 48))
@@ -106,10 +107,10 @@ def test_frames_that_nobody_wants_are_skipped_and_the_others_are_exact(stream, s
 def test_a_video_that_ends_early_gives_what_there_is():
     for start, stride, count in (0, 1, COUNT), (COUNT - 1, 1, 1), (COUNT - 4, 3, 2), (10, 7, 8):
         assert_reads("rgb", Window(3, 3, 16), 16, start, 99, stride)
-        assert len(decoding.read(stored("rgb", 16), Window(3, 3, 16), start=start, stride=stride, frames=99)) == count
+        assert len(windows.read(stored("rgb", 16), Window(3, 3, 16), start=start, stride=stride, frames=99)) == count
     for start in COUNT, COUNT + 1, 100_000:
         with pytest.raises(video.VideoError, match=rf"\d+ bytes of video: has no frame {start}$"):
-            decoding.read(stored("rgb", 16), Window(0, 0, 16), start=start, frames=1)
+            windows.read(stored("rgb", 16), Window(0, 0, 16), start=start, frames=1)
 
 
 def test_transcoded_videos_are_read_exactly(tmp_path):
@@ -117,7 +118,7 @@ def test_transcoded_videos_are_read_exactly(tmp_path):
     data = h264.transcode(tmp_path / "x", short_side=46).data
     assert len(whole(data)) == COUNT
     for start, stride in itertools.product((0, 1, 15, 17, 40), (1, 5)):
-        found = decoding.read(data, Window(5, 8, 30), start=start, frames=4, stride=stride)
+        found = windows.read(data, Window(5, 8, 30), start=start, frames=4, stride=stride)
         wanted = [cut(frame, Window(5, 8, 30), "rgb", 46, 60) for frame in whole(data)[start::stride][:4]]
         np.testing.assert_array_equal(found, np.stack(wanted))
 
@@ -126,7 +127,7 @@ def test_threads_do_not_mix_their_windows():
     windows = [Window(n, 2 * n, 16) for n in range(12)]
 
     def read(window):
-        return decoding.read(stored("rgb", 16), window, start=window.top, frames=9, size=(60, 80))
+        return windows.read(stored("rgb", 16), window, start=window.top, frames=9, size=(60, 80))
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for found, window in zip(pool.map(read, windows), windows, strict=True):
@@ -144,11 +145,11 @@ def cropped(packed, corner=(0, 0)):
 def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
     data = stored("rgb", 16)
     wanted = video.decode(data, short_side=short_side, start=7, frames=6, stride=4).astype(float)
-    size = video.resized(HEIGHT, WIDTH, short_side)
+    size = decoding.resized(HEIGHT, WIDTH, short_side)
     assert wanted.shape[1:3] == size
     corners = [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]  # Their ends, too.
     for top, left in corners:
-        packed = decoding.read(data, Window(top, left, 24), start=7, frames=6, stride=4, size=size)
+        packed = windows.read(data, Window(top, left, 24), start=7, frames=6, stride=4, size=size)
         assert packed.shape == (6, 39, 26)
         found = cropped(packed, (top % 2, left % 2))
         differences = {
@@ -164,23 +165,23 @@ def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
 @pytest.mark.parametrize("window", [(0, 0, 52), (35, 0, 16), (0, 51, 16), (-1, 0, 16), (0, -2, 16), (48, 64, 4)])
 def test_a_window_outside_the_frame_is_named(window, stream):
     with pytest.raises(ValueError, match=rf"cannot cut {window[2]}x{window[2]} at .{window[0]}, {window[1]}. .* 50x66"):
-        decoding.read(stored(stream, 16), Window(*window), stream=stream, frames=1)
+        windows.read(stored(stream, 16), Window(*window), stream=stream, frames=1)
 
 
 def test_flow_cannot_be_resized():
     with pytest.raises(ValueError, match=r"resizing to \(40, 60\), but flow cannot be resized"):
-        decoding.read(stored("flow", 16), Window(0, 0, 16), stream="flow", frames=1, size=(40, 60))
+        windows.read(stored("flow", 16), Window(0, 0, 16), stream="flow", frames=1, size=(40, 60))
 
 
 def test_what_cannot_be_decoded_is_an_error_that_says_so():
     data = stored("rgb", 16)
     for bad in data[:300], data[: len(data) // 2], b"", b"text" * 99, data.replace(b"avc1", b"zzzz"):
         with pytest.raises(video.VideoError, match=rf"^{len(bad)} bytes of video: .*decoded"):
-            decoding.read(bad, Window(0, 0, 16), frames=1)
+            windows.read(bad, Window(0, 0, 16), frames=1)
     tagged = data.replace(b"Lavf", b"Caf\xe9")  # A tag that is not UTF-8.
     assert tagged != data
     np.testing.assert_array_equal(
-        decoding.read(tagged, Window(0, 0, 16), frames=3), decoding.read(data, Window(0, 0, 16), frames=3)
+        windows.read(tagged, Window(0, 0, 16), frames=3), windows.read(data, Window(0, 0, 16), frames=3)
     )
 
 
@@ -257,13 +258,13 @@ def test_a_clip_read_is_the_crop_of_what_is_shown_for_every_parity_of_its_corner
     data = stored("rgb", 16)
     frames = np.stack([exact_rgb(frame, HEIGHT, WIDTH) for frame in whole(data)[:4]])
     for top, left in (4, 6), (4, 7), (5, 6), (5, 7), (HEIGHT - 24, WIDTH - 24), (HEIGHT - 25, WIDTH - 25):
-        found = cropped(decoding.read(data, Window(top, left, 24), frames=4), (top % 2, left % 2))
+        found = cropped(windows.read(data, Window(top, left, 24), frames=4), (top % 2, left % 2))
         np.testing.assert_allclose(found, frames[:, top : top + 24, left : left + 24], atol=1e-3)
 
 
 def test_colours_are_ffmpegs_but_for_rounding_and_where_2x2_pixels_differ():
     data = stored("rgb", 16, 64, 64, 20)
-    found = cropped(decoding.read(data, Window(0, 0, 64), frames=20))
+    found = cropped(windows.read(data, Window(0, 0, 64), frames=20))
     assert found.std() > 20
     with av.open(io.BytesIO(data)) as file:
         shared = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
@@ -340,7 +341,7 @@ def test_the_real_clip_transcoded_and_read_is_the_clip(shared_data):
     assert found[1:] == (50, 120, 212)
     wanted = video.decode(clip, short_side=120, frames=50)[:, :, :212].astype(float)
     for left in 0, 51, 212 - 120:
-        frames = cropped(decoding.read(found.data, Window(0, left, 120), frames=50), (0, left % 2))
+        frames = cropped(windows.read(found.data, Window(0, left, 120), frames=50), (0, left % 2))
         difference = abs(frames - wanted[:, :, left : left + 120])
         assert difference.mean() < 3
         assert abs(frames - wanted[:, :, left + 2 : left + 122]).mean() > 2 * difference.mean() if left < 90 else True

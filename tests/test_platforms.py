@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import models, platforms
-from i3d_jax.models import convolution, layers, pooling
+from i3d_jax import models
+from i3d_jax.models import convolution, layers, platforms, pooling
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

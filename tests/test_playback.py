@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from test_video import MPEG4, copied, encode, images, moving, numbered, numbers, steady
 
-from i3d_jax import h264, playback, video
+from i3d_jax import video
+from i3d_jax.video import h264, playback
 
 BFRAMES = {"x264_params": "bframes=3:b-adapt=0:keyint=30"}
 

@@ -8,8 +8,9 @@ import pytest
 from test_playback import damaged_mjpeg
 from test_weights import INFO, small_variables
 
-from i3d_jax import flow, h264, models, pixels, predict, video, weights
+from i3d_jax import flow, models, pixels, predict, video, weights
 from i3d_jax.flow.videos import of_frames
+from i3d_jax.video import h264
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ import pytest
 import real_files
 import tensorflow_datasets as tfds
 
-from i3d_jax import datasets, evaluate, h264, labels, pixels, video
-from i3d_jax.ahead import ahead
+from i3d_jax import datasets, evaluate, labels, pixels, video
 from i3d_jax.datasets import description, shards
 from i3d_jax.datasets.__main__ import main
+from i3d_jax.prefetch import ahead
+from i3d_jax.video import h264
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
 PARTS = FINAL.with_name("1.0.0.parts")

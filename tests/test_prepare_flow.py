@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_flow_command import clip
 
-from i3d_jax import datasets, evaluate, flow, h264, labels, models, pixels, predict, video, weights
+from i3d_jax import datasets, evaluate, flow, labels, models, pixels, predict, video, weights
 from i3d_jax.datasets import annotations, shards
 from i3d_jax.datasets.__main__ import main
 from i3d_jax.flow.__main__ import main as flow_main
+from i3d_jax.video import h264
 
 # The command with small videos and shards; with -c, the workers that it starts do not run it again.
 DRIVER = """

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import real_files
 
-from i3d_jax import datasets, h264, pixels
+from i3d_jax import datasets, pixels
 from i3d_jax.datasets import annotations, records, shards, video_files
 from i3d_jax.datasets.__main__ import main
+from i3d_jax.video import h264
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
 

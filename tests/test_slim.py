@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_tf_checkpoint import table, v1_pairs, write_checkpoint
 
-from i3d_jax import models, tf_checkpoint, weights
+from i3d_jax import models, weights
+from i3d_jax.weights import tf_checkpoint
 from i3d_jax.weights.__main__ import main
 
 SMALL = pathlib.Path(__file__).parent / "fixtures" / "inception_v1_small.ckpt"

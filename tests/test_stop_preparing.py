@@ -16,7 +16,7 @@ from i3d_jax.datasets.__main__ import main
 # A worker runs what is above the last two lines, too. Of all videos only a's is not one that takes for ever.
 SCRIPT = """
 import os, pathlib, sys, time
-from i3d_jax import command_line, datasets
+from i3d_jax import cli, datasets
 from i3d_jax.datasets import doctor, shards
 from i3d_jax.datasets.__main__ import main
 
@@ -31,7 +31,7 @@ def wait_for_ever(clip):
 shards.record = lambda clip, *given: (wait_for_ever(clip), record(clip, *given))[1]
 doctor.check = lambda clip: (wait_for_ever(clip), check(clip))[1]
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)
 """
 
 

@@ -8,7 +8,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from i3d_jax import tf_checkpoint
+from i3d_jax.weights import tf_checkpoint
 
 NAMES = "rgb_imagenet", "rgb_scratch", "flow_imagenet", "flow_scratch", "rgb_scratch_kin600"
 

@@ -23,26 +23,14 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX.proto import event_pb2
 
-from i3d_jax import (
-    checkpoints,
-    checks,
-    data,
-    datasets,
-    h264,
-    models,
-    optimizers,
-    planes,
-    predict,
-    run_folder,
-    stopping,
-    train,
-    validation,
-    weights,
-)
-from i3d_jax.datasets import moving_shapes
-from i3d_jax.logs import Log
+from i3d_jax import datasets, models, predict, stopping, weights
+from i3d_jax.datasets import moving_shapes, pipeline
 from i3d_jax.models import layers, pooling
-from i3d_jax.step import State, _norm, in_parts, initial_state, runs_per_part, train_step
+from i3d_jax.training import checkpoints, loop, optimizers, run_folder, validation
+from i3d_jax.training.config import ConfigError, validate
+from i3d_jax.training.logs import Log
+from i3d_jax.training.step import State, _norm, in_parts, initial_state, runs_per_part, train_step
+from i3d_jax.video import h264, planes
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -72,7 +60,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, train.train(str(folder), **config)
+    return folder, loop.train(str(folder), **config)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +73,7 @@ def quick(config):
 @pytest.fixture(scope="module")
 def quick_run(quick, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
-    return folder, train.train(str(folder), **quick)
+    return folder, loop.train(str(folder), **quick)
 
 
 def log_of(folder):
@@ -134,20 +122,20 @@ def test_a_run_leaves_a_log_checkpoints_and_weights_that_predict(undisturbed, tm
 
 def test_splits_that_the_data_set_does_not_have_are_named_before_training(undisturbed, config):
     for name in "train_split", "test_split":
-        with pytest.raises(checks.ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
-            checks.validate(config | {name: "tset"}, train.train)
-    checks.validate(config | {"train_split": "train[:50%]"}, train.train)
+        with pytest.raises(ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"):
+            validate(config | {name: "tset"}, loop.train)
+    validate(config | {"train_split": "train[:50%]"}, loop.train)
     for split in "validation[nonsense]", "validation[:10 %%", "validation[:0]":
-        with pytest.raises(checks.ConfigError, match=re.escape(f"config.validation_split: '{split}'")):
-            checks.validate(config | {"validation_split": split, "validate_every": 1}, train.train)
+        with pytest.raises(ConfigError, match=re.escape(f"config.validation_split: '{split}'")):
+            validate(config | {"validation_split": split, "validate_every": 1}, loop.train)
 
 
 def test_a_resumed_run_ends_bit_identical(quick_run, quick, tmp_path):
     folder, result = quick_run
-    train.train(str(tmp_path), **quick | {"steps": 3})
+    loop.train(str(tmp_path), **quick | {"steps": 3})
     with (tmp_path / "log.jsonl").open("a") as log:  # Killed after logging step 5.
         log.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
-    again = train.train(str(tmp_path), **quick)
+    again = loop.train(str(tmp_path), **quick)
     jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
     assert again["loss"] == result["loss"]
     resumed = [line for line in log_of(tmp_path) if "loss" in line]
@@ -159,7 +147,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_ha
     number, quick_run, quick, tmp_path, monkeypatch
 ):
     folder, result = quick_run
-    batches = data.train_batches
+    batches = pipeline.train_batches
 
     def interrupted(*args, **options):
         for index, batch in enumerate(batches(*args, **options)):
@@ -169,14 +157,14 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_as_if_nothing_ha
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(data, "train_batches", interrupted)
+        patch.setattr(pipeline, "train_batches", interrupted)
         message = "has step 3, and the same command goes on"
         # Of step 3 there would be no checkpoint otherwise.
         with pytest.raises(stopping.StoppedError, match=message) as stopped:
-            train.train(str(tmp_path), **quick)
+            loop.train(str(tmp_path), **quick)
     assert stopped.value.status == 128 + number and signal.getsignal(number) is before
     assert (tmp_path / "checkpoints" / "3").exists()
-    assert train.train(str(tmp_path), **quick)["loss"] == result["loss"]
+    assert loop.train(str(tmp_path), **quick)["loss"] == result["loss"]
     jax.tree.map(np.testing.assert_array_equal, weights_of(tmp_path), weights_of(folder))
     assert [line for line in log_of(tmp_path) if "loss" in line] == [line for line in log_of(folder) if "loss" in line]
 
@@ -188,17 +176,17 @@ def test_a_run_is_not_resumed_as_another(undisturbed, config):
         (dict(seed=1), "config.seed: 1, but .* was started with 0; use another workdir"),
         (dict(optimizer=config["optimizer"] | {"lr": 0.2}), "config.optimizer.lr: 0.2, but .* was started with 0.05"),
     ):
-        with pytest.raises(checks.ConfigError, match=message):
-            train.train(str(folder), **config | change)
+        with pytest.raises(ConfigError, match=message):
+            loop.train(str(folder), **config | change)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    with pytest.raises(checks.ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
-        train.train(str(folder), **config | {"steps": 3})
+    with pytest.raises(ConfigError, match="config.steps: 3, but .* has a checkpoint of step 6 already"):
+        loop.train(str(folder), **config | {"steps": 3})
 
 
 def test_checkpoints_say_which_run_they_are_of_where_the_folder_does_not(quick_run, quick, tmp_path, capsys):
     shutil.copytree(quick_run[0] / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(checkpoints.DamagedError, match=r"none of the steps \[4, 6\] can be restored"):
-        train.train(str(tmp_path), **quick | {"seed": 1})
+        loop.train(str(tmp_path), **quick | {"seed": 1})
     assert "step 6: is of another run: its config.seed is 0, this run's 1\n" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "6"}
 
@@ -212,12 +200,12 @@ def test_files_and_folders_in_each_others_place_are_named_before_training(name, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     kind = "file" if name in run_folder.FILES else "folder"
-    with pytest.raises(checks.ConfigError, match=re.escape(f"{path}: is no {kind}, as it is in a run; move it away")):
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: is no {kind}, as it is in a run; move it away")):
         run_folder.check_kinds(tmp_path / "run")
 
 
 def test_a_workdir_whose_name_is_not_utf8_is_named_before_training(tmp_path):
-    with pytest.raises(checks.ConfigError, match="--workdir: .*: not a name in UTF-8, which checkpoints need"):
+    with pytest.raises(ConfigError, match="--workdir: .*: not a name in UTF-8, which checkpoints need"):
         run_folder.check_kinds(pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
 
 
@@ -225,12 +213,10 @@ def test_a_damaged_config_is_named_and_the_run_goes_on_without_it(quick, tmp_pat
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     for damaged in (b"{", b"\xff", b"[]", b"3", b"[" * 200_000, b'{"clips": null}'):
         (tmp_path / "config.json").write_bytes(damaged)
-        with pytest.raises(
-            checks.ConfigError, match="config.json: damaged; move it away, and the same command goes on"
-        ):
-            run_folder.note(tmp_path, quick, train.train)
+        with pytest.raises(ConfigError, match="config.json: damaged; move it away, and the same command goes on"):
+            run_folder.note(tmp_path, quick, loop.train)
     (tmp_path / "config.json").unlink()
-    run_folder.note(tmp_path, quick, train.train)
+    run_folder.note(tmp_path, quick, loop.train)
 
 
 def test_damaged_lines_of_a_log_are_named_and_left_out_and_the_log_with_them_is_kept(tmp_path, capsys):
@@ -263,38 +249,38 @@ def test_damaged_lines_of_a_log_are_named_and_left_out_and_the_log_with_them_is_
 
 def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):
-        train.train(str(tmp_path), **quick | {"init": "typo.safetensors"})
+        loop.train(str(tmp_path), **quick | {"init": "typo.safetensors"})
     other = quick["dataset"] | {"data_dir": str(tmp_path / "not made")}
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):  # Before data are made.
-        train.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
+        loop.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
     assert not (tmp_path / "not made").exists()
-    note = functools.partial(run_folder.note, tmp_path, run=train.train)
+    note = functools.partial(run_folder.note, tmp_path, run=loop.train)
     note(quick | {"pretrain": quick})
     (tmp_path / "pretrain" / "checkpoints" / "1").mkdir(parents=True)
     note(quick | {"pretrain": quick, "seed": 1})
-    with pytest.raises(checks.ConfigError, match="config.pretrain.seed: 1, but .* was started with 0"):
+    with pytest.raises(ConfigError, match="config.pretrain.seed: 1, but .* was started with 0"):
         note(quick | {"pretrain": quick | {"seed": 1}})
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    with pytest.raises(checks.ConfigError, match="config.seed: 0, but .* was started with 1"):
+    with pytest.raises(ConfigError, match="config.seed: 0, but .* was started with 1"):
         note(quick | {"pretrain": quick})
     (tmp_path / "pretrain" / "checkpoints" / "1").rmdir()
-    with pytest.raises(checks.ConfigError, match="config.pretrain.* was started with"):
+    with pytest.raises(ConfigError, match="config.pretrain.* was started with"):
         note(quick | {"seed": 1})
 
 
 def test_an_option_that_is_left_out_is_as_by_default(quick, tmp_path):
-    run_folder.note(tmp_path, quick, train.train)
+    run_folder.note(tmp_path, quick, loop.train)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     given = {"clips": quick["clips"] | {"reverse": False}, "best": "top1"}
-    run_folder.note(tmp_path, quick | given, train.train)
-    with pytest.raises(checks.ConfigError, match="config.clips.reverse: True, but .* was started with False"):
-        run_folder.note(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, train.train)
+    run_folder.note(tmp_path, quick | given, loop.train)
+    with pytest.raises(ConfigError, match="config.clips.reverse: True, but .* was started with False"):
+        run_folder.note(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, loop.train)
 
 
 def test_validations_that_are_not_made_need_no_split(config, undisturbed):
-    checks.validate(config | {"validation_split": "validation[:1%]"}, train.train)
-    with pytest.raises(checks.ConfigError, match="config.validation_split: 'validation.*' has no clips"):
-        checks.validate(config | {"validation_split": "validation[:1%]", "validate_every": 1}, train.train)
+    validate(config | {"validation_split": "validation[:1%]"}, loop.train)
+    with pytest.raises(ConfigError, match="config.validation_split: 'validation.*' has no clips"):
+        validate(config | {"validation_split": "validation[:1%]", "validate_every": 1}, loop.train)
 
 
 def restored(folder, states, refuse=lambda about: None):
@@ -376,14 +362,14 @@ def test_what_orbax_notes_of_a_step_may_be_damaged(three_checkpoints, tmp_path):
 def test_a_checkpoint_says_which_run_it_is_of(quick):
     def other(**changes):
         about = {"config": json.loads(json.dumps(quick | changes)), "versions": {"jax": "0.1"}}
-        return run_folder.other_run(about, quick, train.train)
+        return run_folder.other_run(about, quick, loop.train)
 
     assert other() is None and other(steps=99, log_every=7, clips=quick["clips"] | {"threads": 9}) is None
     assert other(seed=3) == "is of another run: its config.seed is 3, this run's 0"
     assert "config.optimizer.lr is 0.5" in other(optimizer=quick["optimizer"] | {"lr": 0.5})
     assert "config.model.dropout is 0.1" in other(model=quick["model"] | {"dropout": 0.1})
     for damaged in ({}, [], {"config": 3}, {"config": {"clips": None}}):
-        assert run_folder.other_run(damaged, quick, train.train) == "what it says of its run is damaged"
+        assert run_folder.other_run(damaged, quick, loop.train) == "what it says of its run is damaged"
 
 
 def test_two_runs_in_one_folder_are_refused(undisturbed, config):
@@ -391,9 +377,9 @@ def test_two_runs_in_one_folder_are_refused(undisturbed, config):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     with (
         run_folder.only_process(folder),
-        pytest.raises(checks.ConfigError, match="another process is training in it; use another workdir"),
+        pytest.raises(ConfigError, match="another process is training in it; use another workdir"),
     ):
-        train.train(str(folder), **config | {"log_every": 3})
+        loop.train(str(folder), **config | {"log_every": 3})
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     with run_folder.only_process(folder):  # It was let go of.
         pass
@@ -403,7 +389,7 @@ def test_weights_of_another_width_are_an_error_of_one_line(undisturbed):
     folder, _ = undisturbed
     model = models.build("inception", num_classes=24, width=0.2)
     with pytest.raises(weights.WeightsError, match="weights.safetensors: cannot inflate .*Conv_1a/bn/mean") as error:
-        train.initial_variables(
+        loop.initial_variables(
             "inception", model, jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)), str(folder / "weights.safetensors")
         )
     assert "\n" not in str(error.value)
@@ -411,7 +397,7 @@ def test_weights_of_another_width_are_an_error_of_one_line(undisturbed):
 
 def test_damaged_checkpoints_are_passed_over_loudly(quick_run, quick, tmp_path, capsys):
     folder, _ = quick_run
-    train.train(str(tmp_path), **quick | {"steps": 4})
+    loop.train(str(tmp_path), **quick | {"steps": 4})
     data = max(
         (tmp_path / "checkpoints" / "4").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
     )
@@ -420,7 +406,7 @@ def test_damaged_checkpoints_are_passed_over_loudly(quick_run, quick, tmp_path, 
     data.write_bytes(bad)
     log = (tmp_path / "log.jsonl").read_bytes()
     (tmp_path / "log.jsonl").write_bytes(log.replace(b"step", b"s\xf4ep", 1))
-    train.train(str(tmp_path), **quick)
+    loop.train(str(tmp_path), **quick)
     said = capsys.readouterr().err
     assert "checkpoints: step 4: " in said and "log.jsonl: line 1 left out, since damaged" in said
     assert [path.name for path in (tmp_path / "set_aside").glob("?")] == ["4"]
@@ -450,7 +436,7 @@ def test_one_command_trains_on_images_inflates_and_trains_on_videos(config, tmp_
     videos = config | dict(steps=1, model=config["model"] | {"name": "i3d"}, pretrain=images)
     videos |= dict(clips=dict(rgb=(16, 1), crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
     videos["test_clips"] = videos["test_clips"] | {"rgb": (16, 1)}
-    train.train(str(tmp_path), **videos)
+    loop.train(str(tmp_path), **videos)
     image, clip = weights_of(tmp_path / "pretrain")["params"], weights_of(tmp_path)["params"]
     np.testing.assert_allclose(clip["Conv_1a"]["conv"]["kernel"].sum(0), image["Conv_1a"]["conv"]["kernel"], atol=1e-6)
     assert clip["Logits"]["kernel"].shape[-1] == 24 and image["Logits"]["kernel"].shape[-1] == 4
@@ -461,7 +447,7 @@ def test_two_streams_are_trained_from_one_image_networks_weights(undisturbed, co
     two = config | dict(steps=1, batch_size=4, model=dict(name="two_stream", width=0.1, dropout=0.5))
     two |= dict(clips=clips | dict(flip=False), test_clips=clips | dict(batch_size=4))
     two |= dict(init=str(undisturbed[0] / "weights.safetensors"), optimizer=dict(lr=0.0, weight_decay=0.0))
-    result = train.train(str(tmp_path), **two)
+    result = loop.train(str(tmp_path), **two)
     image, both = weights_of(undisturbed[0])["params"], weights_of(tmp_path)["params"]
     np.testing.assert_allclose(
         both["flow"]["Conv_1a"]["conv"]["kernel"][:, :, 7], image["Conv_1a"]["conv"]["kernel"].mean(2), atol=1e-6
@@ -482,7 +468,7 @@ class Steps(nn.Module):
 
 
 def packed(rng, batch, frames, size):
-    """Clips of noise, as `data.train_batches` gives them."""
+    """Clips of noise, as `pipeline.train_batches` gives them."""
     rgb = rng.integers(0, 255, (batch, frames, (size + 2) * 3 // 2, size + 2)).astype(np.uint8)
     corner, mirrored = rng.integers(0, 2, (batch, 2)).astype(np.int32), rng.random(batch) < 0.5
     return {"rgb": rgb, "corner": corner, "mirrored": mirrored}
@@ -628,8 +614,8 @@ def test_dropout_drops_the_same_of_a_clip_whatever_part_it_is_in():
 
 
 def test_a_run_may_take_its_batches_in_parts_and_go_on_without(quick_run, quick, tmp_path):
-    train.train(str(tmp_path), **quick | {"accumulate": 2, "steps": 1})
-    train.train(str(tmp_path), **quick | {"steps": 2})
+    loop.train(str(tmp_path), **quick | {"accumulate": 2, "steps": 1})
+    loop.train(str(tmp_path), **quick | {"steps": 2})
     wanted, found = ([line["loss"] for line in log_of(each) if "loss" in line] for each in (quick_run[0], tmp_path))
     assert found == [pytest.approx(wanted[0], rel=1e-5), pytest.approx(wanted[1], rel=1e-2)]
 
@@ -637,8 +623,8 @@ def test_a_run_may_take_its_batches_in_parts_and_go_on_without(quick_run, quick,
 def test_a_run_that_diverges_says_so_and_keeps_what_was_good(quick, tmp_path):
     wild = quick | {"optimizer": dict(lr=1e30), "steps": 20, "most_bad": 3, "checkpoint_every": 1}
     message = r"step \d: loss or gradient of the last 3 steps was not finite; .* has the last good parameters"
-    with pytest.raises(train.DivergedError, match=message):
-        train.train(str(tmp_path), **wild)
+    with pytest.raises(loop.DivergedError, match=message):
+        loop.train(str(tmp_path), **wild)
     log = [line for line in log_of(tmp_path) if "loss" in line]
     assert log[-1]["bad_in_a_row"] == 3 and log[-1]["loss"] is None
 
@@ -790,8 +776,8 @@ def test_the_releases_flow_schedule_with_its_restart():
     ],
 )
 def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, message):
-    with pytest.raises(checks.ConfigError) as error:
-        checks.validate(config | change, train.train)
+    with pytest.raises(ConfigError) as error:
+        validate(config | change, loop.train)
     assert message in str(error.value)
 
 
@@ -818,9 +804,9 @@ def test_every_option_can_be_set_on_the_command_line(run, config):
     given = dict(source=None, timing=None, done=(), chunk=None, batch_size=None, seed=None, start=None, only=None)
     given |= dict(process=None, processes=None)
     for where, function, section in (
-        ("", train.train, config),
-        ("clips", data.train_batches, config["clips"]),
-        ("test_clips", data.test_pieces, config["test_clips"]),
+        ("", loop.train, config),
+        ("clips", pipeline.train_batches, config["clips"]),
+        ("test_clips", pipeline.test_pieces, config["test_clips"]),
         ("optimizer", optimizers.sgd, config["optimizer"]),
     ):
         options = set(inspect.signature(function).parameters)
@@ -830,17 +816,17 @@ def test_every_option_can_be_set_on_the_command_line(run, config):
 
 @pytest.mark.parametrize("run,config", configs("moving_shapes").items())
 def test_every_config_of_moving_shapes_is_valid(run, config):
-    checks.validate(config, train.train)
+    validate(config, loop.train)
 
 
 def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
     clips = dict(crop=32, rgb=(16, 1))
     c3d = config | dict(model=dict(name="c3d", width=0.1), clips=clips)
-    checks.validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), train.train)
-    with pytest.raises(checks.ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
-        checks.validate(
+    validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), loop.train)
+    with pytest.raises(ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
+        validate(
             c3d | dict(clips=clips | dict(rgb=(30, 1)), test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)),
-            train.train,
+            loop.train,
         )
 
 
@@ -848,14 +834,14 @@ def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
 def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
     config["dataset"]["data_dir"] = str(tmp_path)
     message = f"config: kinetics/400 is not prepared in {tmp_path}: python -m i3d_jax.datasets prepare kinetics/400 "
-    with pytest.raises(checks.ConfigError, match=message):
-        checks.validate(config, train.train)
+    with pytest.raises(ConfigError, match=message):
+        validate(config, loop.train)
 
     class Kinetics:
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
     monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Kinetics)
-    checks.validate(config, train.train)
+    validate(config, loop.train)
     entry = models.MODELS[config["model"]["name"]]
     for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):
         found = {stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")}
@@ -871,7 +857,7 @@ def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monk
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
     monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Prepared)
-    checks.validate(config | {"init": "rgb_imagenet"}, train.train)
+    validate(config | {"init": "rgb_imagenet"}, loop.train)
     assert config["dataset"]["name"] in run and config["fixed"] == run.startswith("fixed")
     assert ("flow" in config["clips"]) == run.endswith("flow")
 
@@ -927,10 +913,11 @@ def test_a_device_without_enough_memory_is_one_line_that_says_what_takes_less(tm
     program = """
 import jax
 from absl import app
-from i3d_jax import main, train
+from i3d_jax import main
+from i3d_jax.training import loop
 def full(workdir, **config):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\\n[tf-allocator-allocation-error='']")
-train.train = full
+loop.train = full
 app.run(main.main, flags_parser=main.parse)
 """
     arguments = ["--config=configs/moving_shapes.py", f"--workdir={tmp_path}"]
@@ -953,7 +940,7 @@ def test_a_fixed_trunk_stays_to_the_bit_with_its_statistics_and_only_the_last_la
 ):
     start = str(undisturbed[0] / "weights.safetensors")
     run = config | dict(steps=2, fixed=True, init=start, optimizer=dict(lr=0.1, weight_decay=0.1))
-    train.train(str(tmp_path), **run)
+    loop.train(str(tmp_path), **run)
     before, after = weights_of(undisturbed[0]), weights_of(tmp_path)
     for kind in "params", "batch_stats":
         trunks = [{name: layer for name, layer in each[kind].items() if name != "Logits"} for each in (before, after)]
@@ -1008,32 +995,32 @@ def test_weights_that_leave_a_fixed_layer_new_are_refused(undisturbed):
     network = models.build("convnet_lstm", num_classes=24, width=0.1, fixed=True)
     init = str(undisturbed[0] / "weights.safetensors")
     arguments = "convnet_lstm", network, jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)), init
-    train.initial_variables(*arguments)
+    loop.initial_variables(*arguments)
     with pytest.raises(
         weights.WeightsError, match="fixed: 13 leaves are not in them and would never be trained: .*lstm/bias"
     ):
-        train.initial_variables(*arguments, fixed=True)
+        loop.initial_variables(*arguments, fixed=True)
 
 
 def test_a_run_that_is_extended_has_the_best_of_the_whole_one(quick, tmp_path, monkeypatch):
     """The test at an end that no validation is due at is none."""
     scores = {1: 0.1, 2: 0.3, 3: 0.9, 4: 0.2, 5: 0.4}
-    real, steps = train.evaluate, []
+    real, steps = loop.evaluate, []
 
     def log(self, step, scalars):
         steps.append(step)
         return logged(self, step, scalars)
 
-    logged = train.Log.__call__
-    monkeypatch.setattr(train.Log, "__call__", log)
-    monkeypatch.setattr(train, "evaluate", lambda *a, **k: real(*a, **k) | {"top1": scores[steps[-1]]})
+    logged = loop.Log.__call__
+    monkeypatch.setattr(loop.Log, "__call__", log)
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: real(*a, **k) | {"top1": scores[steps[-1]]})
     run = quick | dict(validate_every=2, keep=1)
-    train.train(str(tmp_path), **run | dict(steps=3))
-    train.train(str(tmp_path), **run | dict(steps=5))
+    loop.train(str(tmp_path), **run | dict(steps=3))
+    loop.train(str(tmp_path), **run | dict(steps=5))
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5]
     best = weights.read(tmp_path / "best.safetensors")[0]
     again = tmp_path / "again"
-    train.train(str(again), **run | dict(steps=2))
+    loop.train(str(again), **run | dict(steps=2))
     jax.tree.map(np.testing.assert_array_equal, best, weights_of(again))
 
 
@@ -1079,13 +1066,13 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
         found = real(*args, **options)
         return found | {"loss": next(losses)}
 
-    real = train.evaluate
+    real = loop.evaluate
     run = quick | dict(validate_every=1, best="loss", plateau=dict(factor=0.5, patience=2), keep=1, profile=(2, 1))
     run |= dict(steps=5, optimizer=dict(lr=0.01))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", evaluate)
-        train.train(str(whole), **run)
+        patch.setattr(loop, "evaluate", evaluate)
+        loop.train(str(whole), **run)
     lines = [line for line in log_of(whole) if "loss" in line]
     # Validated after steps 1 to 4: not lower after 2 and 3, and after 4 once.
     assert [line["lr"] for line in lines] == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005])
@@ -1098,10 +1085,10 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
     about = json.loads((whole / "checkpoints" / "5" / "about" / "metadata").read_text())
     assert about["config"]["validate_every"] == 1 and {"i3d-jax-zoo", "jax"} <= about["versions"].keys()
 
-    train.train(str(halves), **run | dict(steps=3, profile=()))
-    train.train(str(halves), **run | dict(profile=()))
+    loop.train(str(halves), **run | dict(steps=3, profile=()))
+    loop.train(str(halves), **run | dict(profile=()))
     undisturbed = tmp_path / "undisturbed"
-    train.train(str(undisturbed), **run | dict(profile=()))
+    loop.train(str(undisturbed), **run | dict(profile=()))
     for a, b in zip(*(sorted(log_of(each), key=str) for each in (halves, undisturbed)), strict=True):
         assert a == b
     for file in "weights", "best":
@@ -1139,7 +1126,7 @@ def test_a_checkpoint_that_cannot_be_written_to_its_end_leaves_the_one_before(tm
     program = """
 import resource, signal, sys
 import jax, jax.numpy as jnp, numpy as np
-from i3d_jax import checkpoints
+from i3d_jax.training import checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(1000, 1000)).astype("f"))}
 try:
@@ -1164,7 +1151,7 @@ def test_a_log_that_cannot_be_written_ends_a_run_with_one_error(tmp_path):
     """Files reach a limit on their size, those for TensorBoard first; a thread that wrote them would end, and the run wait for it."""
     program = """
 import pathlib, resource, signal, sys
-from i3d_jax.logs import Log
+from i3d_jax.training.logs import Log
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import test_models
 
-from i3d_jax import flow, models, optimizers, planes, platforms
+from i3d_jax import flow, models
 from i3d_jax.flow.tvl1 import TVL1
-from i3d_jax.models import convnet_lstm, convolution
-from i3d_jax.step import initial_state, train_step
+from i3d_jax.models import convnet_lstm, convolution, platforms
+from i3d_jax.training import optimizers
+from i3d_jax.training.step import initial_state, train_step
+from i3d_jax.video import planes
 
 KEY = jax.random.key(0)
 NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # That is two of I3D.

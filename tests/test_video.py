@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import h264, pixels, planes, video
+from i3d_jax import pixels, video
+from i3d_jax.video import decoding, h264, planes
 
 
 def numbered(count, height=48, width=64):
@@ -49,7 +50,7 @@ def moving(count, height=48, width=64):
 
 def images(frames):
     """RGB images of frames as FFmpeg decodes them."""
-    return np.stack([frame.to_ndarray(format="rgb24", interpolation=video.BILINEAR) for frame in frames])
+    return np.stack([frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames])
 
 
 def psnr(found, wanted):
@@ -270,7 +271,7 @@ def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(height, width, st
     (grey,) = video.grey(tmp_path / "x.mp4", short_side=256)
     brightness = (exact @ [0.299, 0.587, 0.114])[: grey.shape[0], : grey.shape[1]]
     assert abs((grey - brightness)[inside].mean()) < 0.1
-    _, u, v = next(video.yuv(tmp_path / "x.mp4", short_side=256))
+    _, u, v = next(decoding.yuv(tmp_path / "x.mp4", short_side=256))
     # What records have of colours: the mean may be off by a third of a pixel where a side is odd.
     rows, columns = np.mgrid[: u.shape[0], : u.shape[1]].astype(float)
     place = (2 * rows + 1) * height / found.shape[0] - 0.5, (2 * columns + 0.5) * width / found.shape[1] - 0.5
@@ -305,7 +306,7 @@ def test_constants_are_rounded_and_no_more(value, width, full, tmp_path):
 def test_what_records_show_is_as_bright_as_what_decoding_shows(shared_data):
     clip = shared_data / "clips" / "flipping_a_pancake.mkv"
     shown = video.decode(clip, short_side=256, frames=20).astype(float)
-    for index, planes_ in enumerate(video.yuv(clip, short_side=256, frames=20)):
+    for index, planes_ in enumerate(decoding.yuv(clip, short_side=256, frames=20)):
         y, u, v = planes_
         packed = np.concatenate([y, np.concatenate([u, v], 1)])
         difference = 127.5 * (1 + np.asarray(planes.rgb(packed))) - shown[index]
@@ -391,7 +392,7 @@ def test_flow_cannot_be_resized():
 def test_the_short_side_is_resized_and_the_aspect_kept():
     assert video.decode(h264.encode(numbered(3, 48, 64)), short_side=24).shape == (3, 24, 32, 3)
     assert video.decode(h264.encode(numbered(3, 64, 48)), short_side=96).shape == (3, 128, 96, 3)
-    assert video.resized(240, 426, 256) == (256, 454)
+    assert decoding.resized(240, 426, 256) == (256, 454)
 
 
 def test_rotation_in_the_metadata_is_undone():
@@ -623,7 +624,7 @@ def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path
     (tmp_path / "x").write_bytes(encode(frames, regular(3000, 25), preset="ultrafast"))
     code = """if True:
         import resource, sys
-        from i3d_jax import h264, video
+        from i3d_jax.video import h264
         def peak(seconds):
             assert h264.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
 
-from i3d_jax import compilation, files, labels, models, published, tf_checkpoint, weights
+from i3d_jax import compilation, files, labels, models, weights
 from i3d_jax.inflate import named_leaves
+from i3d_jax.weights import published, tf_checkpoint
 from i3d_jax.weights.__main__ import main
 
 INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")

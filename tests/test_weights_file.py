@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i3d_jax import evaluate, models, predict, train, weights
+from i3d_jax import evaluate, models, predict, weights
 from i3d_jax.inflate import named_leaves
+from i3d_jax.training import loop
 from i3d_jax.weights.__main__ import main
 
 INFO = {"model": "c3d", "classes": ["a", "b", "c"], "options": {"width": 0.02}, "short_side": 40, "crop": 32}
@@ -221,7 +222,7 @@ def test_every_command_that_loads_weights_says_one_line(path, tensors, capsys):
         out, err = capsys.readouterr()
         assert out == "" and message in err and err.count("\n") == 1
     with pytest.raises(weights.WeightsError, match="crop: 400"):
-        train.initial_variables("c3d", models.build("c3d", num_classes=3), jax.random.key(0), None, name)
+        loop.initial_variables("c3d", models.build("c3d", num_classes=3), jax.random.key(0), None, name)
     assert os.listdir(path.parent) == [path.name]
 
 

@@ -77,10 +77,11 @@ class Many:
 def ours(folder: pathlib.Path):
     import jax
 
-    from i3d_jax import data, datasets
+    from i3d_jax import datasets
+    from i3d_jax.datasets import pipeline
 
     records = Many(datasets.prepared("kinetics/400", str(folder / "data")).records("train"))
-    batches = data.train_batches(records, batch_size=BATCH, seed=0, crop=CROP, rgb=(FRAMES, 1), threads=1)
+    batches = pipeline.train_batches(records, batch_size=BATCH, seed=0, crop=CROP, rgb=(FRAMES, 1), threads=1)
     for batch in batches:
         yield jax.block_until_ready(jax.device_put(batch))
 
@@ -203,13 +204,14 @@ def measure(name: str, folder: pathlib.Path, seconds: float, sender) -> None:
 
 def grow(kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: int, sender) -> None:
     """Sends the peak memory in MB of preparing, or of reading all of, a data set of so many clips."""
-    from i3d_jax import data, datasets
+    from i3d_jax import datasets
+    from i3d_jax.datasets import pipeline
 
     if kind == "prepare":
         prepare(videos, folder, number, seconds=1)
     else:
         records = datasets.prepared("kinetics/400", str(folder / "data")).records("train")
-        batches = data.train_batches(records, batch_size=BATCH, seed=0, crop=CROP, rgb=(16, 1))
+        batches = pipeline.train_batches(records, batch_size=BATCH, seed=0, crop=CROP, rgb=(16, 1))
         for _ in range(number // BATCH):
             next(batches)
     sender.send(peak_memory())

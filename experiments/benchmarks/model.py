@@ -31,10 +31,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from i3d_jax import models, optimizers, planes
+from i3d_jax import models
 from i3d_jax.models import convolution
 from i3d_jax.models.__main__ import multiply_adds
-from i3d_jax.step import initial_state, train_step
+from i3d_jax.training import optimizers
+from i3d_jax.training.step import initial_state, train_step
+from i3d_jax.video import planes
 
 TRAINING = 3  # Forward passes that a step's arithmetic is.
 BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}  # Of the others 1.

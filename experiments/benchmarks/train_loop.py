@@ -17,7 +17,8 @@ from typing import Any
 import harness
 import jax
 
-from i3d_jax import checkpoints, data, logs, train
+from i3d_jax.datasets import pipeline
+from i3d_jax.training import checkpoints, logs, loop
 
 STEPS = 100
 FIRST = 3  # The steps before are compiled in.
@@ -57,7 +58,7 @@ def measure(config: dict, timers: Timers) -> tuple[float, dict[str, float]]:
     """Seconds per step, and of them those spent in each of what is timed."""
     timers.seconds, timers.asked = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        train.train(folder, **config)
+        loop.train(folder, **config)
     seconds = (timers.asked[FIRST + STEPS] - timers.asked[FIRST]) / STEPS
     return seconds, {name: each / STEPS for name, each in timers.seconds.items()}
 
@@ -76,14 +77,14 @@ def main() -> None:
     timers.around(logs.Clock, "next", "fetching clips, most of it during a step", lambda _: time.perf_counter())
     timers.around(logs.Log, "__call__", "logging, no step running", lambda _: time.perf_counter())
     timers.around(checkpoints.Checkpoints, "save", "saving, no step running", lambda _: time.perf_counter())
-    batches = data.train_batches
+    batches = pipeline.train_batches
 
     def counted(*args, **options):
         for batch in batches(*args, **options):
             timers.asked.append(time.perf_counter())
             yield batch
 
-    data.train_batches = counted
+    pipeline.train_batches = counted
     quiet = config | dict(log_every=config["steps"], checkpoint_every=config["steps"])
     found: dict[str, list] = {"all": [], "bare": []}
     with tempfile.TemporaryDirectory() as compiled:

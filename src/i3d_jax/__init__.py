@@ -5,11 +5,11 @@ Light on purpose: jax, flax and numpy only. Decoding, data sets and training are
 
 import sys
 
-from i3d_jax import command_line
+from i3d_jax import cli
 
 # One of the commands starts (Python has this name until it has imported the package): JAX takes seconds.
 if sys.argv[:1] == ["-m"] and any(each.removeprefix("-m").startswith("i3d_jax") for each in sys.orig_argv):
-    command_line.begin()
+    cli.begin()
 
 from i3d_jax import models
 from i3d_jax.inflate import inflate_params

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax._src import compilation_cache  # JAX has no public way to exchange its cache's files for others.
 
-from i3d_jax import command_line, files
+from i3d_jax import cli, files
 
 LIMIT = 2 * 2**30  # Bytes; the least recently used programs are removed first.
 SUFFIX = ".program"
@@ -80,7 +80,7 @@ class Programs:
         self._note: Any = None  # An open file.
         self._timer: threading.Timer | None = None
         atexit.register(self._settle)
-        command_line.before_leaving.append(self._settle)
+        cli.before_leaving.append(self._settle)
         with contextlib.suppress(OSError):  # The folder may be another user's.
             for note in folder.glob(".loaded-*"):
                 self._remove_suspects(note)

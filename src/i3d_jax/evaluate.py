@@ -24,21 +24,11 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import (
-    command_line,
-    compilation,
-    data,
-    datasets,
-    distributed,
-    files,
-    metrics,
-    models,
-    planes,
-    results,
-    video,
-    weights,
-)
+from i3d_jax import cli, compilation, datasets, distributed, files, models, video, weights
+from i3d_jax.datasets import pipeline
+from i3d_jax.evaluation import metrics, results
 from i3d_jax.models import Network
+from i3d_jax.video import planes
 
 ALL = 10**9  # Frames; more than a video has.
 
@@ -62,7 +52,7 @@ def predictions(
     Args:
       source: records (`ClipBuilder.records`).
       sharding: of a batch over the devices of all processes; None: one device of one process.
-      pieces: other arguments of `data.test_pieces`.
+      pieces: other arguments of `pipeline.test_pieces`.
 
     Yields:
       per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
@@ -79,7 +69,7 @@ def predictions(
     timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
     programs: dict[tuple, jax.stages.Compiled] = {}
     total, steps, carry = {}, 0, None
-    for piece in data.test_pieces(source, timing=timing, **process, **pieces):
+    for piece in pipeline.test_pieces(source, timing=timing, **process, **pieces):
         window, streams = piece.window, piece.streams
         if sharding is not None:
             streams = on_devices(streams, sharding)
@@ -245,7 +235,7 @@ def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset:
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
-        names = [command_line.printable(names[0]) for names in (builder.class_names, info.classes)]
+        names = [cli.printable(names[0]) for names in (builder.class_names, info.classes)]
         raise results.EvaluationError(
             f"{dataset} has {found} classes ({names[0]}, ...), {name} was trained on {wanted} "
             f"({names[1]}, ...): they must be the same, in the same order"
@@ -267,7 +257,7 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.evaluate", __doc__)
+    parser = cli.parser("i3d_jax.evaluate", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="name or file, see `python -m i3d_jax.weights list`")
     what.add_argument("--fuse", nargs="+", type=pathlib.Path, metavar="DIR", help="results whose logits to add")
@@ -293,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = results.fuse(folders, out) if folders else run(out, name, **flags)
     except (results.EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
-        command_line.say(error)
+        cli.say(error)
         return 2
     print(report(out, result))
     return 0
@@ -313,4 +303,4 @@ def report(out: pathlib.Path, result: dict) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -21,8 +21,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from i3d_jax import checkpoints, checks, command_line, compilation, distributed, train, video, weights
+from i3d_jax import cli, compilation, distributed, video, weights
 from i3d_jax.stopping import StoppedError
+from i3d_jax.training import checkpoints, loop
+from i3d_jax.training.config import ConfigError, bind
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
@@ -72,12 +74,12 @@ def main(_: list[str]) -> None:
     compilation.keep()
     config = _CONFIG.value.to_dict()
     try:
-        checks.bind("config", train.train, config, workdir="")
+        bind("config", loop.train, config, workdir="")
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
-        result = train.train(os.path.expanduser(str(_WORKDIR.value)), **config)
+        result = loop.train(os.path.expanduser(str(_WORKDIR.value)), **config)
     except (
-        checks.ConfigError,
-        train.DivergedError,
+        ConfigError,
+        loop.DivergedError,
         weights.WeightsError,
         checkpoints.DamagedError,
         distributed.ProcessError,
@@ -116,4 +118,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(lambda: app.run(main, flags_parser=parse))
+    cli.run(lambda: app.run(main, flags_parser=parse))

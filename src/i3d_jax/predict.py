@@ -26,10 +26,11 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import command_line, compilation, flow, listing, models, pixels, video, weights
-from i3d_jax.ahead import ahead
+from i3d_jax import cli, compilation, flow, models, pixels, video, weights
 from i3d_jax.flow.videos import of_frames
 from i3d_jax.models import Network
+from i3d_jax.prefetch import ahead
+from i3d_jax.video import listing
 
 DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
 
@@ -116,7 +117,7 @@ def read_all(
         except video.VideoError as error:
             return path, error
         except Exception as error:  # noqa: BLE001 - see above
-            return path, video.VideoError(path, f"cannot be read: {command_line.describe(error)}")
+            return path, video.VideoError(path, f"cannot be read: {cli.describe(error)}")
 
     return ahead(attempt, paths, 1)
 
@@ -141,7 +142,7 @@ def load(names: list[str], stream: str | None) -> list[Classifier]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.predict", __doc__)
+    parser = cli.parser("i3d_jax.predict", __doc__)
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes, or a folder of them")
     parser.add_argument("--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)")
     parser.add_argument(
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         paths = [path for name in flags.videos for path in _videos(name)]
         classifiers = load(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
     except (OSError, listing.FolderError, weights.WeightsError) as error:
-        command_line.say(error)
+        cli.say(error)
         return 2
     with warnings.catch_warnings():
         warnings.simplefilter("default", video.DamageWarning)
@@ -179,7 +180,7 @@ def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argpars
     for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
         found = clips if isinstance(clips, video.VideoError) else _classified(path, clips, classifiers, flags)
         if isinstance(found, video.VideoError):
-            tqdm.tqdm.write(command_line.describe(found), file=sys.stderr)
+            tqdm.tqdm.write(cli.describe(found), file=sys.stderr)
             status = 1
         else:
             tqdm.tqdm.write(found)
@@ -198,7 +199,7 @@ def _classified(
     try:
         logits = np.sum([each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0)
     except Exception as error:  # noqa: BLE001 - it is this video's, and the others go on
-        return video.VideoError(path, f"cannot be classified: {command_line.describe(error)}")
+        return video.VideoError(path, f"cannot be classified: {cli.describe(error)}")
     frames = len(next(iter(clips[0].values())))
     return _report(path, logits, frames, classifiers[0].info.classes, flags.top, flags.json)
 
@@ -210,11 +211,11 @@ def _report(path, logits, frames, classes, top, as_json) -> str:
     if as_json:
         found = [{"class": name, "logit": logit, "probability": probability} for name, logit, probability in best]
         return json.dumps({"video": path, "frames": frames, "top": found})
-    best = [(command_line.printable(name), *numbers) for name, *numbers in best]
+    best = [(cli.printable(name), *numbers) for name, *numbers in best]
     width = max(len(name) for name, *_ in best)
     lines = [f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}" for name, logit, probability in best]
     return "\n".join([f"{path} ({frames} frames)", *lines])
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -19,7 +19,7 @@ import shlex
 import sys
 from typing import Any
 
-from i3d_jax import command_line, compilation, datasets, flow
+from i3d_jax import cli, compilation, datasets, flow
 from i3d_jax.datasets import annotations, clips, doctor, shards
 from i3d_jax.stopping import StoppedError
 
@@ -27,7 +27,7 @@ COMPUTED: Any = object()  # What --flow is without a folder.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.datasets", __doc__)
+    parser = cli.parser("i3d_jax.datasets", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write a data set's records")
     check = commands.add_parser(
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
-        print(f"python -m i3d_jax.datasets: {command_line.describe(error)}", file=sys.stderr)
+        print(f"python -m i3d_jax.datasets: {cli.describe(error)}", file=sys.stderr)
         return 2
     except StoppedError as error:
         print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
@@ -177,4 +177,4 @@ def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

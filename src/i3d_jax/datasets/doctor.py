@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import tqdm
 
-from i3d_jax import listing, video
+from i3d_jax import video
 from i3d_jax.datasets import annotations, records, video_files, workers
 from i3d_jax.files import replacing
 from i3d_jax.stopping import StoppedError, stopping
+from i3d_jax.video import decoding, listing
 
 KINDS = ("missing", "unreadable", "replaced", "too short", "duplicated", "wrong label", "extra")
 SHORT = 0.5  # Seconds that a clip may lack.
@@ -159,7 +160,7 @@ def _check_all(clips: Sequence[video_files.Clip]) -> list[Checked]:
 def check(clip: video_files.Clip) -> Checked:
     """Reads the videos of a clip as `prepare` would, to the first that can be used, without writing it."""
     broken, failed = dict(clip.broken), []
-    most = None if clip.seconds is None else video.frames_in(clip.seconds)
+    most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
     for path in clip.paths:
         if path in broken:
             failed.append((path, broken[path]))

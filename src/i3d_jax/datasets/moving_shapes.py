@@ -18,9 +18,10 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from i3d_jax import h264, pixels
-from i3d_jax.ahead import cores
+from i3d_jax import pixels
 from i3d_jax.datasets import annotations, clips, video_files
+from i3d_jax.prefetch import cores
+from i3d_jax.video import h264
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
 FRAMES = 32  # Of a video: 1.28 s.

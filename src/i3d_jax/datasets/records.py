@@ -10,9 +10,10 @@ import av.error
 import numpy as np
 import tensorflow_datasets as tfds
 
-from i3d_jax import flow, h264, pixels, video
+from i3d_jax import flow, pixels, video
 from i3d_jax.datasets.video_files import Clip
 from i3d_jax.flow.videos import of_frames
+from i3d_jax.video import decoding, h264
 
 # Of the records. Data sets say it (`ClipBuilder.format`); unfinished shards of an earlier one are written again.
 FORMAT = "2"
@@ -78,7 +79,7 @@ def record(clip: Clip, path: str, settings: Settings) -> dict:
 def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
     """The TV-L1 flow of one of a clip's files; other clips are worked on at the same time."""
     assert settings.tv_l1 is not None
-    most = None if clip.seconds is None else video.frames_in(clip.seconds)
+    most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
     grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
     return h264.encode(map(pixels.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
 

@@ -24,11 +24,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer
 
 from i3d_jax import video
-from i3d_jax.ahead import ahead, cores
 from i3d_jax.datasets import workers
 from i3d_jax.datasets.records import FORMAT, Settings, check_storage, features, record
 from i3d_jax.datasets.video_files import Clip
 from i3d_jax.files import locked, named, remove_leftovers, replacing
+from i3d_jax.prefetch import ahead, cores
 from i3d_jax.stopping import StoppedError, stopping
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.

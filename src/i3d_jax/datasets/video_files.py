@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from i3d_jax import listing
 from i3d_jax.datasets.annotations import SPLITS, AnnotationError, Row, respelt, unique
-from i3d_jax.listing import VIDEO
+from i3d_jax.video import listing
+from i3d_jax.video.listing import VIDEO
 
 # What downloads, and work on them, leave beside videos under the same names.
 NOT_VIDEO = {".json", ".jpg", ".jpeg", ".png", ".webp", ".txt", ".vtt", ".srt", ".csv", ".part", ".ytdl"}

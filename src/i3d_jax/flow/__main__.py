@@ -33,12 +33,13 @@ import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import command_line, compilation, files, listing, video
-from i3d_jax.ahead import ahead
+from i3d_jax import cli, compilation, files, video
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
 from i3d_jax.flow.videos import of_frames
+from i3d_jax.prefetch import ahead
 from i3d_jax.stopping import StoppedError, stopping
+from i3d_jax.video import listing
 
 MOST_PAIRS = 1024  # At a time; more are of no use and take all memory.
 
@@ -143,7 +144,7 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
     except video.VideoError as error:
         return error
     except (av.error.FFmpegError, MemoryError) as error:  # Of frames larger than H.264 has, for one.
-        reason = error.strerror if isinstance(error, av.error.FFmpegError) else command_line.describe(error)
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else cli.describe(error)
         return video.VideoError(str(job.source), f"its flow cannot be encoded: {reason}")
     done.add(job)
     height, width = size
@@ -159,11 +160,11 @@ def _flow(path: pathlib.Path, flags: argparse.Namespace) -> Flow:
     except video.VideoError:
         raise
     except Exception as error:
-        raise video.VideoError(str(path), f"its flow cannot be computed: {command_line.describe(error)}") from error
+        raise video.VideoError(str(path), f"its flow cannot be computed: {cli.describe(error)}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.flow", __doc__)
+    parser = cli.parser("i3d_jax.flow", __doc__)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, metavar="VIDEO", help="a file, or a folder of files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the flow")
     parser.add_argument("--format", choices=FORMATS, default="h264", help="see above (default: h264)")
@@ -198,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
                 files.remove_leftovers(folder)
             return _run_all(jobs, flags)
     except (OSError, ValueError) as error:
-        command_line.say(error)
+        cli.say(error)
         return 2
 
 
@@ -239,4 +240,4 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from i3d_jax import h264, pixels, video
+from i3d_jax import pixels, video
 from i3d_jax.flow.colours import colours
+from i3d_jax.video import h264
 
 Flow = Iterable[np.ndarray]
 

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from i3d_jax import platforms
 from i3d_jax.flow import images
+from i3d_jax.models import platforms
 
 SMALLEST = 16  # Pixels: scales that are smaller are left out.
 FLAT = 1e-7  # Squared gradients below it count as this: d is then without effect.

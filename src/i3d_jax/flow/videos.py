@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from i3d_jax.ahead import ahead, cores
 from i3d_jax.flow.tvl1 import OPENCV, TVL1, tv_l1
+from i3d_jax.prefetch import ahead, cores
 
 
 def of_frames(

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models.body import CHANNELS, Network, check_dtype
 from i3d_jax.models.c3d import C3D
 from i3d_jax.models.convnet_lstm import ConvNetLSTM
 from i3d_jax.models.inception import Inception
+from i3d_jax.models.network import CHANNELS, Network, check_dtype
+from i3d_jax.models.platforms import compiler_options as compiler_options
+from i3d_jax.models.platforms import forms_of as forms_of
 from i3d_jax.models.two_stream import FusedTwoStream, TwoStream
-from i3d_jax.platforms import compiler_options as compiler_options
-from i3d_jax.platforms import forms_of as forms_of
 
 
 class Model(NamedTuple):

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from i3d_jax import command_line, models
+from i3d_jax import cli, models
 from i3d_jax.models import layers
 
 COLUMNS = ("model", "parameters", "train clip", "G multiply-adds", "activations", "test clip", "G multiply-adds")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.models", __doc__)
+    parser = cli.parser("i3d_jax.models", __doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(models.MODELS)} (default: all)")
     parser.add_argument("--classes", type=int, default=400, help="default: 400, Kinetics'")
     flags = parser.parse_args(arguments)
@@ -106,4 +106,4 @@ def activation_bytes(network: models.Network, variables: Any, example: Any) -> i
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from i3d_jax.models import layers
-from i3d_jax.models.body import VIDEO, Network
+from i3d_jax.models.network import VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 THREE, TWO, ONE = (3, 3, 3), (2, 2, 2), (1, 1, 1)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import convolution, layers
-from i3d_jax.models.body import VIDEO, Network
 from i3d_jax.models.inception import Inception
 from i3d_jax.models.initializers import kernel_init
+from i3d_jax.models.network import VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from i3d_jax import platforms
-from i3d_jax.models import toom_cook
+from i3d_jax.models import platforms, toom_cook
 from i3d_jax.models.padding import padded, same_pads
 
 

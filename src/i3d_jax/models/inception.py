@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import convolution, padding
-from i3d_jax.models.body import IMAGE, VIDEO, Network
+from i3d_jax.models.network import IMAGE, VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 # Windows and strides are (time, height, width).

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
-from i3d_jax import platforms
-from i3d_jax.models import convolution, normalization
+from i3d_jax.models import convolution, normalization, platforms
 from i3d_jax.models.initializers import kernel_init
 
 

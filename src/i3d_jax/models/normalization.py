@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from i3d_jax import platforms
+from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
 
 

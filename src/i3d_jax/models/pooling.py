@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from i3d_jax import platforms
+from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
 from i3d_jax.models.padding import padded, same_pads
 

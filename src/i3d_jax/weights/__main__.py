@@ -16,15 +16,15 @@ from collections.abc import Callable
 
 import jax
 
-from i3d_jax import command_line, models, weights
+from i3d_jax import cli, models, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import initial
-from i3d_jax.models.body import CHANNELS
-from i3d_jax.published import PUBLISHED, WeightsError
+from i3d_jax.models.network import CHANNELS
+from i3d_jax.weights.published import PUBLISHED, WeightsError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("i3d_jax.weights", __doc__)
+    parser = cli.parser("i3d_jax.weights", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the published weights, and which of them are in the cache")
     fetch_parser = commands.add_parser("fetch", help="download published weights into the cache")
@@ -95,7 +95,7 @@ def _verified(name: str) -> str:
     variables, info = weights.read(name)
     size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
     what = f"{info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters"
-    return command_line.printable(f"{name}: good; {what}; {info.source}")
+    return cli.printable(f"{name}: good; {what}; {info.source}")
 
 
 def _plan(model: str, source: str | None, stream: str | None, classes: int) -> str:
@@ -127,4 +127,4 @@ def _convert(source: str, target: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -16,24 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from i3d_jax import (
-    checkpoints,
-    checks,
-    data,
-    datasets,
-    distributed,
-    fingerprint,
-    models,
-    optimizers,
-    run_folder,
-    validation,
-    weights,
-)
+from i3d_jax import datasets, distributed, models, weights
+from i3d_jax.datasets import pipeline
 from i3d_jax.evaluate import evaluate, on_devices, shardings
-from i3d_jax.logs import Clock, Log, profiling
 from i3d_jax.models.initial import LAST, initial, plan
-from i3d_jax.step import State, initial_state, runs_per_part, train_step
 from i3d_jax.stopping import StoppedError
+from i3d_jax.training import checkpoints, fingerprint, optimizers, run_folder, validation
+from i3d_jax.training.config import ConfigError, validate_splits
+from i3d_jax.training.config import validate as validate_config
+from i3d_jax.training.logs import Clock, Log, profiling
+from i3d_jax.training.step import State, initial_state, runs_per_part, train_step
 
 
 class DivergedError(ValueError):
@@ -105,7 +97,7 @@ def train(
       batch_size: clips per update, over all devices.
       model: arguments of `models.build` but `num_classes`, which is the data set's, and those that are arguments here.
       dataset: arguments of `datasets.builder`.
-      clips, test_clips: arguments of `data.train_batches` and `data.test_pieces`.
+      clips, test_clips: arguments of `pipeline.train_batches` and `pipeline.test_pieces`.
       optimizer: arguments of `optimizers.sgd`.
       seed: of everything random.
       norm_group: clips that share batch norm statistics (the release: 6). None: the whole batch.
@@ -135,7 +127,7 @@ def train(
     Raises:
       StoppedError: SIGINT or SIGTERM came; the step it came in has been saved, and the same call goes on.
       DivergedError: too many updates were not finite.
-      checks.ConfigError: an argument that does not fit the others (see `checks.validate`) or those the run was started with.
+      ConfigError: an argument that does not fit the others (see `config.validate`) or those the run was started with.
       checkpoints.SaveError: a checkpoint could not be written; those before it are as they were.
       distributed.ProcessError: another process failed, or the processes differ in what the result depends on.
       checkpoints.DamagedError: there are checkpoints, and none of them can be used.
@@ -143,7 +135,7 @@ def train(
     config = dict(locals())
     del config["workdir"]
     distributed.check_same(run_folder.same_for_all(config, train) | fingerprint.of_code())
-    distributed.together(lambda: checks.validate(config, train))
+    distributed.together(lambda: validate_config(config, train))
     began = time.time()
     folder = pathlib.Path(workdir)
     first = distributed.is_first()
@@ -171,7 +163,7 @@ def train(
         key = jax.random.key(seed)
 
         replicated, sharded = shardings()
-        streams = data.streams(clips.get("rgb"), clips.get("flow"))
+        streams = pipeline.streams(clips.get("rgb"), clips.get("flow"))
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
         shapes = jax.eval_shape(lambda: initial_state(network.init(key, example), tx, average is not None))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
@@ -187,9 +179,9 @@ def train(
         refuse = functools.partial(run_folder.other_run, config=config, run=train)
         start, state = saved.restore(like, refuse) or (0, fresh())
         if start > steps:
-            raise checks.ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
+            raise ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
         saved.keep_best(int(state.validation.best_step))
-        batches = data.train_batches(
+        batches = pipeline.train_batches(
             builder.records(train_split),
             batch_size=batch_size,
             seed=seed,
@@ -209,7 +201,7 @@ def train(
             model["name"],
             classes,
             {name: value for name, value in model.items() if name != "name"},
-            footprint=data.streams(test_clips.get("rgb"), test_clips.get("flow")),
+            footprint=pipeline.streams(test_clips.get("rgb"), test_clips.get("flow")),
             short_side=test_clips.get("short_side") or builder.SHORT_SIDE,
             crop=test_clips["crop"],
             source=f"trained in {folder}",
@@ -293,6 +285,6 @@ def _data_set(config: dict) -> datasets.ClipBuilder:
     try:
         builder = datasets.prepared(**config["dataset"])
     except ValueError as error:
-        raise checks.ConfigError(f"config.dataset: {error}") from None
-    checks.validate_splits(builder, config, train)
+        raise ConfigError(f"config.dataset: {error}") from None
+    validate_splits(builder, config, train)
     return builder

@@ -1,6 +1,6 @@
 """Clips packed as the decoder's planes, and made, on the device, into what networks take.
 
-A decoder gives planes: brightness Y, and colours U and V of half the size. The host copies a window of them out (`decoding`) and no
+A decoder gives planes: brightness Y, and colours U and V of half the size. The host copies a window of them out (`windows`) and no
 more; colours are converted, the crop's last pixel is cut and clips are mirrored on the device, by `unpacked` inside
 the compiled step. A clip so takes half the bytes of RGB, and the host little more time than the decoder needs.
 
@@ -38,7 +38,7 @@ def unpacked(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Packed clips as networks take them, each cropped and, if it is to be, mirrored and reversed. For a compiled step.
 
     Args:
-      clips: "rgb" uint8 [B, T, 3/2 (s + 2), s + 2] or "flow" uint8 [B, T, 2 s, s] or both (see `decoding.read`), "corner" int32 [B, 2],
+      clips: "rgb" uint8 [B, T, 3/2 (s + 2), s + 2] or "flow" uint8 [B, T, 2 s, s] or both (see `windows.read`), "corner" int32 [B, 2],
         0 or 1: where in the window read (top, left) the crop begins, "mirrored" bool [B], and perhaps "backwards" bool [B],
         whose flow is each frame's from the one before; the rest is ignored.
 

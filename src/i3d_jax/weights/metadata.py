@@ -10,8 +10,8 @@ import jax
 
 from i3d_jax import models
 from i3d_jax.inflate import named_leaves
-from i3d_jax.models.body import CHANNELS
-from i3d_jax.published import WeightsError
+from i3d_jax.models.network import CHANNELS
+from i3d_jax.weights.published import WeightsError
 
 LARGEST_SIDE = 4096  # Pixels.
 MOST_FRAMES = 10**9  # As many as there are.

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from i3d_jax import package_index
-from i3d_jax.command_line import printable
-from i3d_jax.download import DownloadError, download
+from i3d_jax.cli import printable
 from i3d_jax.files import open_regular
 from i3d_jax.inflate import named_leaves
+from i3d_jax.weights import package_index
+from i3d_jax.weights.download import DownloadError, download
 
 RELEASE = (
     "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 
-from i3d_jax import data, distributed, files, optimizers
-from i3d_jax.checks import ConfigError
+from i3d_jax import distributed, files
+from i3d_jax.datasets import pipeline
+from i3d_jax.training import optimizers
+from i3d_jax.training.config import ConfigError
 
 # What may be another in a run that is resumed: the rest makes its result.
 CHANGEABLE = (
@@ -150,8 +152,8 @@ def _whole(config: dict, run: Callable) -> dict:
 
     config = defaults(run) | config
     for name, function in (
-        ("clips", data.train_batches),
-        ("test_clips", data.test_pieces),
+        ("clips", pipeline.train_batches),
+        ("test_clips", pipeline.test_pieces),
         ("optimizer", optimizers.sgd),
     ):
         config[name] = defaults(function) | config[name]

@@ -17,8 +17,9 @@ import av.video.reformatter
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from i3d_jax import pixels, playback
-from i3d_jax.playback import FPS, TAGS, DamageWarning, Shown, VideoError
+from i3d_jax import pixels
+from i3d_jax.video import playback
+from i3d_jax.video.playback import FPS, TAGS, DamageWarning, Shown, VideoError
 
 __all__ = [
     "FPS",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from i3d_jax import files, metrics
-from i3d_jax.models.body import CHANNELS
+from i3d_jax import files
+from i3d_jax.evaluation import metrics
+from i3d_jax.models.network import CHANNELS
 
 STREAMS = tuple(CHANNELS)
 SHARE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.

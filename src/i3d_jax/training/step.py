@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from i3d_jax import models, planes, validation
+from i3d_jax import models
 from i3d_jax.models import normalization
+from i3d_jax.training import validation
+from i3d_jax.video import planes
 
 
 class State(NamedTuple):

@@ -15,8 +15,8 @@ import av.error
 import av.video.reformatter
 import numpy as np
 
-from i3d_jax import video
-from i3d_jax.video import FPS, TAGS, VideoError
+from i3d_jax.video import decoding
+from i3d_jax.video.decoding import FPS, TAGS, VideoError
 
 # A key frame every 16 keeps seeking cheap.
 GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
@@ -69,8 +69,8 @@ def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None
     Raises:
       VideoError: the file cannot be read to its end, or to `seconds`, without damage (see `video.shown`).
     """
-    most = None if seconds is None else video.frames_in(seconds)
-    images = video.yuv(path, short_side=short_side, frames=most, threads=1, strict=True)
+    most = None if seconds is None else decoding.frames_in(seconds)
+    images = decoding.yuv(path, short_side=short_side, frames=most, threads=1, strict=True)
     first = next(images)
     height, width = first[0].shape
     count = 0

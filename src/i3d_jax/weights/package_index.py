@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from i3d_jax.download import DownloadError, download
+from i3d_jax.weights.download import DownloadError, download
 
 DEFAULT = "https://pypi.org/simple"
 SYSTEM = "/etc"

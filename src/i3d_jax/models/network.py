@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax import platforms
-from i3d_jax.models import convolution, initializers, layers, pooling
+from i3d_jax.models import convolution, initializers, layers, platforms, pooling
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}

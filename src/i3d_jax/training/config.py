@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-from i3d_jax import data, datasets, models, optimizers, validation
+from i3d_jax import datasets, models
+from i3d_jax.datasets import pipeline
+from i3d_jax.training import optimizers, validation
 
 
 class ConfigError(ValueError):
@@ -22,7 +24,7 @@ def validate(config: dict, run: Callable) -> None:
     """Checks a config, the arguments of `run` but `workdir`, before anything is made or compiled.
 
     Args:
-      run: `train.train`, which says what there is and what is left out.
+      run: `loop.train`, which says what there is and what is left out.
 
     Raises:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
@@ -47,9 +49,9 @@ def validate(config: dict, run: Callable) -> None:
         raise ConfigError(f"config.profile: {profile!r}, wanted (first step, number of steps)")
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
     bind("config.dataset", datasets.readable, config["dataset"])
-    bind("config.clips", data.train_batches, config["clips"], **given)
+    bind("config.clips", pipeline.train_batches, config["clips"], **given)
     given = dict(source=None, timing=None, done=(), chunk=None, process=0, processes=1)
-    bind("config.test_clips", data.test_pieces, config["test_clips"], **given)
+    bind("config.test_clips", pipeline.test_pieces, config["test_clips"], **given)
     validate_optimizer(config["optimizer"])
     bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False)
     if config["model"]["name"] in models.MODELS:
@@ -157,19 +159,19 @@ def validate_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) 
 
 
 def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> dict[str, tuple[int, int]]:
-    """Checks that a data set has such clips; returns their streams (`data.streams`)."""
+    """Checks that a data set has such clips; returns their streams (`pipeline.streams`)."""
     check_positive(where, clips, "batch_size", "threads", "crop", "short_side")
     if clips.get("workers", 0) < 0:
         raise ConfigError(f"{where}.workers: {clips['workers']} is no number of processes")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
     try:
-        data.even(crop)
+        pipeline.even(crop)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from None
     if crop > side:
         raise ConfigError(f"{where}.crop: {crop} pixels of frames whose short side has {side}")
     try:
-        streams = data.streams(clips.get("rgb"), clips.get("flow"))
+        streams = pipeline.streams(clips.get("rgb"), clips.get("flow"))
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     lacking = [stream for stream in streams if stream not in builder.streams]

@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 
 from i3d_jax.files import open_regular
-from i3d_jax.tf_table import DAMAGE, fields, read_table, unmask, varint
+from i3d_jax.weights.tf_table import DAMAGE, fields, read_table, unmask, varint
 
 # By TensorFlow's data types; and the fields of TensorProto that hold their values, of those that V1 is read with.
 DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 6: np.int8, 9: np.int64, 10: np.bool_, 19: np.float16}

@@ -11,8 +11,8 @@ import av.error
 import av.video.reformatter
 import numpy as np
 
-from i3d_jax import video
-from i3d_jax.planes import Window, around, packed_shape
+from i3d_jax.video import decoding
+from i3d_jax.video.planes import Window, around, packed_shape
 
 
 def read(
@@ -53,13 +53,13 @@ def read(
         return start <= index < stop and (index - start) % stride == 0
 
     try:
-        with av.open(io.BytesIO(data), format="mp4", **video.TAGS) as container:
+        with av.open(io.BytesIO(data), format="mp4", **decoding.TAGS) as container:
             assert isinstance(container, av.container.InputContainer)
             tracks = container.streams.video
             if not tracks or cast(Any, tracks[0].codec_context) is None:
-                raise video.VideoError(f"{len(data)} bytes of video", "has no video stream that can be decoded")
+                raise decoding.VideoError(f"{len(data)} bytes of video", "has no video stream that can be decoded")
             track = tracks[0]
-            decoder, ticks = track.codec_context, max(1, round(1 / (video.FPS * float(track.time_base or 1))))
+            decoder, ticks = track.codec_context, max(1, round(1 / (decoding.FPS * float(track.time_base or 1))))
             track.thread_type, decoder.thread_count = "SLICE", 1
             if start:
                 container.seek(start * ticks, stream=track)
@@ -70,16 +70,16 @@ def read(
                     if count < frames and wanted((frame.pts or 0) // ticks):
                         shown = frame
                         if size is not None:
-                            options = {"interpolation": video.BILINEAR, "threads": 1}
+                            options = {"interpolation": decoding.BILINEAR, "threads": 1}
                             shown = scaler.reformat(frame, size[1], size[0], "yuv420p", **options)
                         _copy(shown, out[count], window, outer, stream)
                         count += 1
                 if count == frames:
                     break
     except av.error.FFmpegError as error:
-        raise video.VideoError(f"{len(data)} bytes of video", f"cannot be decoded: {error.strerror}") from None
+        raise decoding.VideoError(f"{len(data)} bytes of video", f"cannot be decoded: {error.strerror}") from None
     if not count:
-        raise video.VideoError(f"{len(data)} bytes of video", f"has no frame {start}")
+        raise decoding.VideoError(f"{len(data)} bytes of video", f"has no frame {start}")
     return out[:count]
 
 
@@ -102,15 +102,15 @@ def _copy(frame: av.VideoFrame, out: np.ndarray, window: Window, outer: Window, 
     if window.top + window.size > height or window.left + window.size > width or min(window[:2]) < 0:
         raise ValueError(f"cannot cut {window.size}x{window.size} at {window[:2]} out of frames of {height}x{width}")
     top, left, size = outer
-    brightness = video.plane(frame, 0)
+    brightness = decoding.plane(frame, 0)
     if stream == "flow":
         out[:size] = brightness[top : top + size, left : left + size]
         out[size:] = brightness[height + top : height + top + size, left : left + size]
         return
     half = size // 2
     _put(out[:size], brightness, top, left)
-    _put(out[size:, :half], video.plane(frame, 1), top // 2, left // 2)
-    _put(out[size:, half:], video.plane(frame, 2), top // 2, left // 2)
+    _put(out[size:, :half], decoding.plane(frame, 1), top // 2, left // 2)
+    _put(out[size:, half:], decoding.plane(frame, 2), top // 2, left // 2)
 
 
 def _put(out: np.ndarray, plane: np.ndarray, top: int, left: int) -> None:

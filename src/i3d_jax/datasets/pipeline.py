@@ -16,9 +16,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from i3d_jax import decoding, planes, video
-from i3d_jax.ahead import ahead
+from i3d_jax import video
 from i3d_jax.models.timing import Timing, Window
+from i3d_jax.prefetch import ahead
+from i3d_jax.video import decoding, planes, windows
 
 PIECE = 8  # Clips of a batch that are decoded together.
 
@@ -57,7 +58,7 @@ def frames_of(
       short_side: pixels; RGB frames are resized to it before.
 
     Returns:
-      what `decoding.read` does.
+      what `windows.read` does.
 
     Raises:
       video.VideoError: names the record, if it cannot be decoded or does not have the frames it says.
@@ -69,7 +70,7 @@ def frames_of(
         number = min(count, -(-(length - start) // stride))
         data = record["video" if stream == "rgb" else stream]
         try:
-            part = decoding.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
+            part = windows.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
         except video.VideoError as error:
             raise video.VideoError(f"record {record['id']}", f"{stream}: {error}") from None
         if len(part) != number:
@@ -114,7 +115,7 @@ def random_clip(
 def sides(record: dict, short_side: int | None) -> tuple[int, int]:
     """Height and width of a record's frames, as they are or resized."""
     size = int(record["height"]), int(record["width"])
-    return size if short_side is None else video.resized(*size, short_side)
+    return size if short_side is None else decoding.resized(*size, short_side)
 
 
 def packed_clip(

@@ -17,11 +17,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from i3d_jax import weights_info
 from i3d_jax.files import open_regular, replacing
 from i3d_jax.inflate import named_leaves
-from i3d_jax.published import WeightsError
-from i3d_jax.weights_info import Info
+from i3d_jax.weights.metadata import Info, from_json, parse, to_json
+from i3d_jax.weights.published import WeightsError
 
 FORMAT = "i3d_jax weights 3"
 LARGEST_HEADER = 32 << 20  # Bytes, of names, shapes and metadata: I3D's has 40,000.
@@ -38,7 +37,7 @@ def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: wanted a name that ends in .safetensors")
     tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
-    text = weights_info.to_json(info)
+    text = to_json(info)
     crcs = {"": google_crc32c.value(text.encode())} | checksums(tensors)
     # One entry: safetensors writes several in an order of its own.
     metadata = {FORMAT: json.dumps({"info": text, "crc32c": crcs})}
@@ -67,7 +66,7 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         for name in {**crcs, **found}:
             if crcs.get(name) != found.get(name):
                 raise WeightsError(f"{name or 'its description'}: damaged (its CRC-32C is not the one noted)")
-        return tensors, weights_info.from_json(text)
+        return tensors, from_json(text)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except OSError as error:
@@ -83,7 +82,7 @@ def _metadata(metadata: Mapping[str, str]) -> tuple[Callable, dict[str, int], st
     version = next((version for version in CHECKSUMS if version in metadata), None)
     if version is None:
         raise WeightsError(f"its metadata are {[name[:80] for name in metadata][:4]}, wanted {FORMAT!r}")
-    entry = weights_info.parse(metadata[version], "its entry of metadata")
+    entry = parse(metadata[version], "its entry of metadata")
     crcs, text = entry.get("crc32c"), entry.get("info")
     if not isinstance(crcs, dict) or not isinstance(text, str):
         raise WeightsError("damaged metadata")

@@ -1,0 +1,1 @@
+"""The paper's test: scores of predictions, and the files that hold them."""
