@@ -11,8 +11,8 @@ import time
 import jax
 import numpy as np
 import pytest
-import small_run
 from kill import lines
+from support import small_run
 
 from i3d_jax import weights
 

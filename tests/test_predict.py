@@ -5,8 +5,8 @@ import av.error
 import jax
 import numpy as np
 import pytest
-from test_playback import damaged_mjpeg
-from test_weights import INFO, small_variables
+from support.small_weights import INFO, small_variables
+from support.videos import damaged_mjpeg
 
 from i3d_jax import flow, models, pixels, predict, video, weights
 from i3d_jax.flow.videos import of_frames

@@ -6,8 +6,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_video import encode, numbered
-from test_weights import INFO, small_variables
+from support.small_weights import INFO, small_variables
+from support.videos import encode, numbered
 
 from i3d_jax import weights
 

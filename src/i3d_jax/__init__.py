@@ -1,6 +1,21 @@
 """I3D and the networks it was compared with, for human action recognition in video, in JAX.
 
-Light on purpose: jax, flax and numpy only. Decoding, data sets and training are modules of their own.
+`import i3d_jax` needs jax, flax and numpy only. Everything else is imported by name, such as
+`from i3d_jax import video, weights`.
+
+The package has layers. A module imports from its own layer's folder and from the layers below it,
+never from those above (`tests/test_architecture.py`):
+
+    main, predict, evaluate                the commands: parse, call, print
+    training                               the loop, its step, checkpoints, a run's folder and config
+    evaluation                             the paper's test, scores, results
+    datasets                               TFDS builders, preparation, batches of clips
+    flow                                   TV-L1 optical flow
+    weights                                published and own weights, by name or file
+    models                                 the networks, their layers, the platforms' forms of these
+    video                                  decoding, H.264, packed frames
+    compilation, distributed, inflate, labels, pixels, prefetch
+    cli, files, stopping                   the ground floor
 """
 
 import sys

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from i3d_jax.stopping import stopping
 
@@ -57,6 +58,18 @@ def initialize(
             "a run on several machines takes --coordinator, --num-processes and --process-id where JAX cannot find them"
         )
         raise ProcessError(f"{' '.join(str(error).split())[:300]}; {hint}") from None
+
+
+def shardings() -> tuple[NamedSharding, NamedSharding]:
+    """How variables and batches lie on all devices: whole on each, and cut along the first axis, process after process."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices), ("data",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def on_devices(share: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """A batch over the devices of all processes, each of which has its `share` of it."""
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in share.items()}
 
 
 def is_first() -> bool:

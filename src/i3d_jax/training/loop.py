@@ -18,7 +18,7 @@ import tqdm
 
 from i3d_jax import datasets, distributed, models, weights
 from i3d_jax.datasets import pipeline
-from i3d_jax.evaluate import evaluate, on_devices, shardings
+from i3d_jax.evaluation.protocol import evaluate
 from i3d_jax.models.initial import LAST, initial, plan
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import checkpoints, fingerprint, optimizers, run_folder, validation
@@ -162,7 +162,7 @@ def train(
         tx, rate = optimizers.sgd(batch_size=batch_size, only=LAST if fixed else None, **optimizer)
         key = jax.random.key(seed)
 
-        replicated, sharded = shardings()
+        replicated, sharded = distributed.shardings()
         streams = pipeline.streams(clips.get("rgb"), clips.get("flow"))
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
         shapes = jax.eval_shape(lambda: initial_state(network.init(key, example), tx, average is not None))
@@ -269,7 +269,7 @@ def train(
             if step == steps:
                 break
             trace(step, state)
-            batch = on_devices(clock.next(batches, scalars.get("loss")), sharded)
+            batch = distributed.on_devices(clock.next(batches, scalars.get("loss")), sharded)
             if compiled is None:
                 compiled = distributed.compiled(update, state, batch, key)
             before, (state, scalars) = scalars, compiled(state, batch, key)

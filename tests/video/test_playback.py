@@ -10,7 +10,7 @@ import av
 import av.stream
 import numpy as np
 import pytest
-from test_video import MPEG4, copied, encode, images, moving, numbered, numbers, steady
+from support.videos import MPEG4, copied, damaged_mjpeg, encode, images, moving, numbered, numbers, steady
 
 from i3d_jax import video
 from i3d_jax.video import h264, playback
@@ -138,16 +138,6 @@ def test_pixels_that_are_not_square_are_stretched_as_players_do(aspect, shape, t
     assert video.decode(path).shape == (3, 48, 64, 3)  # As they are stored.
     path.write_bytes(with_matrix(anamorphic(aspect), 0, 1, -1, 0))
     assert video.decode(path, short_side=24).shape == (3, *shape[::-1], 3)
-
-
-def damaged_mjpeg(numbers):
-    """20 frames, some of which are no JPEG any more."""
-    data = bytearray(encode(numbered(20), [*range(0, 800, 40)], codec="mjpeg", pix_fmt="yuvj420p"))
-    with av.open(io.BytesIO(data)) as file:
-        places = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
-    for place, size in (places[number] for number in numbers):
-        data[place + 8 : place + size - 8] = bytes(size - 16)
-    return bytes(data)
 
 
 def test_a_reading_goes_on_after_frames_that_cannot_be_decoded_and_says_how_many(tmp_path):

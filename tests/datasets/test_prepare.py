@@ -15,8 +15,9 @@ import time
 
 import numpy as np
 import pytest
-import real_files
 import tensorflow_datasets as tfds
+from support import real_files
+from support.processes import gone, wait_until
 
 from i3d_jax import datasets, evaluate, labels, pixels, video
 from i3d_jax.datasets import description, shards
@@ -222,22 +223,6 @@ def test_beam_writes_the_same_bytes(real, prepared, tmp_path):
 def test_without_beam_the_command_says_what_to_install(few, tmp_path, capsys):
     assert main(arguments(few, tmp_path, "--beam-runner", "DirectRunner")) == 2
     assert last_line(capsys.readouterr()).endswith("Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'")
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def gone(group):
-    """Whether no process of a group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def stamps(folder):

@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "experiments" / "launch"
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import small_run
+from support import small_run
 
 # In float64, parameters too: training is chaotic, and rounding of float32 flips ReLUs, which moves gradients of deep layers in
 # their second digit. What the parameters have moved is compared, which is the sum of the gradients.

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
-import real_files
+from support import real_files
 
 from i3d_jax import datasets, pixels
 from i3d_jax.datasets import annotations, records, shards, video_files

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_download import answering, head
+from support.servers import answering, head
 
 from i3d_jax.weights import download, package_index
 from i3d_jax.weights.download import DownloadError

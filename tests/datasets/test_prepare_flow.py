@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_flow_command import clip
+from support.videos import clip
 
 from i3d_jax import datasets, evaluate, flow, labels, models, pixels, predict, video, weights
 from i3d_jax.datasets import annotations, shards

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-import real_files
-from test_prepare import gone, wait_until
+from support import real_files
+from support.processes import gone, wait_until
 
 from i3d_jax import datasets
 from i3d_jax.datasets.__main__ import main

@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 import tensorflow_datasets as tfds
-from real_files import some_videos
+from support.real_files import some_videos
 from tensorflow_datasets.core.utils import gcs_utils
 from tensorflow_datasets.proto import tf_example_pb2
 

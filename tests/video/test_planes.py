@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from av.video.frame import PictureType
+from support.videos import colours, exact_rgb
 
 from i3d_jax import pixels, video
 from i3d_jax.video import decoding, h264, planes, windows
@@ -273,20 +274,6 @@ def test_colours_are_ffmpegs_but_for_rounding_and_where_2x2_pixels_differ():
     assert abs(difference).max() <= 3 and abs(difference.mean((0, 1, 2))).max() < 2
     # What decoding shows has colours between them.
     assert abs((found - video.decode(data)).mean((0, 1, 2))).max() < 0.1
-
-
-def exact_rgb(frame, height, width):
-    """RGB from 0 to 255 [H, W, 3] of a frame of `whole`; every 2x2 pixels share one colour."""
-    y, u, v = np.split(frame.ravel().astype(float), [height * width, height * width * 5 // 4])
-    u, v = (np.kron(colour.reshape(height // 2, width // 2), np.ones((2, 2))) for colour in (u, v))
-    return 255 * np.clip(colours(y.reshape(height, width), u, v), 0, 1)
-
-
-def colours(y, cb, cr):
-    """RGB from 0 to 1 by BT.601: luma is 0.299 R + 0.587 G + 0.114 B; B - Y and R - Y are scaled to 224 steps."""
-    luma = (y - 16) / 219
-    blue, red = luma + (cb - 128) / 224 * 2 * (1 - 0.114), luma + (cr - 128) / 224 * 2 * (1 - 0.299)
-    return np.stack([red, (luma - 0.299 * red - 0.114 * blue) / 0.587, blue], -1)
 
 
 def pack(y, cb, cr):

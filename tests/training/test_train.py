@@ -32,7 +32,7 @@ from i3d_jax.training.logs import Log
 from i3d_jax.training.step import State, _norm, in_parts, initial_state, runs_per_part, train_step
 from i3d_jax.video import h264, planes
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_tf_checkpoint import NAMES, with_a_bit_flipped, write_checkpoint
+from support.small_weights import INFO, small_variables
+from support.tf_files import NAMES, with_a_bit_flipped, write_checkpoint
 
 from i3d_jax import compilation, files, labels, models, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import published, tf_checkpoint
 from i3d_jax.weights.__main__ import main
-
-INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")
-
-
-def small_variables(seed=0, channels=3):
-    """Variables of a tiny I3D, without running it."""
-    model = models.build("i3d", num_classes=7, width=0.0625)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 32, 32, channels)))
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes)
 
 
 def published_name(name):

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-import real_files
-from real_files import some_videos, steady, write_list
-from test_prepare import gone, wait_until
+from support import real_files
+from support.processes import gone, wait_until
+from support.real_files import some_videos, steady, write_list
 
 from i3d_jax import labels
 from i3d_jax.datasets import doctor

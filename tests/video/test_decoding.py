@@ -1,5 +1,4 @@
 import concurrent.futures
-import fractions
 import io
 import pathlib
 import pickle
@@ -12,18 +11,10 @@ import av
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.videos import MPEG4, copied, encode, images, moving, numbered, numbers, steady, waves
 
 from i3d_jax import pixels, video
 from i3d_jax.video import decoding, h264, planes
-
-
-def numbered(count, height=48, width=64):
-    """Grey frames whose brightness tells their number."""
-    return np.broadcast_to((np.arange(count) * 3 + 20)[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
-
-
-def numbers(frames):
-    return np.rint((frames.mean((1, 2, 3)) - 20) / 3).astype(int).tolist()
 
 
 def smooth_flow(count, height=48, width=64):
@@ -35,54 +26,9 @@ def smooth_flow(count, height=48, width=64):
     return np.stack([u, v], -1)
 
 
-def waves(count, height=48, width=64):
-    """Flow in pixels that is less smooth: 10 of them, and one more per pixel."""
-    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
-    return 10 * np.stack([np.sin(x / 10 + y / 13 + t / 5), np.cos(x / 11 - y / 10 + t / 6)], -1)
-
-
-def moving(count, height=48, width=64):
-    """Colours that move by 4 pixels a frame, and are so smooth that 2x2 pixels may share one."""
-    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
-    waves = [np.sin((x + 4 * t) / 12 + c) * np.cos((y - 2 * t) / 14 + 2 * c) for c in range(3)]
-    return (128 + 100 * np.stack(waves, -1)).astype(np.uint8)
-
-
-def images(frames):
-    """RGB images of frames as FFmpeg decodes them."""
-    return np.stack([frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames])
-
-
 def psnr(found, wanted):
     """Of the worst frame, in dB."""
     return -10 * np.log10((((found.astype(float) - wanted) / 255) ** 2).mean((1, 2, 3)).max() + 1e-9)
-
-
-def encode(
-    frames, times, container="matroska", codec="libx264", pix_fmt="yuv420p", time_base="1/1000", sound=0.0, **options
-):
-    """Frames shown at given times, in milliseconds, and seconds of sound. Options of the muxer begin with mux_."""
-    file = io.BytesIO()
-    muxing = {name[4:]: str(options.pop(name)) for name in list(options) if name.startswith("mux_")}
-    with av.open(file, "w", format=container, options=muxing) as target:
-        stream = target.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
-        stream.codec_context.time_base = fractions.Fraction(time_base)
-        stream.codec_context.thread_count = 1
-        stream.options = {name.replace("_", "-"): str(value) for name, value in options.items()}
-        voice = target.add_stream("libopus", rate=48000, layout="mono") if sound else None
-        for image, time in zip(frames, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = time, fractions.Fraction(time_base)
-            target.mux(stream.encode(frame))
-        target.mux(stream.encode())
-        if voice:
-            for start in range(0, round(48000 * sound), 960):
-                frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
-                frame.sample_rate, frame.pts = 48000, start
-                target.mux(voice.encode(frame))
-            target.mux(voice.encode())
-    return file.getvalue()
 
 
 def assert_on_screen(found, times):
@@ -647,34 +593,9 @@ def test_a_frame_that_is_shown_for_long_comes_again():
     assert first is second is third and first is not others[0]
 
 
-def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
-    """A file's packets from a key frame on, not decoded, as `ffmpeg -c copy` cuts videos.
-
-    `shift` is added to their times, and the last one is shown for `last` seconds.
-    """
-    file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container, options=muxing) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        packets = [packet for packet in source.demux(video=0) if packet.size]
-        begin = [packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets].index(True)
-        if last is not None:
-            packets[-1].duration = round(last / packets[-1].time_base)
-        for packet in packets[begin:]:
-            ticks = round(shift / packet.time_base)
-            packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, stream
-            target.mux(packet)
-    return file.getvalue()
-
-
-def steady(count=40, container="mp4", first=0, **options):
-    """A file of numbered frames, 25 per second."""
-    return encode(numbered(count), [40 * (first + number) for number in range(count)], container, **options)
-
-
 CLOSED = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"
 OPEN = CLOSED + ":open-gop=1"
 STILL = steady(4, x264_params="bframes=0")
-MPEG4 = {"container": "avi", "codec": "mpeg4", "time_base": "1/25", "b": 4_000_000}
 FINE = {
     "plain": (lambda: steady(), range(40)),
     "sound that goes on, mp4": (lambda: steady(sound=4), range(40)),

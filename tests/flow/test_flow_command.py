@@ -12,20 +12,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from support.videos import clip
 
 from i3d_jax import files, flow, pixels, video
 from i3d_jax.flow import __main__ as command
 from i3d_jax.flow import formats, videos
 from i3d_jax.flow.colours import colours
 from i3d_jax.video import h264
-
-
-def clip(count, seed=0, height=32, width=40):
-    """A smooth texture that moves to the right by 1.5 pixels a frame, RGB."""
-    rng = np.random.default_rng(seed)
-    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
-    image = sum(np.sin((x - 1.5 * t) / a + y / b + c) for a, b, c in rng.uniform(3, 8, (6, 3)))
-    return np.repeat((128 + 18 * image)[..., None], 3, -1).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

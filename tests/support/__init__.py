@@ -1,0 +1,1 @@
+"""What several tests make: videos, weights, runs, servers."""
