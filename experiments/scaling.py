@@ -75,7 +75,7 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
     def shaped(sharding, tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.example(entry.train, entry.crop))
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.input_shapes(entry.train, entry.crop))
     state = jax.eval_shape(lambda: initial_state(network.init(jax.random.key(0), example), tx))
     batch = {
         stream: jax.ShapeDtypeStruct((batch_size, frames, *planes.packed_shape(stream, entry.crop)), jnp.uint8)

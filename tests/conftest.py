@@ -35,7 +35,7 @@ if "I3D_JAX_TEST_COMPILED" not in os.environ:
 jax.config.update("jax_enable_compilation_cache", True)
 jax.config.update("jax_compilation_cache_dir", os.environ["I3D_JAX_TEST_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-compilation.keep()
+compilation.enable_persistent_cache()
 
 
 @pytest.fixture(scope="session")

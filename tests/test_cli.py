@@ -59,7 +59,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
 def test_a_reader_that_has_gone_is_no_mistake_of_a_file(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    cli.say(error)"
+    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    cli.print_error(error)"
     status, _, errors = run(main, stdout=writer, PYTHONUNBUFFERED=unbuffered)
     os.close(writer)
     assert (status, errors) == (1, "")
@@ -103,13 +103,13 @@ def test_a_full_disk_under_stdout_is_one_line_and_status_1(unbuffered):
 def test_messages_that_are_lost_make_the_status_1_and_the_work_goes_on():
     with open("/dev/full", "w") as full:
         assert run("print('line')\nreturn 0", stderr=full) == (0, "line\n", None)
-        assert run("cli.say('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
-        assert run("cli.say('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
+        assert run("cli.print_error('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
+        assert run("cli.print_error('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_names_that_are_not_text_are_printed(encoding):
-    main = "print('\\udcff'); cli.say('\\udcff')"
+    main = "print('\\udcff'); cli.print_error('\\udcff')"
     assert run(main, PYTHONIOENCODING=encoding) == (3, "\\udcff\n", "-c: \\udcff\n")
 
 
@@ -226,7 +226,7 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch,
     ],
 )
 def test_errors_are_said_in_a_line(error, text):
-    assert cli.describe(error) == text
+    assert cli.one_line(error) == text
 
 
 # Runs a module of the package in a folder, and of no other that is installed.
@@ -263,4 +263,6 @@ def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_wha
 
 
 def test_text_is_printed_without_control_characters():
-    assert cli.printable("a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動") == (r"a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動")
+    assert cli.escape_unprintable("a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動") == (
+        r"a\x1b[2J\tb\r\n\x7f\x85\u2028\udcff é 動"
+    )

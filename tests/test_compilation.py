@@ -5,7 +5,7 @@ import sys
 import time
 
 from i3d_jax import compilation
-from i3d_jax.compilation import Programs
+from i3d_jax.compilation import ProgramCache
 
 # Tells the folder, and how many programs were taken from it and how many were compiled for it. As root, it can write no more
 # than another user could.
@@ -17,7 +17,7 @@ import jax
 from i3d_jax import compilation
 events = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
-compilation.keep()
+compilation.enable_persistent_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 for number in 2, 3:
     jax.jit(lambda x: x * number)(1.0)
@@ -31,7 +31,7 @@ import jax, jax.numpy as jnp, numpy as np
 from i3d_jax import compilation
 events = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
-compilation.keep()
+compilation.enable_persistent_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 
@@ -108,22 +108,22 @@ def test_folder_of_another_user_is_read_and_named_once_when_it_cannot_be_written
 
 def test_program_that_its_process_died_of_is_removed_by_the_next_one(tmp_path):
     for name in "loaded", "other":
-        Programs(tmp_path, -1).put(name, b"program")
-    load = "import os, pathlib; from i3d_jax.compilation import Programs; "
-    load += f"Programs(pathlib.Path({str(tmp_path)!r}), -1).get('loaded')"
+        ProgramCache(tmp_path, -1).put(name, b"program")
+    load = "import os, pathlib; from i3d_jax.compilation import ProgramCache; "
+    load += f"ProgramCache(pathlib.Path({str(tmp_path)!r}), -1).get('loaded')"
     subprocess.run([sys.executable, "-c", load], check=True)
-    assert Programs(tmp_path, -1).get("loaded") == b"program"
+    assert ProgramCache(tmp_path, -1).get("loaded") == b"program"
     died = subprocess.run([sys.executable, "-c", f"{load}; os.kill(os.getpid(), 11)"], check=False)
     assert died.returncode == -signal.SIGSEGV
-    programs = Programs(tmp_path, -1)
+    programs = ProgramCache(tmp_path, -1)
     assert (programs.get("loaded"), programs.get("other")) == (None, b"program")
 
 
 def test_programs_of_a_process_that_lives_stay_and_are_not_watched_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(compilation, "SETTLED", 0.3)
-    programs = Programs(tmp_path, -1)
+    monkeypatch.setattr(compilation, "SETTLE_SECONDS", 0.3)
+    programs = ProgramCache(tmp_path, -1)
     programs.put("key", b"program")
-    assert programs.get("key") == Programs(tmp_path, -1).get("key") == b"program"
+    assert programs.get("key") == ProgramCache(tmp_path, -1).get("key") == b"program"
     assert len(os.listdir(tmp_path)) > 1
     time.sleep(1)
     assert os.listdir(tmp_path) == ["key.program"]
@@ -133,13 +133,13 @@ def test_a_damaged_note_of_a_dead_process_stops_nobody(tmp_path):
     (tmp_path / ".loaded-1").write_bytes(b"\xff\0")
     (tmp_path / ".loaded-2").write_text("../key\n")
     (tmp_path.parent / "key.program").write_text("no program of this folder")
-    Programs(tmp_path, -1)
+    ProgramCache(tmp_path, -1)
     assert (tmp_path.parent / "key.program").exists()
 
 
 def test_the_least_recently_used_programs_make_room(tmp_path):
     size = 1000
-    programs = Programs(tmp_path, 3500)
+    programs = ProgramCache(tmp_path, 3500)
     for age, name in enumerate("abc"):
         programs.put(name, name.encode() * size)
         os.utime(tmp_path / f"{name}.program", (age, age))
@@ -152,7 +152,7 @@ def test_the_least_recently_used_programs_make_room(tmp_path):
 
 def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    programs = Programs(tmp_path / "file", -1)
+    programs = ProgramCache(tmp_path / "file", -1)
     for name in "ab":
         programs.put(name, b"program")
         assert programs.get(name) is None
@@ -167,7 +167,7 @@ def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
         "import signal, sys, jax, jax.numpy as jnp\n"
         "from i3d_jax import cli, compilation\n"
         "def main():\n"
-        "    compilation.keep()\n"
+        "    compilation.enable_persistent_cache()\n"
         "    jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64))).block_until_ready()\n"
         "    signal.raise_signal(signal.SIGTERM) if sys.argv[1:] else None\n"
         "cli.run(main)"

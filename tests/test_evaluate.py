@@ -29,7 +29,7 @@ def prepared(tmp_path_factory):
             ("two_stream", {}, {"rgb": (3, 10), "flow": (30, 1)}),
         ):
             network = models.build(name, num_classes=24, width=0.1, **options)
-            variables = jax.jit(network.init)(jax.random.key(1), video_of(models.example(footprint, 32)))
+            variables = jax.jit(network.init)(jax.random.key(1), video_of(models.input_shapes(footprint, 32)))
             info = weights.Info(name, CLASSES, {"width": 0.1, **options}, footprint, short_side=56, crop=32)
             weights.save(folder / f"{name}.safetensors", variables, info)
         yield folder
@@ -63,9 +63,7 @@ def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepare
     builder = datasets.prepared("moving_shapes/videos", str(prepared / "tfds"))
     for line, record in zip(found, builder.records("validation"), strict=True):
         packed = windows.read(record["video"], planes.Window(12, 12, 32), frames=32)[None]
-        clip = planes.unpacked({"rgb": packed, "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][
-            0
-        ]
+        clip = planes.unpack({"rgb": packed, "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][0]
         np.testing.assert_allclose(line["logits"], apply(variables, clip[None])[0], atol=1e-5)
         assert line["top"][0] == [CLASSES[np.argmax(line["logits"])], max(line["logits"])] and len(line["top"]) == 5
         assert (line["frames"], line["ticks"]) == (32, 32)
@@ -269,8 +267,8 @@ def test_a_full_disk_is_named_with_the_file(name, copy, prepared, monkeypatch, c
     def opened(path, mode="r", **options):
         return whole(pathlib.Path("/dev/full") if (path.name, mode) == (name, "a") else path, mode, **options)
 
-    real, whole = files.replacing, pathlib.Path.open
-    monkeypatch.setattr(files, "replacing", replacing)
+    real, whole = files.atomic_write, pathlib.Path.open
+    monkeypatch.setattr(files, "atomic_write", replacing)
     monkeypatch.setattr(pathlib.Path, "open", opened)
     (copy / "predictions.jsonl").unlink()
     assert run(prepared, "inception", copy) == 2

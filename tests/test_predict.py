@@ -9,7 +9,7 @@ from support.small_weights import INFO, small_variables
 from support.videos import damaged_mjpeg
 
 from i3d_jax import flow, models, pixels, predict, video, weights
-from i3d_jax.flow.videos import of_frames
+from i3d_jax.flow.videos import flow_of_frames
 from i3d_jax.video import h264
 
 
@@ -96,7 +96,7 @@ def test_whatever_goes_wrong_with_a_video_is_its_own(where, error, text, files, 
             raise error
         return {"rgb": path}
 
-    monkeypatch.setattr(predict, "read", read)
+    monkeypatch.setattr(predict, "read_clips", read)
     monkeypatch.setattr(predict, "classifier", lambda name: predict.Classifier(Logits, None, INFO))
     assert predict.main(["--json", "before", "bad", "after"]) == 1
     out, err = capsys.readouterr()
@@ -114,7 +114,7 @@ def test_lengths_are_compiled_by_bucket(files):
     logits, network, info = predict.classifier(str(files / "w.safetensors"))
     lengths = [network.timing.ticks({"rgb": frames}, {"rgb": 250}) for frames in (9, 16, 17, 79, 241, 250, 999)]
     assert lengths == [16, 16, 32, 80, 250, 250, 250]
-    streams = predict.read(str(files / "good.mp4"), network, info)
+    streams = predict.read_clips(str(files / "good.mp4"), network, info)
     assert streams.keys() == {"rgb"} and streams["rgb"].shape == (20, 32, 32, 3)
     np.testing.assert_array_equal(logits(streams), logits({"rgb": pixels.loop(streams["rgb"], 32)}))
 
@@ -126,7 +126,7 @@ def streams(files):
     weights.save(files / "flow.safetensors", small_variables(1, channels=2), flow_info)
     network = models.build("two_stream", num_classes=7, width=0.1)
     footprint = {"rgb": (3, 10), "flow": (30, 1)}
-    clip = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), models.example(footprint, 32))
+    clip = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), models.input_shapes(footprint, 32))
     both_info = weights.Info("two_stream", INFO.classes, {"width": 0.1}, footprint, short_side=40, crop=32)
     weights.save(files / "both.safetensors", jax.jit(network.init)(jax.random.key(0), clip), both_info)
     return files
@@ -140,7 +140,7 @@ def logits_of(capsys, *arguments):
 
 
 def computed_flow(path):
-    frames = [pixels.flow_unit(each) for each in of_frames(video.grey(path, short_side=40), flow.FAST)]
+    frames = [pixels.flow_unit(each) for each in flow_of_frames(video.grey(path, short_side=40), flow.FAST)]
     return pixels.crop(np.stack(frames), 32)
 
 

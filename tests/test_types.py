@@ -52,7 +52,7 @@ def run(name, **options):
     step = functools.partial(train_step, model=network, tx=tx, average=0.9)
 
     def start():
-        video = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), models.example(streams, 32, 2))
+        video = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2))
         return initial_state(network.init(KEY, video), tx, average=True)
 
     return network, start, step, packed(streams)
@@ -71,7 +71,7 @@ def test_types_of_a_runs_state_are_the_same_with_x64_and_stay_so(name, dtype):
         after, _ = jax.eval_shape(step, state, clips, KEY)
         assert types(state) == types(after) == of_float32
         variables = {"params": after.params, "batch_stats": after.batch_stats}
-        video = models.the_input(jax.eval_shape(planes.unpacked, clips))
+        video = models.as_network_input(jax.eval_shape(planes.unpack, clips))
         assert {leaf.dtype for leaf in jax.tree.leaves(video)} == {jnp.dtype("float32")}
         logits, ends = jax.eval_shape(functools.partial(network.apply, endpoints=True), variables, video)
     assert logits.dtype == ("float64" if dtype == "float64" else "float32")

@@ -17,7 +17,7 @@ import motions
 import numpy as np
 
 from i3d_jax import flow
-from i3d_jax.flow.videos import of_frames
+from i3d_jax.flow.videos import flow_of_frames
 
 HEIGHT, WIDTH = 256, 340
 KINDS, LENGTHS = ("shift", "turn", "zoom"), (1.0, 5.0, 10.0)
@@ -27,7 +27,7 @@ def methods(batch: int | None) -> dict:
     """By name: grey frames uint8 [T + 1, H, W] -> flow [T, H, W, 2]."""
 
     def ours(preset):
-        return lambda frames: np.stack(list(of_frames(frames, flow.PRESETS[preset], batch_size=batch))[:-1])
+        return lambda frames: np.stack(list(flow_of_frames(frames, flow.PRESETS[preset], batch_size=batch))[:-1])
 
     found = {preset: ours(preset) for preset in flow.PRESETS}
     try:

@@ -86,7 +86,7 @@ class Task:
     def work(self) -> float:
         """Multiply-adds of the plain form."""
         clips = {stream: (frames, 1) for stream, frames in self.frames.items()}
-        example = models.example(clips, self.size, self.batch)
+        example = models.input_shapes(clips, self.size, self.batch)
         return multiply_adds(self.build().apply, self.variables, example) * (TRAINING if self.train else 1)
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class Task:
 
 @functools.cache
 def _variables(model: str, classes: int, size: int) -> Any:
-    example = models.example(models.MODELS[model].train, size)
+    example = models.input_shapes(models.MODELS[model].train, size)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
     return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
 
@@ -123,7 +123,7 @@ def of_ours(task: Task, name: str, about: dict) -> Callable:
     network = task.build(**OURS[name])
     with models.forms_of("plain") if name == PLAIN else contextlib.nullcontext():
         if not task.train:
-            streams = models.the_input(task.streams())
+            streams = models.as_network_input(task.streams())
             # A function of its own: what was traced of another is not taken again.
             arguments = task.variables, jax.device_put(streams)
             apply = compiled(lambda variables, video: network.apply(variables, video), arguments, about, options)

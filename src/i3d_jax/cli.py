@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-before_leaving: list[
+exit_callbacks: list[
     Callable[[], None]
 ] = []  # What is called when a signal ends the process at once, as `atexit` is else.
 
 
-def begin() -> None:
+def install_signal_handlers() -> None:
     """Prepares for signals and closed standard streams while a command's modules are imported, which takes seconds."""
     for number in range(3):
         try:
@@ -40,7 +40,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     quietly with status 1. What cannot be written to stderr is lost, and makes the status 1. Names of files need not be text. Nothing runs
     in a broken installation (`broken_installation`).
     """
-    begin()
+    install_signal_handlers()
     sys.stdout = _Stream(1, sys.stdout)
     sys.stderr = errors = _Stream(2, sys.stderr)
     sys.unraisablehook = _unraisable
@@ -67,20 +67,20 @@ def _status(main: Callable[[], int | None]) -> Any:
             sys.stdout.flush()
     except _OutputError as error:
         if not isinstance(error.__cause__, BrokenPipeError):
-            say(f"stdout: {error}")
+            print_error(f"stdout: {error}")
         return 1
     except UnicodeEncodeError as error:
         if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
             raise
-        say(f"{error.object}: this name is not UTF-8, and cannot be used here")
+        print_error(f"{error.object}: this name is not UTF-8, and cannot be used here")
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        say(error)
+        print_error(error)
     except RuntimeError as error:  # JAX's, for JAX_PLATFORMS=nonsense.
         if "Unable to initialize backend" not in str(error):
             raise
-        say(str(error))
+        print_error(str(error))
     return 2
 
 
@@ -100,18 +100,18 @@ def broken_installation() -> str | None:
     )
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """The text with its control characters and line ends as escapes: a terminal would obey them."""
     controls = {"Cc", "Cs", "Zl", "Zp"}
     return "".join(repr(each)[1:-1] if unicodedata.category(each) in controls else each for each in text)
 
 
-def say(message: Any) -> None:
+def print_error(message: Any) -> None:
     """Prints a message, or what an error says, as a line on stderr that names the command."""
-    print(f"{program()}: {describe(message)}", file=sys.stderr)
+    print(f"{program()}: {one_line(message)}", file=sys.stderr)
 
 
-def describe(error: Any) -> str:
+def one_line(error: Any) -> str:
     """What an error says, in one line; of others than OSErrors and ValueErrors also of what kind it is."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
@@ -210,7 +210,7 @@ def _unraisable(found: Any) -> None:
 
 def _leave(number: int, _: Any = None) -> NoReturn:
     """Ends the process for a signal, at once: Python would wait for threads that are at work."""
-    for finish in (*before_leaving, sys.stdout.flush):
+    for finish in (*exit_callbacks, sys.stdout.flush):
         with contextlib.suppress(Exception):
             finish()
     with contextlib.suppress(OSError):

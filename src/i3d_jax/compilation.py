@@ -17,18 +17,18 @@ from jax._src import compilation_cache  # JAX has no public way to exchange its 
 
 from i3d_jax import cli, files
 
-LIMIT = 2 * 2**30  # Bytes; the least recently used programs are removed first.
+MAX_CACHE_BYTES = 2 * 2**30  # Bytes; the least recently used programs are removed first.
 SUFFIX = ".program"
-SETTLED = 60.0  # Seconds; a program that was loaded longer ago has run, and is not why its process ends.
+SETTLE_SECONDS = 60.0  # Seconds; a program that was loaded longer ago has run, and is not why its process ends.
 
 logger = logging.getLogger(__name__)
 _jax_cache = getattr(compilation_cache, "get_file_cache", None)
 
 
-def keep() -> None:
-    """Has JAX keep the programs that this process compiles, and load those that others have compiled, as `Programs` does.
+def enable_persistent_cache() -> None:
+    """Has JAX keep the programs that this process compiles, and load those that others have compiled, as `ProgramCache` does.
 
-    The folder is JAX's own setting (`JAX_COMPILATION_CACHE_DIR`) or, without one, `compiled` in the cache (`files.cache`;
+    The folder is JAX's own setting (`JAX_COMPILATION_CACHE_DIR`) or, without one, `compiled` in the cache (`files.cache_folder`;
     without that nothing is kept), one for each kind of processor: a CPU's programs may not run on another. JAX itself
     tells programs by versions, options and accelerator. Folders on a network (`gs://`) are left to JAX, without checksums.
     """
@@ -38,11 +38,11 @@ def keep() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
-        folder = files.cache() / "compiled" / processor()
+        folder = files.cache_folder() / "compiled" / processor_kind()
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", LIMIT)
+    jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
     # Networks take seconds to compile; what takes no time is compiled again sooner than it is read.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # XLA's own files there have no checksums, and XLA must be able to write them.
@@ -54,15 +54,15 @@ def _open(path: str):
     if "://" in path:
         assert _jax_cache is not None
         return _jax_cache(path)
-    return Programs(pathlib.Path(path), jax.config.values["jax_compilation_cache_max_size"]), path
+    return ProgramCache(pathlib.Path(path), jax.config.values["jax_compilation_cache_max_size"]), path
 
 
-class Programs:
+class ProgramCache:
     """Compiled programs in the files of a folder, each with a checksum, for JAX in place of its own cache.
 
     JAX's own files have no checksum, and XLA runs what it reads: a flipped bit gives other results, or crashes every process
     that loads the program. Here a damaged program is removed and compiled again. So is one that may crash though its file is
-    whole: this process notes the programs that it loads until it has lived on for SETTLED seconds, or ends; if it crashes
+    whole: this process notes the programs that it loads until it has lived on for SETTLE_SECONDS seconds, or ends; if it crashes
     or is killed before, the next process removes them.
 
     Any number of processes may use a folder at once: files appear whole. A folder that cannot be written is read; but what
@@ -80,7 +80,7 @@ class Programs:
         self._note: Any = None  # An open file.
         self._timer: threading.Timer | None = None
         atexit.register(self._settle)
-        cli.before_leaving.append(self._settle)
+        cli.exit_callbacks.append(self._settle)
         with contextlib.suppress(OSError):  # The folder may be another user's.
             for note in folder.glob(".loaded-*"):
                 self._remove_suspects(note)
@@ -111,7 +111,7 @@ class Programs:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             self._make_room(len(program))
-            with files.replacing(self._file(key)) as written:
+            with files.atomic_write(self._file(key)) as written:
                 written.write_bytes(_checksum(key, program) + program)
         except OSError as error:
             if not self._warned:
@@ -146,7 +146,7 @@ class Programs:
                 fcntl.flock(self._note, fcntl.LOCK_EX)
             self._note.write(f"{key}\n")
             self._note.flush()
-            self._timer = threading.Timer(SETTLED, self._settle)
+            self._timer = threading.Timer(SETTLE_SECONDS, self._settle)
             self._timer.daemon = True
             self._timer.start()
 
@@ -173,7 +173,7 @@ def _checksum(key: str, program: bytes) -> bytes:
     return checksum.digest()
 
 
-def processor() -> str:
+def processor_kind() -> str:
     """A name of this machine's kind of processor: what it is and what instructions it has."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []

@@ -16,10 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax.stopping import stopping
+from i3d_jax.stopping import catch_stop_signals
 
 Result = TypeVar("Result")
-SHARED = "in_all_processes"  # An attribute of the errors of `together`.
+SHARED = "in_all_processes"  # An attribute of the errors of `run_on_all_processes`.
 
 
 class ProcessError(ValueError):
@@ -60,31 +60,31 @@ def initialize(
         raise ProcessError(f"{' '.join(str(error).split())[:300]}; {hint}") from None
 
 
-def shardings() -> tuple[NamedSharding, NamedSharding]:
+def data_parallel_shardings() -> tuple[NamedSharding, NamedSharding]:
     """How variables and batches lie on all devices: whole on each, and cut along the first axis, process after process."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.array(devices), ("data",))
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
-def on_devices(share: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+def shard_batch(share: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """A batch over the devices of all processes, each of which has its `share` of it."""
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in share.items()}
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that answers for all: it writes logs and weights."""
     return jax.process_index() == 0
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether `flag` is true in any of the processes, each of which must ask."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def gather(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """The texts of all processes, in their order; each process must call it."""
     if jax.process_count() == 1:
         return [text]
@@ -111,7 +111,7 @@ def check_same(values: dict[str, Any]) -> None:
     devices = collections.Counter(device.process_index for device in jax.devices())
     found = [{"the number of devices": str(devices[process])} for process in range(jax.process_count())]
     if len(set(devices.values())) == 1:  # With other numbers processes cannot exchange anything.
-        texts = gather(json.dumps(values, sort_keys=True, default=repr))
+        texts = all_gather_text(json.dumps(values, sort_keys=True, default=repr))
         found = [{name: repr(value) for name, value in json.loads(text).items()} for text in texts]
     names = dict.fromkeys(name for each in found for name in each)
     differing = [name for name in names if len({each.get(name) for each in found}) > 1]
@@ -140,14 +140,14 @@ def wait_for_all(ready: Callable[[], bool], seconds: float) -> bool:
     The processes ask each other all the time, and none is late for a collective.
     """
     until = time.monotonic() + seconds
-    while anywhere(not ready()):
-        if anywhere(time.monotonic() > until):
+    while any_process(not ready()):
+        if any_process(time.monotonic() > until):
             return False
         time.sleep(0.5)
     return True
 
 
-def is_alone_with(error: Exception) -> bool:
+def failed_only_here(error: Exception) -> bool:
     """Whether there are other processes, which need not have failed too."""
     if not jax.distributed.is_initialized() or hasattr(error, SHARED):
         return False
@@ -157,14 +157,14 @@ def is_alone_with(error: Exception) -> bool:
         return True
 
 
-def leave(status: int) -> NoReturn:
+def exit_without_waiting(status: int) -> NoReturn:
     """Ends this process for an error that the others do not know of: leaving in order, it would wait for them."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def together(work: Callable[[], Result]) -> Result:
+def run_on_all_processes(work: Callable[[], Result]) -> Result:
     """Does `work` in every process; if it fails in one it fails in all, so that none waits for another in vain.
 
     Raises:
@@ -176,7 +176,7 @@ def together(work: Callable[[], Result]) -> Result:
         result.append(work())
     except Exception as raised:  # noqa: BLE001 - it is raised again.
         error = raised
-    failed = anywhere(error is not None)
+    failed = any_process(error is not None)
     if failed and error is None:
         error = ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
     if error is not None:
@@ -185,16 +185,16 @@ def together(work: Callable[[], Result]) -> Result:
     return result[0]
 
 
-def compiled(function: jax.stages.Wrapped, *arguments: Any, **static: Any) -> jax.stages.Compiled:
+def compile_on_all_processes(function: jax.stages.Wrapped, *arguments: Any, **static: Any) -> jax.stages.Compiled:
     """A program that all processes have before any begins: between CPUs, Gloo gives one up that is 30 s late for a collective."""
-    return together(lambda: function.lower(*arguments, **static).compile())
+    return run_on_all_processes(lambda: function.lower(*arguments, **static).compile())
 
 
 @contextlib.contextmanager
-def on_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+def on_first_process(context: contextlib.AbstractContextManager) -> Iterator[None]:
     """A context that the first process enters for all; they fail together if it cannot."""
     with contextlib.ExitStack() as stack:
-        together(lambda: stack.enter_context(context) if is_first() else None)
+        run_on_all_processes(lambda: stack.enter_context(context) if is_first_process() else None)
         yield
 
 
@@ -202,14 +202,14 @@ _calls = itertools.count()  # Processes agree on a call that is to come: one cou
 
 
 @contextlib.contextmanager
-def stopping_together() -> Iterator[Callable[[], int]]:
+def synchronized_stop() -> Iterator[Callable[[], int]]:
     """A function that says by which signal the run was asked to stop, 0: it was not.
 
     All processes must call it, equally often: they learn at the same call of a SIGTERM that came to any of them. SIGINT stops
     a run of one process in the same way.
     """
     if jax.process_count() == 1:
-        with stopping() as signals:
+        with catch_stop_signals() as signals:
             yield lambda: signals[0] if signals else 0
         return
     yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(_calls)) else 0

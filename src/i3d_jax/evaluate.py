@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="how many clips of the split to take (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="that decode (default: 2)")
     flags = vars(parser.parse_args(arguments))
-    compilation.keep()
+    compilation.enable_persistent_cache()
     name, folders, out = flags.pop("weights"), flags.pop("fuse"), flags.pop("out")
     if name and not flags["dataset"]:
         parser.error("--dataset is missing")
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         if flags[flag] is not None and flags[flag] < 1:
             parser.error(f"--{flag.replace('_', '-')}: {flags[flag]} is not a positive number")
     try:
-        result = results.fuse(folders, out) if folders else protocol.run(out, name, **flags)
+        result = results.fuse(folders, out) if folders else protocol.evaluate_weights(out, name, **flags)
     except (results.EvaluationError, weights.WeightsError, video.VideoError, OSError) as error:
-        cli.say(error)
+        cli.print_error(error)
         return 2
     print(report(out, result))
     return 0
@@ -62,7 +62,7 @@ def report(out: pathlib.Path, result: dict) -> str:
         f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
         f"(95 % Wilson intervals) on {result['clips']} clips"
         + "".join(f"; {each}" for each in own)
-        + f"; {result['about']['split']} has {datasets.share(result['about'])}"
+        + f"; {result['about']['split']} has {datasets.coverage(result['about'])}"
     )
 
 

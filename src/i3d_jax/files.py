@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 
-def cache() -> pathlib.Path:
+def cache_folder() -> pathlib.Path:
     """The folder for what was downloaded.
 
     The environment variable I3D_JAX_CACHE names it. Without one it is `i3d_jax` in the folder that XDG_CACHE_HOME names, or in
@@ -41,7 +41,7 @@ TEMPORARY = ".i3d_jax-"  # What the names of half-written files begin with.
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
     The block writes a file there or, where `path` does not exist, a folder. The temporary name is short, as that of `path` may be
@@ -49,7 +49,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with named(path, temporary):
+        with naming_errors(path, temporary):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -57,7 +57,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def named(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator[None]:
+def naming_errors(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator[None]:
     """Has an OSError of the block name `path` if it names no file, as on a full disk, or one that begins with `temporary`."""
     try:
         yield
@@ -87,7 +87,7 @@ def locked(path: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator
         lock.release()
 
 
-def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+def join_inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The path of a file below a folder, by a name that comes from outside, with "/".
 
     Raises:
@@ -121,7 +121,7 @@ def remove_leftovers(folder: pathlib.Path, age: float = 0) -> None:
                 _remove(path)
 
 
-def special(mode: int) -> str | None:
+def special_file_kind(mode: int) -> str | None:
     """What a file is, by its mode, that could be waited for without an end: "a FIFO", "a socket" or "a device"; None: it is not."""
     kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     return kinds.get(stat.S_IFMT(mode))
@@ -137,7 +137,7 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"is {special(mode) or 'a folder'}, wanted a file", os.fspath(path))
+        raise OSError(errno.EINVAL, f"is {special_file_kind(mode) or 'a folder'}, wanted a file", os.fspath(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -155,7 +155,7 @@ def check_utf8(path: str | os.PathLike) -> None:
         raise ValueError(f"{path}: this name is not UTF-8, and cannot be used here") from None
 
 
-def whole_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
+def complete_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
     """The lines of a file, none if it is not there, but for a last one that was cut off by a kill.
 
     Args:
@@ -171,7 +171,7 @@ def whole_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
     return whole.decode().splitlines()
 
 
-def note(path: pathlib.Path, settings: dict) -> None:
+def write_once(path: pathlib.Path, settings: dict) -> None:
     """Notes in a file what its folder is of or, if it exists, makes sure that it says the same.
 
     Raises:
@@ -191,7 +191,7 @@ def note(path: pathlib.Path, settings: dict) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    with replacing(path) as written:
+    with atomic_write(path) as written:
         written.write_text(json.dumps(value, indent=2) + "\n")
 
 
@@ -203,7 +203,7 @@ def read_json(path: pathlib.Path) -> dict:
         raise ValueError(f"{path}: damaged") from None
 
 
-def free(path: pathlib.Path) -> pathlib.Path:
+def free_path(path: pathlib.Path) -> pathlib.Path:
     """`path` or, if there is something already, the first of path.1, path.2, ... that there is not."""
     names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
     return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))

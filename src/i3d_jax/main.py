@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from i3d_jax import cli, compilation, distributed, video, weights
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import checkpoints, loop
-from i3d_jax.training.config import ConfigError, bind
+from i3d_jax.training.config import ConfigError, check_arguments
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
@@ -64,17 +64,17 @@ def fail(error: Exception, hint: str = "") -> NoReturn:
     if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
         message = f"the config has no {unknown[1]!r}"
     print(f"python -m i3d_jax.main: {message}{hint}", file=sys.stderr)
-    if distributed.is_alone_with(error):
-        distributed.leave(2)
+    if distributed.failed_only_here(error):
+        distributed.exit_without_waiting(2)
     sys.exit(2)
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
-    compilation.keep()
+    compilation.enable_persistent_cache()
     config = _CONFIG.value.to_dict()
     try:
-        bind("config", loop.train, config, workdir="")
+        check_arguments("config", loop.train, config, workdir="")
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
         result = loop.train(os.path.expanduser(str(_WORKDIR.value)), **config)
     except (
@@ -96,10 +96,10 @@ def main(_: list[str]) -> None:
         if jax.process_count() == 1:
             raise
         traceback.print_exc()
-        if not distributed.is_alone_with(error):  # What cannot be compiled, for one: starting again mends nothing.
+        if not distributed.failed_only_here(error):  # What cannot be compiled, for one: starting again mends nothing.
             sys.exit(2)
         print("python -m i3d_jax.main: if a process was lost, start all again: the run goes on", file=sys.stderr)
-        distributed.leave(1)
+        distributed.exit_without_waiting(1)
     except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
         if "Unable to initialize backend" not in str(error):
             raise
@@ -107,7 +107,7 @@ def main(_: list[str]) -> None:
     except StoppedError as stopped:
         print(f"python -m i3d_jax.main: {stopped}", file=sys.stderr)
         sys.exit(stopped.status)
-    if not distributed.is_first():
+    if not distributed.is_first_process():
         return
     splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
     shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]

@@ -27,9 +27,9 @@ import numpy as np
 import tqdm
 
 from i3d_jax import cli, compilation, flow, models, pixels, video, weights
-from i3d_jax.flow.videos import of_frames
+from i3d_jax.flow.videos import flow_of_frames
 from i3d_jax.models import Network
-from i3d_jax.prefetch import ahead
+from i3d_jax.prefetch import prefetch
 from i3d_jax.video import listing
 
 DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
@@ -67,7 +67,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
         unit = {
             name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()
         }
-        return network.apply(variables, models.the_input(unit))
+        return network.apply(variables, models.as_network_input(unit))
 
     apply = jax.jit(apply, compiler_options=models.compiler_options())
 
@@ -79,7 +79,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
     return Classifier(logits, network, info)
 
 
-def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV) -> Streams:
+def read_clips(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV) -> Streams:
     """Decodes a video as its network wants it: [T, crop, crop, C] of every stream, T <= 250 for I3D.
 
     Raises:
@@ -93,7 +93,7 @@ def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = 
             )
         else:
             grey = video.grey(path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1)
-            flows = itertools.islice(of_frames(grey, settings), None, None, stride)
+            flows = itertools.islice(flow_of_frames(grey, settings), None, None, stride)
             clip = np.concatenate([pixels.crop(pixels.flow_unit(each)[None], info.crop) for each in flows])
         least = network.timing.least * network.timing.frames(stream)
         if len(clip) < least:
@@ -103,26 +103,26 @@ def read(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = 
     return streams
 
 
-def read_all(
+def read_all_clips(
     paths: list[str], classifiers: Sequence[Classifier], settings: flow.TVL1 = flow.OPENCV
 ) -> Iterator[tuple[str, list[Streams] | video.VideoError]]:
-    """Yields (path, what `read` returns for each of the classifiers, or raises) in order, reading one video ahead.
+    """Yields (path, what `read_clips` returns for each of the classifiers, or raises) in order, reading one video ahead.
 
     Whatever goes wrong in reading a video is a VideoError, so that no other video is lost by it.
     """
 
     def attempt(path: str) -> tuple[str, list[Streams] | video.VideoError]:
         try:
-            return path, [read(path, each.network, each.info, settings) for each in classifiers]
+            return path, [read_clips(path, each.network, each.info, settings) for each in classifiers]
         except video.VideoError as error:
             return path, error
         except Exception as error:  # noqa: BLE001 - see above
-            return path, video.VideoError(path, f"cannot be read: {cli.describe(error)}")
+            return path, video.VideoError(path, f"cannot be read: {cli.one_line(error)}")
 
-    return ahead(attempt, paths, 1)
+    return prefetch(attempt, paths, 1)
 
 
-def load(names: list[str], stream: str | None) -> list[Classifier]:
+def load_classifiers(names: list[str], stream: str | None) -> list[Classifier]:
     """The classifiers of weights whose logits are to be added.
 
     Args:
@@ -158,14 +158,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
     flags = parser.parse_args(arguments)
-    compilation.keep()
+    compilation.enable_persistent_cache()
     if flags.top < 1:
         parser.error(f"--top: {flags.top} is not a positive number")
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
-        classifiers = load(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
+        classifiers = load_classifiers(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
     except (OSError, listing.FolderError, weights.WeightsError) as error:
-        cli.say(error)
+        cli.print_error(error)
         return 2
     with warnings.catch_warnings():
         warnings.simplefilter("default", video.DamageWarning)
@@ -176,11 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argparse.Namespace) -> int:
     """Prints what is to be said of every video; returns the exit status."""
     status = 0
-    videos = read_all(paths, classifiers, flow.PRESETS[flags.flow_preset])
+    videos = read_all_clips(paths, classifiers, flow.PRESETS[flags.flow_preset])
     for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
         found = clips if isinstance(clips, video.VideoError) else _classified(path, clips, classifiers, flags)
         if isinstance(found, video.VideoError):
-            tqdm.tqdm.write(cli.describe(found), file=sys.stderr)
+            tqdm.tqdm.write(cli.one_line(found), file=sys.stderr)
             status = 1
         else:
             tqdm.tqdm.write(found)
@@ -189,7 +189,11 @@ def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argpars
 
 def _videos(name: str) -> list[str]:
     """A video or, of a folder, those below it."""
-    return [os.path.join(name, path) for path in listing.videos(pathlib.Path(name))] if os.path.isdir(name) else [name]
+    return (
+        [os.path.join(name, path) for path in listing.find_videos(pathlib.Path(name))]
+        if os.path.isdir(name)
+        else [name]
+    )
 
 
 def _classified(
@@ -199,7 +203,7 @@ def _classified(
     try:
         logits = np.sum([each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0)
     except Exception as error:  # noqa: BLE001 - it is this video's, and the others go on
-        return video.VideoError(path, f"cannot be classified: {cli.describe(error)}")
+        return video.VideoError(path, f"cannot be classified: {cli.one_line(error)}")
     frames = len(next(iter(clips[0].values())))
     return _report(path, logits, frames, classifiers[0].info.classes, flags.top, flags.json)
 
@@ -211,7 +215,7 @@ def _report(path, logits, frames, classes, top, as_json) -> str:
     if as_json:
         found = [{"class": name, "logit": logit, "probability": probability} for name, logit, probability in best]
         return json.dumps({"video": path, "frames": frames, "top": found})
-    best = [(cli.printable(name), *numbers) for name, *numbers in best]
+    best = [(cli.escape_unprintable(name), *numbers) for name, *numbers in best]
     width = max(len(name) for name, *_ in best)
     lines = [f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}" for name, logit, probability in best]
     return "\n".join([f"{path} ({frames} frames)", *lines])

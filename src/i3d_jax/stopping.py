@@ -19,7 +19,7 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[list[int]]:
+def catch_stop_signals() -> Iterator[list[int]]:
     """A list that gets the number of the first signal to stop, SIGINT or SIGTERM; a second one stops at once."""
     stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():

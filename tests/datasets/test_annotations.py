@@ -213,7 +213,7 @@ def test_ucf101_spells_one_class_in_two_ways(tmp_path, listed, there):
     folder = touch(tmp_path / "UCF-101", f"{there}_g08_c01.avi")
     (clip,) = video_files.clips([row], folder)
     assert clip.paths == (os.path.join(folder, f"{there}_g08_c01.avi"),)
-    assert video_files.others([row], video_files.videos(folder)) == []
+    assert video_files.unused_files([row], video_files.videos(folder)) == []
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_label_of_reads_folders_and_no_files():
 def test_others_are_the_videos_that_no_row_wants(tmp_path):
     touch(tmp_path, f"a/{STEM}.mp4", f"b/{STEM}.webm", f"{STEM}.json", "b/other.mp4", "z.dat", "train.csv")
     found = video_files.videos(tmp_path)
-    assert video_files.others([row()], found) == ["b/other.mp4", "z.dat"]
+    assert video_files.unused_files([row()], found) == ["b/other.mp4", "z.dat"]
     assert video_files.candidates(STEM, found) == [f"a/{STEM}.mp4", f"b/{STEM}.webm"]
     assert video_files.candidates("nothing", found) == []
 

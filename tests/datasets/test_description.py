@@ -135,7 +135,7 @@ def test_a_data_set_of_known_classes_must_have_them(tmp_path, monkeypatch):
     path.write_text("\n".join(labels.names("kinetics_400")[:399]))
     features.write_text(features.read_text().replace('"numClasses": "400"', '"numClasses": "399"'))
     with pytest.raises(ValueError, match="labels.txt: its 399 classes are not the 400 of the data set"):
-        datasets.readable("kinetics/400", str(tmp_path))
+        datasets.available("kinetics/400", str(tmp_path))
 
 
 @pytest.mark.parametrize("damage,message", [("cut", r"has \d+ bytes, wanted \d+"), ("gone", "missing")])

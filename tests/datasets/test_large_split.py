@@ -47,4 +47,4 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
         ids.add(record["id"])
     assert len(ids) == len(records) == NUMBER
     batch = next(pipeline.train_batches(records, batch_size=4, seed=0, crop=224, rgb=(8, 1)))
-    assert planes.unpacked(batch)["rgb"].shape == (4, 8, 224, 224, 3)
+    assert planes.unpack(batch)["rgb"].shape == (4, 8, 224, 224, 3)

@@ -14,7 +14,7 @@ from support.videos import exact_rgb
 from i3d_jax import video
 from i3d_jax.datasets import pipeline
 from i3d_jax.models.timing import Timing
-from i3d_jax.prefetch import ahead
+from i3d_jax.prefetch import prefetch
 from i3d_jax.video import decoding, h264, planes
 
 I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
@@ -52,7 +52,7 @@ def where(clip):
 
 def seen(clips):
     """What a network sees of packed clips, as bytes, and the labels."""
-    frames = jax.jit(planes.unpacked)({name: value for name, value in clips.items() if name != "label"})
+    frames = jax.jit(planes.unpack)({name: value for name, value in clips.items() if name != "label"})
     scale = {"rgb": (127.5, 127.5), "flow": (127, 128)}
     found = {name: np.rint(np.asarray(x) * scale[name][0] + scale[name][1]) for name, x in frames.items()}
     return found | {name: value for name, value in clips.items() if name == "label"}
@@ -117,7 +117,7 @@ def test_clips_have_the_streams_that_are_wanted_with_their_shapes_and_types(sour
     assert batch["rgb"].shape == (4, 8, 51, 34) and batch["rgb"].dtype == np.uint8
     assert batch["flow"].shape == (4, 16, 64, 32) and batch["flow"].dtype == np.uint8
     assert batch["label"].shape == (4,) and batch["label"].dtype == np.int32
-    frames = planes.unpacked(batch)
+    frames = planes.unpack(batch)
     assert frames["rgb"].shape == (4, 8, 32, 32, 3) and frames["flow"].shape == (4, 16, 32, 32, 2)
     assert frames["rgb"].dtype == frames["flow"].dtype == np.float32
     place = {"corner", "mirrored", "label"}
@@ -319,7 +319,7 @@ def test_frames_too_small_for_the_crop_are_named(source):
 
 def pieces(source, **options):
     options = {"timing": Timing(), "batch_size": 4, "crop": 32, "rgb": (250, 1), **options}
-    return list(pipeline.test_pieces(source, **options))
+    return list(pipeline.eval_chunks(source, **options))
 
 
 def ids(found):
@@ -476,7 +476,7 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
             yield {"number": number}
             most = max(most, taken - len(given))  # Those that wait when the next is asked for.
 
-    for length, batch in pipeline.batches_of_one_length(records(), lambda each: length_of[each["number"]], size):
+    for length, batch in pipeline.batch_by_length(records(), lambda each: length_of[each["number"]], size):
         numbers = [each["number"] for each in batch]
         assert {length_of[number] for number in numbers} == {length} and 1 <= len(numbers) <= size
         given += numbers
@@ -491,7 +491,7 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
 
 def test_if_too_many_records_wait_the_length_that_has_most_goes():
     records = [10, 20, 20, 30, 20, *range(40, 60)]
-    found = list(pipeline.batches_of_one_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
+    found = list(pipeline.batch_by_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
     assert [(length, len(batch)) for length, batch in found[:2]] == [(20, 3), (10, 1)]
 
 
@@ -521,7 +521,7 @@ def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(thr
             raise KeyError(number)
         return number * number
 
-    results = ahead(square, items(), threads)
+    results = prefetch(square, items(), threads)
     for _ in range(17):
         found.append(next(results))
     with pytest.raises(KeyError, match="17"):

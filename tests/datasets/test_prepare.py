@@ -22,7 +22,7 @@ from support.processes import gone, wait_until
 from i3d_jax import datasets, evaluate, labels, pixels, video
 from i3d_jax.datasets import description, shards
 from i3d_jax.datasets.__main__ import main
-from i3d_jax.prefetch import ahead
+from i3d_jax.prefetch import prefetch
 from i3d_jax.video import h264
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
@@ -78,7 +78,7 @@ def rejections(out, final=FINAL):
 
 
 def records(out, name="kinetics/400"):
-    builder = datasets.readable(name, str(out))
+    builder = datasets.available(name, str(out))
     found = [record for split in builder.info.splits for record in builder.records(split)]
     assert len({record["id"] for record in found}) == len(found)
     return {record["id"]: record for record in found}
@@ -143,7 +143,7 @@ def test_the_command_says_how_many_of_the_annotated_clips_there_are(real, prepar
 
 def test_the_statistics_add_up(real, prepared):
     out, _ = prepared
-    builder = datasets.readable("kinetics/400", str(out))
+    builder = datasets.available("kinetics/400", str(out))
     everything = list(records(out).values())
     assert sum(found["frames"] for found in builder.statistics.values()) == sum(each["frames"] for each in everything)
     for split, found in builder.statistics.items():
@@ -165,7 +165,7 @@ def test_every_good_file_is_there_bit_for_bit_as_it_is_transcoded_alone(real, pr
         return h264.transcode(good.path, short_side=256, seconds=good.seconds)
 
     goods = real.good.items()
-    for (identity, _), wanted in zip(goods, ahead(transcode, real.good.values(), 2), strict=True):
+    for (identity, _), wanted in zip(goods, prefetch(transcode, real.good.values(), 2), strict=True):
         record = found[identity]
         assert (record["video"], record["frames"]) == (wanted.data, wanted.frames), identity
         assert (record["height"], record["width"]) == (wanted.height, wanted.width), identity
@@ -195,7 +195,7 @@ def test_records_show_what_the_files_do_upright_and_in_time(real, prepared):
 def test_labels_are_in_the_order_of_the_published_logits(real, prepared):
     out, _ = prepared
     names = labels.names("kinetics_400")
-    assert datasets.readable("kinetics/400", str(out)).class_names == tuple(names)
+    assert datasets.available("kinetics/400", str(out)).class_names == tuple(names)
     for identity, record in records(out).items():
         assert names[record["label"]] == real.good[identity].label
 
@@ -442,14 +442,14 @@ import os, signal, sys
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
 
-shards.CLIPS, record = 8, shards.record
+shards.CLIPS, record = 8, shards.make_record
 
 def dying(clip, *given):
     if clip.id == {!r}:
         os.kill(os.getpid(), signal.SIGKILL)
     return record(clip, *given)
 
-shards.record = dying
+shards.make_record = dying
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -629,7 +629,7 @@ def test_flow_that_fits_is_copied_and_other_flow_is_a_reason(few, tmp_path):
     assert main(arguments(few, tmp_path / "out", "--flow", flows)) == 0
     found = records(tmp_path / "out")
     assert {identity: record["flow"] for identity, record in found.items()} == wanted
-    assert datasets.readable("kinetics/400", str(tmp_path / "out")).streams == ("rgb", "flow")
+    assert datasets.available("kinetics/400", str(tmp_path / "out")).streams == ("rgb", "flow")
     listed = rejections(tmp_path / "out")
     assert set(listed) == set(reasons) | set(few.bad)
     for identity, reason in reasons.items():

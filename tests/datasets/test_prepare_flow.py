@@ -84,10 +84,10 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
     assert main(arguments(made, tmp_path / "copied", "--flow", tmp_path / "flow")) == 0
     copied = records(tmp_path / "copied")
     assert all(copied[identity]["flow"] == record["flow"] for identity, record in found.items())
-    assert datasets.readable("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe("fast")
+    assert datasets.available("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe("fast")
     (tmp_path / "flow" / "flow.json").unlink()  # Then nothing says how it was made.
     assert main(arguments(made, tmp_path / "unknown", "--flow", tmp_path / "flow")) == 0
-    assert datasets.readable("kinetics/400", str(tmp_path / "unknown")).flow_recipe is None
+    assert datasets.available("kinetics/400", str(tmp_path / "unknown")).flow_recipe is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_data_set_says_how_its_flow_was_made(prepared, capsys):
     assert main(["show", "kinetics/400", "--data-dir", str(prepared)]) == 0
     said = capsys.readouterr().out
     assert "\nflow: TV-L1, preset fast, version 1\n" in said and ", rgb, flow\n" in said
-    assert datasets.readable("kinetics/400", str(prepared)).flow_recipe == flow.recipe("fast")
+    assert datasets.available("kinetics/400", str(prepared)).flow_recipe == flow.recipe("fast")
 
 
 def test_rejected_flow_that_was_replaced_meanwhile_is_looked_at_again(made, prepared, tmp_path, capsys):

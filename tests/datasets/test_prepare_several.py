@@ -102,7 +102,7 @@ def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
     written = []
     for name, write in ("here", shards.write), ("sent", lambda job: shards._write_text(json.dumps(job))):
         (tmp_path / name).mkdir()
-        (job,) = shards.jobs_of(clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False))
+        (job,) = shards.shard_jobs(clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False))
         write(job)
         assert shards.marker(job) is not None
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})

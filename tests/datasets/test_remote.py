@@ -43,7 +43,7 @@ def there(here, tmp_path, monkeypatch):
 
 
 def same(builder, here):
-    own = datasets.readable(NAME, str(here))
+    own = datasets.available(NAME, str(here))
     return all(list(builder.records(split)) == list(own.records(split)) for split in ("train", "validation"))
 
 
@@ -73,7 +73,7 @@ def test_what_is_copied_is_used_without_looking_there_again(here, there):
     system.mkdir("/bucket")
     copied.clear()
     assert same(datasets.prepared(NAME, URL), here)
-    assert same(datasets.readable(NAME, f"{URL}/"), here) and copied == []
+    assert same(datasets.available(NAME, f"{URL}/"), here) and copied == []
 
 
 @pytest.mark.parametrize("partly", [False, True])
@@ -114,7 +114,7 @@ def test_a_file_that_comes_short_is_an_error_and_is_not_kept(here, there, tmp_pa
     assert same(datasets.prepared(NAME, URL), here)
 
 
-@pytest.mark.parametrize("call", [datasets.builder, datasets.readable, datasets.prepared])
+@pytest.mark.parametrize("call", [datasets.builder, datasets.available, datasets.prepared])
 @pytest.mark.parametrize(
     "url,name,message",
     [

@@ -20,7 +20,7 @@ from i3d_jax import cli, datasets
 from i3d_jax.datasets import doctor, shards
 from i3d_jax.datasets.__main__ import main
 
-record, check = shards.record, doctor.check
+record, check = shards.make_record, doctor.check
 shards.CLIPS, datasets.Kinetics.SHORT_SIDE, doctor.CHUNK = 1, 16, 1
 
 def wait_for_ever(clip):
@@ -28,7 +28,7 @@ def wait_for_ever(clip):
         pathlib.Path(f"{sys.argv[0]}.{clip.id}").touch()
         time.sleep(600)
 
-shards.record = lambda clip, *given: (wait_for_ever(clip), record(clip, *given))[1]
+shards.make_record = lambda clip, *given: (wait_for_ever(clip), record(clip, *given))[1]
 doctor.check = lambda clip: (wait_for_ever(clip), check(clip))[1]
 if __name__ == "__main__":
     cli.run(main)

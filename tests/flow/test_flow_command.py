@@ -45,7 +45,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def wanted(folder):
     """The flow of one.mp4, in pixels."""
-    return np.stack(list(videos.of_frames(video.grey(folder / "one.mp4", short_side=32), flow.FAST)))
+    return np.stack(list(videos.flow_of_frames(video.grey(folder / "one.mp4", short_side=32), flow.FAST)))
 
 
 def test_h264_is_as_records_hold_flow(folder, wanted, tmp_path, capsys):

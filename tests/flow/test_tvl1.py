@@ -112,7 +112,7 @@ def test_pairs_of_a_batch_do_not_depend_on_each_other():
 def test_the_form_for_accelerators_gives_the_same_but_for_rounding():
     # Each pair stops by itself there too: the first does not move, and the last moves most.
     arrays = [jnp.asarray(images, jnp.float32) for images in small()]
-    both = [np.asarray(form(STOPPING, *arrays)) for form in (tvl1._in_turn, tvl1._together)]
+    both = [np.asarray(form(STOPPING, *arrays)) for form in (tvl1._one_by_one, tvl1._as_one_batch)]
     np.testing.assert_allclose(*both, atol=2e-3)
     assert endpoint_error(*both).mean() < 1e-4
 
@@ -244,7 +244,7 @@ def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
     u[0, :4], v[0, :4] = [0, 1e9, -1e9, 2], 0
 
     def weight(distance):  # Keys's kernel.
-        a, d = images.A, abs(distance)
+        a, d = images.CUBIC_A, abs(distance)
         return np.where(d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2))
 
     y, x = np.mgrid[:11, :14]
@@ -280,13 +280,13 @@ def grey(count, height=40, width=48):
 def test_flow_of_a_video_is_that_of_its_pairs_whatever_the_batch(count):
     frames = grey(count)
     wanted = np.asarray(tv_l1(np.stack(frames[:-1]), np.stack(frames[1:]), QUICK))
-    found = np.stack(list(videos.of_frames(frames, QUICK, batch_size=4, threads=2)))
+    found = np.stack(list(videos.flow_of_frames(frames, QUICK, batch_size=4, threads=2)))
     np.testing.assert_allclose(found[:-1], wanted, atol=1e-5)
     np.testing.assert_array_equal(found[-1], found[-2])  # The last has no next one.
 
 
 def test_a_single_frame_does_not_move():
-    np.testing.assert_array_equal(list(videos.of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2)))
+    np.testing.assert_array_equal(list(videos.flow_of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2)))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_single_frame_does_not_move():
 )
 def test_frames_that_are_not_grey_or_not_of_one_size_are_errors(frames, message):
     with pytest.raises(ValueError, match=message):
-        list(videos.of_frames(frames, QUICK))
+        list(videos.flow_of_frames(frames, QUICK))
 
 
 def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(monkeypatch):
@@ -313,11 +313,11 @@ def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(mo
 
     monkeypatch.setattr(videos, "_compile", compile_)
     monkeypatch.setattr(videos, "_programs", compiled)
-    waiting = [threading.Thread(target=videos.compiled, args=((2, 32, 32), QUICK)) for _ in range(3)]
+    waiting = [threading.Thread(target=videos.compiled_program, args=((2, 32, 32), QUICK)) for _ in range(3)]
     for thread in waiting:
         thread.start()
     for width in range(40, 40 + 2 * videos.KEPT):
-        videos.compiled((2, 32, width), QUICK)
+        videos.compiled_program((2, 32, width), QUICK)
     assert len(compiled) == videos.KEPT
     go_on.set()
     for thread in waiting:
@@ -328,7 +328,7 @@ def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(mo
 def test_a_program_that_cannot_be_compiled_fails_everywhere_it_is_wanted():
     for _ in range(2):
         with pytest.raises(TypeError):
-            videos.compiled((2, "high", 3), QUICK)
+            videos.compiled_program((2, "high", 3), QUICK)
 
 
 def test_few_frames_of_a_long_video_are_in_memory():
@@ -340,7 +340,7 @@ def test_few_frames_of_a_long_video_are_in_memory():
             taken += 1
             yield frame
 
-    flows = videos.of_frames(endless(), QUICK, batch_size=2, threads=2)
+    flows = videos.flow_of_frames(endless(), QUICK, batch_size=2, threads=2)
     for given in range(1, 20):
         next(flows)
         assert taken < given + 12
@@ -360,6 +360,6 @@ def test_a_program_that_cannot_be_compiled_is_tried_again_for_the_next_video(mon
     frames, compile_ = [np.zeros((40, 56), np.uint8)] * 2, videos._compile
     monkeypatch.setattr(videos, "_compile", lambda *_: (_ for _ in ()).throw(MemoryError("10 GB")))
     with pytest.raises(MemoryError):
-        list(videos.of_frames(frames, FAST))
+        list(videos.flow_of_frames(frames, FAST))
     monkeypatch.setattr(videos, "_compile", compile_)
-    assert [flow.any() for flow in videos.of_frames(frames, FAST)] == [False, False]
+    assert [flow.any() for flow in videos.flow_of_frames(frames, FAST)] == [False, False]

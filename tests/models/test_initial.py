@@ -7,7 +7,7 @@ import pytest
 
 from i3d_jax import models, weights
 from i3d_jax.inflate import named_leaves
-from i3d_jax.models.initial import initial, plan
+from i3d_jax.models.initial import plan_transfer, transfer_variables
 from i3d_jax.weights.__main__ import main
 
 KEY = jax.random.key(0)
@@ -20,7 +20,7 @@ def random(tree, seed=0):
 
 def shapes(name, classes=7, streams=None, **options):
     network = models.build(name, num_classes=classes, width=0.1, **options)
-    return jax.eval_shape(network.init, KEY, models.example(streams or models.MODELS[name].train, 48))
+    return jax.eval_shape(network.init, KEY, models.input_shapes(streams or models.MODELS[name].train, 48))
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,14 @@ def images():
 )
 def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
     like = shapes(name)
-    rows = plan(images, like, models.MODELS[name].trunks)
+    rows = plan_transfer(images, like, models.MODELS[name].trunks)
     assert [row.leaf for row in rows] == list(named_leaves(like))
     assert collections.Counter(row.action for row in rows) == counts
     if name != "c3d":
         fresh = random(like, seed=1)
         made, given, new = (
-            named_leaves(tree) for tree in (initial(images, fresh, models.MODELS[name].trunks), images, fresh)
+            named_leaves(tree)
+            for tree in (transfer_variables(images, fresh, models.MODELS[name].trunks), images, fresh)
         )
         for row in rows:
             source = given.get(row.source)
@@ -75,7 +76,7 @@ def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
 
 def test_a_flow_i3d_gets_the_channels_average_inflated(images):
     like = shapes("i3d", streams={"flow": (16, 1)})
-    made = initial(images, random(like, 1), ("",))["params"]["Conv_1a"]["conv"]["kernel"]
+    made = transfer_variables(images, random(like, 1), ("",))["params"]["Conv_1a"]["conv"]["kernel"]
     mean = images["params"]["Conv_1a"]["conv"]["kernel"].mean(-2)
     assert made.shape[:-1] == (7, 7, 7, 2)
     np.testing.assert_allclose(made, np.broadcast_to(mean[None, :, :, None] / 7, made.shape), atol=1e-6)
@@ -85,7 +86,7 @@ def test_a_flow_i3d_gets_the_channels_average_inflated(images):
 def test_weights_of_the_same_network_give_all_but_the_last_layer(name):
     like = shapes(name)
     source, fresh = random(shapes(name, classes=9)), random(like, 1)
-    made = named_leaves(initial(source, fresh, models.MODELS[name].trunks))
+    made = named_leaves(transfer_variables(source, fresh, models.MODELS[name].trunks))
     for leaf, value in named_leaves(source).items():
         other = named_leaves(fresh)[leaf] if leaf.startswith("params/Logits/") else value
         np.testing.assert_array_equal(made[leaf], other, err_msg=leaf)
@@ -94,7 +95,7 @@ def test_weights_of_the_same_network_give_all_but_the_last_layer(name):
 def test_an_inflated_stream_starts_from_a_video_networks_weights_too():
     videos = random(shapes("i3d"))
     like = shapes("two_stream_i3d")
-    made = initial(videos, random(like, 1), ("rgb", "flow"))
+    made = transfer_variables(videos, random(like, 1), ("rgb", "flow"))
     np.testing.assert_array_equal(
         made["params"]["flow"]["Mixed_3b"]["b0"]["conv"]["kernel"], videos["params"]["Mixed_3b"]["b0"]["conv"]["kernel"]
     )
@@ -102,12 +103,12 @@ def test_an_inflated_stream_starts_from_a_video_networks_weights_too():
 
 def test_what_a_network_cannot_start_from_is_named(images):
     with pytest.raises(ValueError, match="nothing in them that this network could start from"):
-        initial(images, random(shapes("c3d")), ())
+        transfer_variables(images, random(shapes("c3d")), ())
     with pytest.raises(ValueError, match=r"(?s)cannot inflate .*Conv_1a/bn/mean"):
         wide = jax.eval_shape(models.build("inception", num_classes=5, width=0.2).init, KEY, jnp.zeros((1, 32, 32, 3)))
-        initial(random(wide), random(shapes("i3d")), ("",))
+        transfer_variables(random(wide), random(shapes("i3d")), ("",))
     before = images["params"]["Conv_1a"]["conv"]["kernel"].copy()
-    initial(images, random(shapes("two_stream"), 1), ("rgb", "flow"))
+    transfer_variables(images, random(shapes("two_stream"), 1), ("rgb", "flow"))
     np.testing.assert_array_equal(images["params"]["Conv_1a"]["conv"]["kernel"], before)
 
 

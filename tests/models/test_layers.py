@@ -242,7 +242,7 @@ def test_kernels_start_with_variance_one_over_fan_in():
 @pytest.mark.parametrize(("name", "kernels"), [("convnet_lstm", 59), ("c3d", 11)])
 def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kernels):
     network = models.build(name, num_classes=7, width=0.05)
-    arguments = jax.random.key(3), models.example(models.MODELS[name].train, 32)
+    arguments = jax.random.key(3), models.input_shapes(models.MODELS[name].train, 32)
     loops, variables = [], []
     for init in (network.init, functools.partial(nn.Module.init, network)):
         lowered = jax.jit(init).lower(*arguments)
@@ -255,7 +255,7 @@ def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kerne
 
 
 def test_a_network_that_begins_is_traced_in_plain_forms():
-    clips = models.example(models.MODELS["fused_two_stream"].train, 32)
+    clips = models.input_shapes(models.MODELS["fused_two_stream"].train, 32)
     network = models.build("fused_two_stream", num_classes=7, width=0.05, dtype="bfloat16")
     begun = jax.make_jaxpr(network.init)(jax.random.key(0), clips)
     variables = jax.eval_shape(network.init, jax.random.key(0), clips)
@@ -265,7 +265,7 @@ def test_a_network_that_begins_is_traced_in_plain_forms():
 
 
 def test_kernels_that_begin_in_a_trace_of_their_own_are_drawn_there():
-    key, clips = jax.random.key(3), models.example(models.MODELS["c3d"].train, 32, 2)
+    key, clips = jax.random.key(3), models.input_shapes(models.MODELS["c3d"].train, 32, 2)
     keys = {"params": key, "dropout": key}
     inits = [
         functools.partial(models.build("c3d", num_classes=7, width=0.05, remat=remat).init, train=True)

@@ -12,7 +12,7 @@ import pytest
 from i3d_jax import flow, models
 from i3d_jax.models import __main__ as table
 from i3d_jax.models import convnet_lstm
-from i3d_jax.models.two_stream import stacked
+from i3d_jax.models.two_stream import stack_snippets
 
 KEY = jax.random.key(0)
 # Small networks: options and clips.
@@ -36,7 +36,7 @@ def small(name, **options):
 
 def clip(streams, batch=2, size=32, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = models.example(streams, size, batch)
+    shapes = models.input_shapes(streams, size, batch)
     return jax.tree.map(lambda shape: jnp.asarray(rng.uniform(-1, 1, shape.shape), jnp.float32), shapes)
 
 
@@ -77,7 +77,7 @@ def made(name):
 )
 def test_parameter_counts_match_table_1(name, streams, count):
     entry = models.MODELS[name]
-    example = models.example(streams or entry.train, entry.crop)
+    example = models.input_shapes(streams or entry.train, entry.crop)
     variables = jax.eval_shape(models.build(name, num_classes=400).init, KEY, example)
     assert table.parameters(variables) == count
 
@@ -220,9 +220,9 @@ def test_two_stream_i3d_is_the_sum_of_its_streams_and_two_stream_their_average()
 
 def test_snippets_of_flow_are_stacked_u_and_v_in_turn():
     flow = np.arange(2 * 6 * 1 * 1 * 2, dtype=np.float32).reshape(2, 6, 1, 1, 2)
-    assert stacked(jnp.asarray(flow), 3)[1, 1, 0, 0].tolist() == flow[1, 3:].ravel().tolist()
+    assert stack_snippets(jnp.asarray(flow), 3)[1, 1, 0, 0].tolist() == flow[1, 3:].ravel().tolist()
     with pytest.raises(ValueError, match="got 6 flow frames, wanted a multiple of 4"):
-        stacked(jnp.asarray(flow), 4)
+        stack_snippets(jnp.asarray(flow), 4)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,14 @@ from i3d_jax.models import layers, pooling
 from i3d_jax.training import checkpoints, loop, optimizers, run_folder, validation
 from i3d_jax.training.config import ConfigError, validate
 from i3d_jax.training.logs import Log
-from i3d_jax.training.step import State, _norm, in_parts, initial_state, runs_per_part, train_step
+from i3d_jax.training.step import (
+    State,
+    _global_norm,
+    initial_state,
+    runs_per_micro_batch,
+    split_into_micro_batches,
+    train_step,
+)
 from i3d_jax.video import h264, planes
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -89,7 +96,7 @@ def weights_of(folder):
 def test_norm_of_the_gradient_is_that_of_all_its_numbers():
     rng = np.random.default_rng(0)
     grads = [rng.normal(size=shape) for shape in ((3, 3, 7, 11), (13,), (64, 64), ())]
-    norm = _norm(jax.tree.map(jnp.float32, grads))
+    norm = _global_norm(jax.tree.map(jnp.float32, grads))
     np.testing.assert_allclose(norm, optax.tree.norm(grads), rtol=1e-6)
 
 
@@ -201,12 +208,12 @@ def test_files_and_folders_in_each_others_place_are_named_before_training(name, 
         path.touch()
     kind = "file" if name in run_folder.FILES else "folder"
     with pytest.raises(ConfigError, match=re.escape(f"{path}: is no {kind}, as it is in a run; move it away")):
-        run_folder.check_kinds(tmp_path / "run")
+        run_folder.check_file_kinds(tmp_path / "run")
 
 
 def test_a_workdir_whose_name_is_not_utf8_is_named_before_training(tmp_path):
     with pytest.raises(ConfigError, match="--workdir: .*: not a name in UTF-8, which checkpoints need"):
-        run_folder.check_kinds(pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
+        run_folder.check_file_kinds(pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
 
 
 def test_a_damaged_config_is_named_and_the_run_goes_on_without_it(quick, tmp_path):
@@ -214,9 +221,9 @@ def test_a_damaged_config_is_named_and_the_run_goes_on_without_it(quick, tmp_pat
     for damaged in (b"{", b"\xff", b"[]", b"3", b"[" * 200_000, b'{"clips": null}'):
         (tmp_path / "config.json").write_bytes(damaged)
         with pytest.raises(ConfigError, match="config.json: damaged; move it away, and the same command goes on"):
-            run_folder.note(tmp_path, quick, loop.train)
+            run_folder.record_config(tmp_path, quick, loop.train)
     (tmp_path / "config.json").unlink()
-    run_folder.note(tmp_path, quick, loop.train)
+    run_folder.record_config(tmp_path, quick, loop.train)
 
 
 def test_damaged_lines_of_a_log_are_named_and_left_out_and_the_log_with_them_is_kept(tmp_path, capsys):
@@ -254,7 +261,7 @@ def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):  # Before data are made.
         loop.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
     assert not (tmp_path / "not made").exists()
-    note = functools.partial(run_folder.note, tmp_path, run=loop.train)
+    note = functools.partial(run_folder.record_config, tmp_path, run=loop.train)
     note(quick | {"pretrain": quick})
     (tmp_path / "pretrain" / "checkpoints" / "1").mkdir(parents=True)
     note(quick | {"pretrain": quick, "seed": 1})
@@ -269,12 +276,12 @@ def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
 
 
 def test_an_option_that_is_left_out_is_as_by_default(quick, tmp_path):
-    run_folder.note(tmp_path, quick, loop.train)
+    run_folder.record_config(tmp_path, quick, loop.train)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     given = {"clips": quick["clips"] | {"reverse": False}, "best": "top1"}
-    run_folder.note(tmp_path, quick | given, loop.train)
+    run_folder.record_config(tmp_path, quick | given, loop.train)
     with pytest.raises(ConfigError, match="config.clips.reverse: True, but .* was started with False"):
-        run_folder.note(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, loop.train)
+        run_folder.record_config(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, loop.train)
 
 
 def test_validations_that_are_not_made_need_no_split(config, undisturbed):
@@ -296,7 +303,7 @@ def restored(folder, states, refuse=lambda about: None):
 def three_checkpoints(tmp_path_factory):
     """Of steps 2, 4 and 6, whose parameters are as many, and that one seed made, but for the last."""
     folder = tmp_path_factory.mktemp("three")
-    parts = dict(batch_stats={}, opt_state=(), bad=jnp.zeros(2, jnp.int32), validation=validation.none())
+    parts = dict(batch_stats={}, opt_state=(), bad=jnp.zeros(2, jnp.int32), validation=validation.initial())
     states = [State(jnp.int32(step), jnp.full(5, float(step)), **parts) for step in (2, 4, 6)]
     for state, seed in zip(states, (0, 0, 1), strict=True):
         with checkpoints.Checkpoints(folder / "checkpoints", keep=9, about={"config": {"seed": seed}}) as saved:
@@ -362,26 +369,26 @@ def test_what_orbax_notes_of_a_step_may_be_damaged(three_checkpoints, tmp_path):
 def test_a_checkpoint_says_which_run_it_is_of(quick):
     def other(**changes):
         about = {"config": json.loads(json.dumps(quick | changes)), "versions": {"jax": "0.1"}}
-        return run_folder.other_run(about, quick, loop.train)
+        return run_folder.why_another_run(about, quick, loop.train)
 
     assert other() is None and other(steps=99, log_every=7, clips=quick["clips"] | {"threads": 9}) is None
     assert other(seed=3) == "is of another run: its config.seed is 3, this run's 0"
     assert "config.optimizer.lr is 0.5" in other(optimizer=quick["optimizer"] | {"lr": 0.5})
     assert "config.model.dropout is 0.1" in other(model=quick["model"] | {"dropout": 0.1})
     for damaged in ({}, [], {"config": 3}, {"config": {"clips": None}}):
-        assert run_folder.other_run(damaged, quick, loop.train) == "what it says of its run is damaged"
+        assert run_folder.why_another_run(damaged, quick, loop.train) == "what it says of its run is damaged"
 
 
 def test_two_runs_in_one_folder_are_refused(undisturbed, config):
     folder, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     with (
-        run_folder.only_process(folder),
+        run_folder.locked(folder),
         pytest.raises(ConfigError, match="another process is training in it; use another workdir"),
     ):
         loop.train(str(folder), **config | {"log_every": 3})
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    with run_folder.only_process(folder):  # It was let go of.
+    with run_folder.locked(folder):  # It was let go of.
         pass
 
 
@@ -482,7 +489,7 @@ def test_every_step_in_time_is_taught():
     params, stats = variables["params"], variables["batch_stats"]
     state = initial_state({"params": params, "batch_stats": stats}, tx)
     _, scalars = train_step(state, batch, jax.random.key(1), model=model, tx=tx)
-    logits = jax.jit(model.apply)(variables, planes.unpacked(batch)["rgb"])
+    logits = jax.jit(model.apply)(variables, planes.unpack(batch)["rgb"])
     losses = [optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"]) for t in range(3)]
     np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
     np.testing.assert_allclose(scalars["accuracy"], (logits.argmax(-1) == batch["label"][:, None]).mean())
@@ -584,8 +591,8 @@ def test_the_average_of_parameters_is_exponential():
 def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
     batch = {"number": np.arange(24), "rgb": np.arange(24)[:, None] * np.ones((1, 2))}
     for parts, devices, group in ((2, 2, 3), (2, 4, 3), (4, 2, 3), (1, 8, 3), (2, 8, 6)):
-        runs = runs_per_part(24, parts, group, devices)
-        found = in_parts(jax.tree.map(jnp.asarray, batch), parts, runs)
+        runs = runs_per_micro_batch(24, parts, group, devices)
+        found = split_into_micro_batches(jax.tree.map(jnp.asarray, batch), parts, runs)
         assert sorted(found["number"].ravel().tolist()) == list(range(24))
         assert (found["rgb"][..., 0] == found["number"]).all()
         groups = found["number"].reshape(-1, group)
@@ -593,7 +600,7 @@ def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
         if runs == devices:  # A device's clips stay where they are.
             whose = found["number"].reshape(parts, devices, -1) // (24 // devices)
             assert (whose == jnp.arange(devices)[None, :, None]).all()
-    assert [runs_per_part(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [4, 4, 2, 1, 1]
+    assert [runs_per_micro_batch(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [4, 4, 2, 1, 1]
 
 
 def test_dropout_drops_the_same_of_a_clip_whatever_part_it_is_in():
@@ -806,7 +813,7 @@ def test_every_option_can_be_set_on_the_command_line(run, config):
     for where, function, section in (
         ("", loop.train, config),
         ("clips", pipeline.train_batches, config["clips"]),
-        ("test_clips", pipeline.test_pieces, config["test_clips"]),
+        ("test_clips", pipeline.eval_chunks, config["test_clips"]),
         ("optimizer", optimizers.sgd, config["optimizer"]),
     ):
         options = set(inspect.signature(function).parameters)
@@ -840,7 +847,7 @@ def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monk
     class Kinetics:
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
-    monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Kinetics)
+    monkeypatch.setattr(datasets, "available", lambda name, data_dir=None: Kinetics)
     validate(config, loop.train)
     entry = models.MODELS[config["model"]["name"]]
     for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):
@@ -856,7 +863,7 @@ def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monk
     class Prepared:
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
-    monkeypatch.setattr(datasets, "readable", lambda name, data_dir=None: Prepared)
+    monkeypatch.setattr(datasets, "available", lambda name, data_dir=None: Prepared)
     validate(config | {"init": "rgb_imagenet"}, loop.train)
     assert config["dataset"]["name"] in run and config["fixed"] == run.startswith("fixed")
     assert ("flow" in config["clips"]) == run.endswith("flow")
@@ -955,7 +962,7 @@ def test_a_fixed_trunk_computes_as_in_a_test(name):
     entry = models.MODELS[name]
     streams = {"rgb": (16, 1)} if len(entry.train) == 1 else {"rgb": (1, 1), "flow": (10, 1)}
     network = models.build(name, num_classes=3, width=0.05, dropout=0.5, fixed=True)
-    video = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), models.example(streams, 32, 2))
+    video = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), models.input_shapes(streams, 32, 2))
     variables = jax.jit(network.init)(jax.random.key(0), video)
     free = models.build(name, num_classes=3, width=0.05)
     assert jax.tree.structure(variables) == jax.tree.structure(jax.eval_shape(free.init, jax.random.key(0), video))
@@ -1097,11 +1104,11 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
 
 
 def test_what_is_best_and_when_the_rate_drops():
-    known = validation.none()
+    known = validation.initial()
     scores = [(0.1, 5.0), (0.3, 4.0), (0.2, 4.1), (0.3, 3.999), (0.4, 4.2), (float("nan"), float("nan"))]
     found = []
     for step, (top1, loss) in enumerate(scores, 1):
-        known = validation.after(known, step, {"top1": top1, "loss": loss}, plateau=dict(patience=2, threshold=0.01))
+        known = validation.update(known, step, {"top1": top1, "loss": loss}, plateau=dict(patience=2, threshold=0.01))
         found.append((int(known.best_step), round(float(known.scale), 6), int(known.since)))
     assert found == [(1, 1, 0), (2, 1, 0), (2, 1, 1), (2, 0.1, 0), (5, 0.1, 1), (5, 0.01, 0)]
 

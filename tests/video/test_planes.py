@@ -138,7 +138,7 @@ def test_threads_do_not_mix_their_windows():
 def cropped(packed, corner=(0, 0)):
     """RGB as bytes, not rounded, of packed planes [T, ...]."""
     clips = {"rgb": packed[None], "corner": np.array([corner], np.int32), "mirrored": np.zeros(1, bool)}
-    return 127.5 * (np.asarray(planes.unpacked(clips)["rgb"][0]) + 1)
+    return 127.5 * (np.asarray(planes.unpack(clips)["rgb"][0]) + 1)
 
 
 @pytest.mark.parametrize("short_side", [32, 41, 64])
@@ -188,7 +188,7 @@ def test_what_cannot_be_decoded_is_an_error_that_says_so():
 
 def test_around_a_window_is_the_even_one_that_holds_it():
     for top, left in itertools.product(range(4), range(4)):
-        outer = planes.around(Window(top, left, 10))
+        outer = planes.even_window(Window(top, left, 10))
         assert outer == (top - top % 2, left - left % 2, 12)
 
 
@@ -205,7 +205,7 @@ def packed_clips(batch=8, count=3, size=6):
 
 def test_clips_are_cropped_at_their_corners_and_mirrored_as_they_are_to_be():
     clips = packed_clips()
-    found = planes.unpacked(clips)
+    found = planes.unpack(clips)
     assert found.keys() == {"rgb", "flow"}
     assert found["rgb"].shape == (8, 3, 6, 6, 3) and found["flow"].shape == (8, 6, 6, 6, 2)
     assert found["rgb"].dtype == found["flow"].dtype == np.float32
@@ -220,10 +220,10 @@ def test_clips_are_cropped_at_their_corners_and_mirrored_as_they_are_to_be():
 
 def test_streams_alone_are_what_they_are_together_and_other_keys_are_ignored():
     clips = packed_clips()
-    both = planes.unpacked(clips | {"label": np.zeros(8, np.int32), "id": np.zeros(8)})
+    both = planes.unpack(clips | {"label": np.zeros(8, np.int32), "id": np.zeros(8)})
     assert both.keys() == {"rgb", "flow"}
     for stream in "rgb", "flow":
-        alone = planes.unpacked({name: clips[name] for name in (stream, "corner", "mirrored")})
+        alone = planes.unpack({name: clips[name] for name in (stream, "corner", "mirrored")})
         assert alone.keys() == {stream}
         np.testing.assert_array_equal(alone[stream], both[stream])
 
@@ -232,7 +232,7 @@ def mirror(flow, mirrored=True):
     """Flow bytes [T, H, W, 2] as a network sees them, mirrored or not."""
     packed = np.concatenate([flow[..., 0], flow[..., 1]], 1)
     clips = {"flow": packed[None], "corner": np.zeros((1, 2), np.int32), "mirrored": np.array([mirrored])}
-    return np.asarray(planes.unpacked(clips)["flow"][0])
+    return np.asarray(planes.unpack(clips)["flow"][0])
 
 
 def test_mirroring_negates_u_exactly_and_exchanges_left_and_right():
@@ -314,12 +314,12 @@ def test_primaries_come_back_to_a_level():
 
 def test_compiled_it_is_the_same():
     clips = packed_clips()
-    found, wanted = jax.jit(planes.unpacked)(clips), planes.unpacked(clips)
+    found, wanted = jax.jit(planes.unpack)(clips), planes.unpack(clips)
     assert found.keys() == wanted.keys()
     for stream in found:
         np.testing.assert_allclose(found[stream], wanted[stream], atol=1e-6)
     still = {"flow": jnp.full((1, 2, 8, 4), 128, jnp.uint8), "corner": np.zeros((1, 2), np.int32)}
-    assert not jax.jit(planes.unpacked)(still | {"mirrored": np.array([True])})["flow"].any()
+    assert not jax.jit(planes.unpack)(still | {"mirrored": np.array([True])})["flow"].any()
 
 
 def test_the_real_clip_transcoded_and_read_is_the_clip(shared_data):

@@ -26,7 +26,7 @@ from i3d_jax.weights.__main__ import main
 
 
 def published_name(name):
-    """What the release calls a tensor of ours; the inverse of `published.our_name`, by hand."""
+    """What the release calls a tensor of ours; the inverse of `published.variable_path`, by hand."""
     collection, *layers, leaf = name.split("/")
     for ours, theirs in {
         "Conv_1a": "Conv3d_1a_7x7", "Conv_2b": "Conv3d_2b_1x1", "Conv_2c": "Conv3d_2c_3x3",
@@ -54,12 +54,12 @@ def test_published_names_and_shapes_map_onto_our_variables_in_both_directions(na
     slots = {tensor for tensor in index if tensor.endswith("/Momentum")}
     assert len(slots) == (116 if name == "rgb_scratch_kin600" else 0)
     assert {slot.removesuffix("/Momentum") for slot in slots} <= set(index)
-    theirs = {published.our_name(tensor): index[tensor].shape for tensor in set(index) - slots}
+    theirs = {published.variable_path(tensor): index[tensor].shape for tensor in set(index) - slots}
     theirs = {leaf: shape[-1:] if "/bn/" in leaf else shape for leaf, shape in theirs.items()}
     assert theirs == ours
     prefix = {"kin600": ""}.get(name.split("_")[-1], f"{'Flow' if entry.stream == 'flow' else 'RGB'}/inception_i3d/")
     assert {prefix + published_name(leaf) for leaf in ours} == set(index) - slots
-    crcs = {published.our_name(tensor): index[tensor].crc32c for tensor in set(index) - slots}
+    crcs = {published.variable_path(tensor): index[tensor].crc32c for tensor in set(index) - slots}
     assert published.fingerprint(crcs) == entry.tensors_sha256
 
 
@@ -301,7 +301,7 @@ def test_the_cache_is_where_the_environment_says(own, xdg, cache, monkeypatch):
     for name, value in (("I3D_JAX_CACHE", own), ("XDG_CACHE_HOME", xdg)):
         if value is not None:
             os.environ[name] = value
-    assert files.cache() == pathlib.Path(cache)
+    assert files.cache_folder() == pathlib.Path(cache)
 
 
 def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
@@ -317,7 +317,7 @@ def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
         weights.load("rgb_imagenet")
     assert main(["list"]) == 2 and "have I3D_JAX_CACHE name a folder" in capsys.readouterr().err
     before = dict(jax.config.values)
-    compilation.keep()
+    compilation.enable_persistent_cache()
     assert jax.config.values["jax_compilation_cache_dir"] == before["jax_compilation_cache_dir"]
 
 

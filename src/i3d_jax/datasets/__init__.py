@@ -40,7 +40,7 @@ def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
     return BUILDERS[family](config=config, data_dir=data_dir, **options)
 
 
-def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
+def available(name: str, data_dir: str | None = None) -> ClipBuilder:
     """Returns what `builder` does, if it is prepared or can be prepared without anything.
 
     Raises:
@@ -57,14 +57,14 @@ def readable(name: str, data_dir: str | None = None) -> ClipBuilder:
 
 
 def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
-    """Returns what `readable` does, prepared, and with all its records.
+    """Returns what `available` does, prepared, and with all its records.
 
     A data set that an earlier version prepared, with a fault, is named on stderr.
 
     Raises:
       ValueError: also if they are not all there.
     """
-    found = readable(name, data_dir)
+    found = available(name, data_dir)
     if is_remote(data_dir):
         remote.local(str(data_dir), _versioned(name))
     if not found.final.exists():
@@ -89,7 +89,7 @@ def _versioned(name: str) -> str:
     return f"{name}/{BUILDERS[name.split('/')[0]].VERSION}"
 
 
-def share(statistics: dict) -> str:
+def coverage(statistics: dict) -> str:
     """How much of a split there is, in words (see `ClipBuilder.statistics`)."""
     used, annotated = statistics["used"], statistics["annotated"]
     return f"{used} of {annotated} annotated clips ({1 - used / annotated:.1%} missing)"

@@ -59,13 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("--data-dir", help="where it is (default: TFDS's own)")
     show.add_argument("--classes", action="store_true", help="also per class")
     flags = parser.parse_args(arguments)
-    compilation.keep()
+    compilation.enable_persistent_cache()
     if getattr(flags, "workers", None) is not None and flags.workers < 1:
         parser.error(f"--workers: {flags.workers} is not a positive number")
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
-        print(f"python -m i3d_jax.datasets: {cli.describe(error)}", file=sys.stderr)
+        print(f"python -m i3d_jax.datasets: {cli.one_line(error)}", file=sys.stderr)
         return 2
     except StoppedError as error:
         print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
@@ -117,7 +117,7 @@ def _prepare(flags: argparse.Namespace) -> int:
         raise ValueError(f"{flags.name} is prepared from your files: {missing} missing")
     if builder.final.exists():
         print(f"{builder.final} is there already; remove it to prepare it anew", file=sys.stderr)
-        shards.clean(builder.final)  # Its parts, if the process that prepared it was killed at the very end.
+        shards.remove_parts(builder.final)  # Its parts, if the process that prepared it was killed at the very end.
     else:
         with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
             builder.prepare()
@@ -150,7 +150,7 @@ def _doctor(flags: argparse.Namespace) -> int:
 
 
 def _show(flags: argparse.Namespace) -> int:
-    builder = datasets.readable(flags.name, flags.data_dir)
+    builder = datasets.available(flags.name, flags.data_dir)
     if not builder.final.exists():
         raise ValueError(f"{flags.name} is not prepared in {builder.final.parents[2]}")
     _warn(builder)
@@ -166,7 +166,7 @@ def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
     for split, found in builder.statistics.items():
         seconds, size = found["frames"] / 25, builder.info.splits[split].num_bytes
         lines.append(
-            f"{split}: {datasets.share(found)}, {seconds / 3600:,.3g} h, {size / 1e6:,.4g} MB, {', '.join(builder.streams)}"
+            f"{split}: {datasets.coverage(found)}, {seconds / 3600:,.3g} h, {size / 1e6:,.4g} MB, {', '.join(builder.streams)}"
         )
         lines += [f"  left out: {count} {kind}" for kind, count in found["rejected"].items()]
         if replaced := found.get("replaced"):  # Data sets that were prepared earlier do not have it.

@@ -151,12 +151,12 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _info(self) -> Info:
         if self.final.exists():  # What is prepared says what it has.
             classes = self.classes() if self.ANNOTATED else None
-            found = description.read(self.final, str(self.version), classes)
+            found = description.read_description(self.final, str(self.version), classes)
         else:
             found = description.Description(tuple(self.classes()), self.has_flow())
         return Info(
             builder=self,
-            features=records.features(found.classes, found.flow),
+            features=records.record_features(found.classes, found.flow),
             supervised_keys=("video", "label"),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
@@ -210,12 +210,12 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         Args:
           wait: for another process that does it, which is an error otherwise.
         """
-        with shards.only_one(self.final, wait):
+        with shards.lock_data_set(self.final, wait):
             if not self.final.exists():
-                with files.named(self.final):
+                with files.naming_errors(self.final):
                     config = tfds.download.DownloadConfig(try_download_gcs=False)
                     self.download_and_prepare(download_config=config)
-            shards.clean(self.final)
+            shards.remove_parts(self.final)
 
 
 class OfficialSplits(ClipBuilder, skip_registration=True):

@@ -34,7 +34,7 @@ def write_checksums(folder: pathlib.Path) -> None:
     files.write_json(folder / CHECKSUMS, {"sha256": digests, "bytes": shards})
 
 
-def read(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> Description:
+def read_description(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> Description:
     """Reads and checks the description of a data set.
 
     Args:
@@ -56,7 +56,7 @@ def read(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> D
     with _reading(folder / FEATURES) as path:
         values = json.loads(path.read_text())["featuresDict"]["features"]
         found = Description(names, "flow" in values)
-        if set(values) != set(records.features(names, found.flow)):
+        if set(values) != set(records.record_features(names, found.flow)):
             raise ValueError(f"it has {', '.join(sorted(values))}")
         if (number := int(values["label"]["classLabel"]["numClasses"])) != len(names):
             raise ValueError(f"it has {number} classes, {LABELS} has {len(names)}")
@@ -84,8 +84,8 @@ def _check_info(info: Any, version: str, used: dict[str, int]) -> None:
     if found != used:
         raise ValueError(f"clips of splits are {found}, by {METADATA} {used}")
     for split in info.splits:  # TFDS makes paths of both.
-        files.inside(pathlib.Path(), split.name)
-        files.inside(pathlib.Path(), split.filepath_template)
+        files.join_inside(pathlib.Path(), split.name)
+        files.join_inside(pathlib.Path(), split.filepath_template)
 
 
 def check_shards(folder: pathlib.Path) -> None:

@@ -24,8 +24,8 @@ import tqdm
 
 from i3d_jax import video
 from i3d_jax.datasets import annotations, records, video_files, workers
-from i3d_jax.files import replacing
-from i3d_jax.stopping import StoppedError, stopping
+from i3d_jax.files import atomic_write
+from i3d_jax.stopping import StoppedError, catch_stop_signals
 from i3d_jax.video import decoding, listing
 
 KINDS = ("missing", "unreadable", "replaced", "too short", "duplicated", "wrong label", "extra")
@@ -101,7 +101,7 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
             yield Finding("wrong label", clip.split, clip.label, clip.id, paths[0], detail)
         if paths[1:]:
             yield Finding("duplicated", clip.split, clip.label, clip.id, paths[0], f"also {', '.join(paths[1:])}")
-    for path in video_files.others(rows, found.files):
+    for path in video_files.unused_files(rows, found.files):
         detail = "not annotated" + (f"; {found.broken[path]}" if path in found.broken else "")
         yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, detail)
 
@@ -131,7 +131,10 @@ def _checked(clips: Sequence[video_files.Clip], number: int) -> list[Checked]:
     """Checks clips in so many processes."""
     parts = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
     found: dict[int, list[Checked]] = {}
-    with tqdm.tqdm(total=len(clips), desc="checking", unit="clip", smoothing=0.05) as bar, stopping() as stopped:
+    with (
+        tqdm.tqdm(total=len(clips), desc="checking", unit="clip", smoothing=0.05) as bar,
+        catch_stop_signals() as stopped,
+    ):
 
         def done(index: int, checked: list[Checked]) -> None:
             found[index] = checked
@@ -186,7 +189,7 @@ def _look_up(clip: video_files.Clip) -> Checked:
 
 def write_csv(path: pathlib.Path, findings: Sequence[Finding]) -> None:
     with (
-        replacing(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         rows = csv.writer(file)

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from i3d_jax import pixels
 from i3d_jax.datasets import annotations, clips, video_files
-from i3d_jax.prefetch import cores
+from i3d_jax.prefetch import usable_cores
 from i3d_jax.video import h264
 
 SIZE = 56  # Of the canvas, pixels; nothing is resized.
@@ -95,7 +95,7 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
             (folder / "flow" / place).write_bytes(h264.encode(pixels.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
         rows = list(pool.map(write, range(count * len(names))))
     path = folder / f"{split}.csv"
     annotations.write_kinetics(path, rows)

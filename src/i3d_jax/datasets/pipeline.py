@@ -18,10 +18,10 @@ from absl import flags
 
 from i3d_jax import video
 from i3d_jax.models.timing import Timing, Window
-from i3d_jax.prefetch import ahead
+from i3d_jax.prefetch import prefetch
 from i3d_jax.video import decoding, planes, windows
 
-PIECE = 8  # Clips of a batch that are decoded together.
+CLIPS_PER_TASK = 8  # Clips of a batch that are decoded together.
 
 # Of "rgb" and "flow": how many frames, and the step between them at 25 per second.
 Streams = dict[str, tuple[int, int]]
@@ -63,7 +63,7 @@ def frames_of(
     Raises:
       video.VideoError: names the record, if it cannot be decoded or does not have the frames it says.
     """
-    size = None if short_side is None else sides(record, short_side)
+    size = None if short_side is None else frame_size(record, short_side)
     length, parts = int(record["frames"]), []
     while count > 0:
         start = int(start) % length
@@ -100,7 +100,7 @@ def random_clip(
     # Backwards, a frame's flow is the opposite of the one before's, which the first frame does not have.
     first = int(backwards and "flow" in streams and record["frames"] > span)
     start = first + int(rng.integers(max(1, record["frames"] - span + 1 - first)))
-    room = [max(1, side - crop + 1) for side in sides(record, short_side)]
+    room = [max(1, side - crop + 1) for side in frame_size(record, short_side)]
     top, left = (int(rng.integers(n)) for n in room)
     mirrored = flip and rng.random() < 0.5
     starts = dict.fromkeys(streams, start)
@@ -112,7 +112,7 @@ def random_clip(
     return clip | {"label": np.int32(record["label"])}
 
 
-def sides(record: dict, short_side: int | None) -> tuple[int, int]:
+def frame_size(record: dict, short_side: int | None) -> tuple[int, int]:
     """Height and width of a record's frames, as they are or resized."""
     size = int(record["height"]), int(record["width"])
     return size if short_side is None else decoding.resized(*size, short_side)
@@ -126,7 +126,7 @@ def packed_clip(
     short_side: int | None = None,
     mirrored: bool = False,
 ) -> dict:
-    """One clip of what `planes.unpacked` takes, whose streams have their first frames at `starts`."""
+    """One clip of what `planes.unpack` takes, whose streams have their first frames at `starts`."""
     clip: dict = {
         stream: frames_of(
             record, stream, window, start=starts[stream], count=frames, stride=stride, short_side=short_side
@@ -137,7 +137,7 @@ def packed_clip(
     return clip | {"corner": corner, "mirrored": np.bool_(mirrored)}
 
 
-def even(crop: int) -> int:
+def check_even(crop: int) -> int:
     """A crop's size, if it is even.
 
     Raises:
@@ -148,7 +148,7 @@ def even(crop: int) -> int:
     return crop
 
 
-class Share:
+class ProcessShard:
     """The clips of every `step`th batch, as one sequence."""
 
     def __init__(self, clips: grain.MapDataset, batch_size: int, first: int, step: int):
@@ -168,7 +168,7 @@ def _leave_stopping_to_the_first(*_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def joined(pieces: list[dict]) -> dict[str, np.ndarray]:
+def stack_clips(pieces: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -209,7 +209,7 @@ def train_batches(
         cores' worth of threads. They are spawned, so scripts need `if __name__ == "__main__"`.
 
     Yields:
-      "rgb", "flow", what is wanted of them, "corner", "mirrored" and perhaps "backwards", packed for `planes.unpacked`,
+      "rgb", "flow", what is wanted of them, "corner", "mirrored" and perhaps "backwards", packed for `planes.unpack`,
       and "label" int32; batch_size / processes clips of each.
 
     Raises:
@@ -219,13 +219,13 @@ def train_batches(
         raise ValueError(f"batches of {batch_size} of {len(source)} clips: wanted one or more of each")
     if batch_size % processes:
         raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
-    options = {"crop": even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
+    options = {"crop": check_even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
     clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     local = batch_size // processes
     # Threads and processes work on, and buffers hold, pieces of a few clips: a batch may be gigabytes.
-    size = max(each for each in range(1, PIECE + 1) if local % each == 0)
-    share = grain.MapDataset.source(Share(dataset, local, start * processes + process, processes))
+    size = max(each for each in range(1, CLIPS_PER_TASK + 1) if local % each == 0)
+    share = grain.MapDataset.source(ProcessShard(dataset, local, start * processes + process, processes))
     # Batched before the threads and processes: piece number n is then the same clips, however many there are.
     pieces = share.batch(size, drop_remainder=True).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -241,23 +241,23 @@ def train_batches(
     try:
         if size == local:
             # Copies too: JAX keeps arrays on a CPU as they are, longer than the memory that workers share should be there.
-            yield from (joined([piece]) for piece in iterator)
+            yield from (stack_clips([piece]) for piece in iterator)
         else:
             groups = iter(lambda: list(itertools.islice(iterator, local // size)), [])
-            yield from ahead(joined, groups, 1)
+            yield from prefetch(stack_clips, groups, 1)
     finally:
         if workers:
             iterator.close()  # Ends the processes and frees what they share with this one.
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A window of some test videos that are of one length, for a network to see.
 
     Attributes:
       records: of the videos, without their bytes; rows of the batch that there are none for repeat one of them.
       ticks: of the whole videos (see `Timing`).
       window: which part of them this is.
-      streams: this process's share of batch_size clips, packed for `planes.unpacked`.
+      streams: this process's share of batch_size clips, packed for `planes.unpack`.
     """
 
     records: list[dict]
@@ -266,7 +266,7 @@ class Piece(NamedTuple):
     streams: dict[str, np.ndarray]
 
 
-def test_pieces(
+def eval_chunks(
     source: Iterable[dict],
     *,
     timing: Timing,
@@ -280,7 +280,7 @@ def test_pieces(
     process: int = 0,
     processes: int = 1,
     threads: int = 2,
-) -> Iterator[Piece]:
+) -> Iterator[Chunk]:
     """Yields whole videos, centre-cropped, in batches of one length, each batch window after window.
 
     Which videos make a batch depends on the records alone, not on what is `done`. Decoded, there is never more in memory
@@ -297,14 +297,14 @@ def test_pieces(
     Raises:
       ValueError: the windows are too short for the network, or the crop is odd.
     """
-    wanted, crop = streams(rgb, flow), even(crop)
+    wanted, crop = streams(rgb, flow), check_even(crop)
     most = {stream: frames for stream, (frames, _) in wanted.items()}
 
-    def load(records: list[dict], ticks: int, window: Window) -> Piece:
+    def load(records: list[dict], ticks: int, window: Window) -> Chunk:
         rows, share = [], batch_size // processes
         mine = records[process * share : (process + 1) * share] or records[:1]
         for record in mine:
-            height, width = sides(record, short_side)
+            height, width = frame_size(record, short_side)
             centre = planes.Window((height - crop) // 2, (width - crop) // 2, crop)
             clip: dict = {}
             for stream, (_, stride) in wanted.items():
@@ -314,10 +314,10 @@ def test_pieces(
             rows.append(clip)
         rows += rows[:1] * (share - len(rows))
         about = [{name: value for name, value in record.items() if name not in ("video", "flow")} for record in records]
-        return Piece(about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        return Chunk(about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
     def jobs() -> Iterator[tuple]:
-        for ticks, records in batches_of_one_length(source, length, batch_size):
+        for ticks, records in batch_by_length(source, length, batch_size):
             if not all(record["id"] in done for record in records):
                 for window in timing.windows(ticks, chunk):
                     yield records, ticks, window
@@ -326,10 +326,10 @@ def test_pieces(
         available = {stream: -(-record["frames"] // stride) for stream, (_, stride) in wanted.items()}
         return timing.ticks(available, most)
 
-    yield from ahead(lambda job: load(*job), jobs(), threads)
+    yield from prefetch(lambda job: load(*job), jobs(), threads)
 
 
-def batches_of_one_length(
+def batch_by_length(
     records: Iterable[dict], length: Callable[[dict], int], batch_size: int
 ) -> Iterator[tuple[int, list[dict]]]:
     """Yields (length, records) in full batches while there are such; four batches' worth of records wait at most."""

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from i3d_jax import flow, pixels, video
 from i3d_jax.datasets.video_files import Clip
-from i3d_jax.flow.videos import of_frames
+from i3d_jax.flow.videos import flow_of_frames
 from i3d_jax.video import decoding, h264
 
 # Of the records. Data sets say it (`ClipBuilder.format`); unfinished shards of an earlier one are written again.
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
     recipe: dict | None = None
 
 
-def features(classes: Sequence[str], flow: bool = False) -> tfds.features.FeaturesDict:
+def record_features(classes: Sequence[str], flow: bool = False) -> tfds.features.FeaturesDict:
     """What is in a record: the names of the values, and their types."""
     # Not `features.Video`, which imports TensorFlow.
     file = tfds.features.Tensor(shape=(), dtype=np.object_)
@@ -57,7 +57,7 @@ def features(classes: Sequence[str], flow: bool = False) -> tfds.features.Featur
     )
 
 
-def record(clip: Clip, path: str, settings: Settings) -> dict:
+def make_record(clip: Clip, path: str, settings: Settings) -> dict:
     """Transcodes one of a clip's files to what its record holds.
 
     Flow is copied, whose files are what `python -m i3d_jax.flow` makes of it, or computed.
@@ -81,7 +81,7 @@ def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
     assert settings.tv_l1 is not None
     most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
     grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
-    return h264.encode(map(pixels.flow_bytes, of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
+    return h264.encode(map(pixels.flow_bytes, flow_of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
 
 
 def read_flow(clip: Clip, path: str, found: h264.Transcoded) -> bytes:

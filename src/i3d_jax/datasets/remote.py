@@ -12,7 +12,7 @@ import filelock
 import fsspec
 import tqdm
 
-from i3d_jax.files import cache, inside, replacing
+from i3d_jax.files import atomic_write, cache_folder, join_inside
 
 COMPLETE = ".complete"
 
@@ -32,7 +32,7 @@ def local(url: str, name: str, records: bool = True) -> str:
       ValueError: there is no such data set, fsspec lacks what it needs to look, or the store has a file whose name leads out
         of the data set's folder.
     """
-    root = cache() / "datasets" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    root = cache_folder() / "datasets" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     folder = root / name
     if (folder / COMPLETE).exists():
         return str(root)
@@ -44,7 +44,7 @@ def local(url: str, name: str, records: bool = True) -> str:
             listed = system.find(there, detail=True).items()
             sizes = {found.partition(f"{there}/")[2]: about["size"] for found, about in listed}
             for found in sizes:
-                inside(folder, found)
+                join_inside(folder, found)
         except Exception as error:  # noqa: BLE001 - every store has exceptions of its own
             raise ValueError(f"{url}: {str(error) or repr(error)}") from None
         if None in sizes.values():
@@ -77,7 +77,7 @@ def _copy(system: fsspec.AbstractFileSystem, found: str, here: pathlib.Path, siz
     if _is_here(here, size):
         return
     here.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(here) as temporary:
+    with atomic_write(here) as temporary:
         system.get_file(found, str(temporary))
         if temporary.stat().st_size != size:
             raise ValueError(f"{found}: {temporary.stat().st_size} bytes came, wanted {size}")

@@ -25,11 +25,11 @@ from tensorflow_datasets.core import example_serializer
 
 from i3d_jax import video
 from i3d_jax.datasets import workers
-from i3d_jax.datasets.records import FORMAT, Settings, check_storage, features, record
+from i3d_jax.datasets.records import FORMAT, Settings, check_storage, make_record, record_features
 from i3d_jax.datasets.video_files import Clip
-from i3d_jax.files import locked, named, remove_leftovers, replacing
-from i3d_jax.prefetch import ahead, cores
-from i3d_jax.stopping import StoppedError, stopping
+from i3d_jax.files import atomic_write, locked, naming_errors, remove_leftovers
+from i3d_jax.prefetch import prefetch, usable_cores
+from i3d_jax.stopping import StoppedError, catch_stop_signals
 
 CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
 
@@ -80,7 +80,7 @@ def prepare(
       StoppedError: SIGINT or SIGTERM came while processes were at work; shards that are done are kept too.
     """
     jobs = {
-        split: list(jobs_of(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
+        split: list(shard_jobs(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
     }
     for split in jobs:  # Better now than after hours.
         _check_files([clip for clip in clips if clip.split == split], split)
@@ -94,7 +94,7 @@ def prepare(
                 run_on_beam(left, beam)
             elif processes is None:
                 for job in left:
-                    write(job, bar.update, threads=cores())
+                    write(job, bar.update, threads=usable_cores())
             else:
                 run(left, processes, bar)
         except OSError as error:
@@ -131,7 +131,7 @@ def _check_files(clips: Sequence[Clip], split: str) -> None:
 
 def _write_rejected(path: pathlib.Path, rows: Sequence[tuple]) -> None:
     # Names of files are bytes, and not all are UTF-8.
-    with named(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with naming_errors(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(("split", "id", "file", "reason", "used_instead"))
         writer.writerows(rows)
@@ -163,7 +163,7 @@ def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
     }
 
 
-def jobs_of(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings) -> Iterator[Job]:
+def shard_jobs(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings) -> Iterator[Job]:
     chosen = [clip for clip in clips if clip.split == split]
     # An order that depends on the clips alone; neighbours of one video or class end in different shards.
     chosen.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
@@ -176,7 +176,7 @@ def jobs_of(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, s
 
 def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1) -> None:
     """Writes the shard of a job, and then its marker; calls `advance` after every clip."""
-    form = features(job.settings.classes, job.settings.flow)
+    form = record_features(job.settings.classes, job.settings.flow)
     specs: Any = form.get_serialized_info()
     serializer = example_serializer.ExampleSerializer(specs)
     shard, trying = pathlib.Path(job.shard), pathlib.Path(f"{job.shard}.trying")
@@ -189,10 +189,10 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 rejected.append((path, broken[path]))
                 continue
             if threads == 1:
-                with named(trying):  # Names the video, should it bring the process down.
+                with naming_errors(trying):  # Names the video, should it bring the process down.
                     trying.write_bytes(os.fsencode(path))
             try:
-                found = record(clip, path, job.settings)
+                found = make_record(clip, path, job.settings)
                 return found, [(clip.id, *each, path) for each in rejected]
             except video.VideoError as error:
                 check_storage(path, *clip.flows)
@@ -200,10 +200,10 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
         return None, [(clip.id, *each, None) for each in rejected or [(None, "is missing")]]
 
     used, rejected, sizes, frames, size = Counter(), [], {}, 0, 0
-    with replacing(shard) as temporary:
+    with atomic_write(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for clip, (found, problems) in zip(job.clips, ahead(example, job.clips, threads), strict=True):
+        for clip, (found, problems) in zip(job.clips, prefetch(example, job.clips, threads), strict=True):
             if problems:
                 rejected += problems
                 sizes |= {path: _size(path) for path in (*clip.paths, *clip.flows)}
@@ -216,9 +216,9 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
                 frames, size = frames + found["frames"], size + len(data)
             advance()
         _written(shard, writer.close)
-    state = {"made_from": made_from(job), "file": shard.stat().st_size, "sizes": sizes}
+    state = {"made_from": fingerprint(job), "file": shard.stat().st_size, "sizes": sizes}
     content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
-    with replacing(marker_path(job)) as temporary:
+    with atomic_write(marker_path(job)) as temporary:
         temporary.write_text(json.dumps(state | content))
     trying.unlink(missing_ok=True)
 
@@ -230,7 +230,7 @@ def _written(shard: pathlib.Path, call: Callable[..., Any], *data: bytes) -> Non
         raise OSError(errno.EIO, str(error), str(shard)) from None
 
 
-def made_from(job: Job) -> str:
+def fingerprint(job: Job) -> str:
     # The folder may be another: videos are known by their names.
     clips = [
         [*clip[:4], *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows))]
@@ -251,7 +251,7 @@ def marker(job: Job) -> dict | None:
     """
     try:
         found = json.loads(marker_path(job).read_text())
-        whole = found["made_from"] == made_from(job) and found["file"] == os.stat(job.shard).st_size
+        whole = found["made_from"] == fingerprint(job) and found["file"] == os.stat(job.shard).st_size
         return found if whole and all(_size(path) == size for path, size in found["sizes"].items()) else None
     except (OSError, ValueError, KeyError):
         return None
@@ -278,7 +278,7 @@ def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
     counter, before = workers.CONTEXT.Value("q", 0), bar.n
 
     try:
-        with stopping() as stopped:
+        with catch_stop_signals() as stopped:
 
             def tick() -> None:
                 if stopped:
@@ -331,7 +331,7 @@ def _write_text(text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_one(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
+def lock_data_set(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
     """Makes sure that no other process prepares the same data set, or waits until it does not."""
     busy = PrepareError(f"{final}: another process is preparing it")
     with locked(final.with_name(f"{final.name}.lock"), busy, -1 if wait else 0):
@@ -341,7 +341,7 @@ def only_one(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def clean(final: pathlib.Path) -> None:
+def remove_parts(final: pathlib.Path) -> None:
     """Removes the parts of a data set that is in place."""
     shutil.rmtree(final.with_name(f"{final.name}.parts"), ignore_errors=True)
 
@@ -351,5 +351,5 @@ def _place(shard: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         os.link(shard, folder / shard.name)
     except OSError:
-        with named(folder / shard.name):
+        with naming_errors(folder / shard.name):
             shutil.copyfile(shard, folder / shard.name)

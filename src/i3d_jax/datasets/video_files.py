@@ -21,7 +21,7 @@ class Clip(NamedTuple):
       seconds: that the annotation gives it; None: the whole file.
       paths: its videos, the preferred one first. The first that can be used is; none: the clip is missing.
       flows: the files of its flow, the preferred one first.
-      broken: those of `paths` that are no files, each with the reason (see `listing.entries`).
+      broken: those of `paths` that are no files, each with the reason (see `listing.list_files`).
     """
 
     id: str
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
     Attributes:
       files: names without extension to sorted paths relative to the folder, with "/".
-      broken: those of the paths that are no files, each with the reason (see `listing.entries`).
+      broken: those of the paths that are no files, each with the reason (see `listing.list_files`).
     """
 
     files: dict[str, list[str]]
@@ -55,14 +55,14 @@ def videos(folder: Path) -> dict[str, list[str]]:
 
 
 def find(folder: Path) -> Found:
-    """Lists everything below a folder (see `listing.entries`).
+    """Lists everything below a folder (see `listing.list_files`).
 
     Raises:
       AnnotationError: a folder that is missing or cannot be read.
     """
     found = Found({}, {})
     try:
-        for path, reason in listing.entries(folder).items():
+        for path, reason in listing.list_files(folder).items():
             found.files.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
             if reason:
                 found.broken[path] = reason
@@ -130,7 +130,7 @@ def label_of(path: str, labels: set[str]) -> str | None:
     return None
 
 
-def others(rows: Iterable[Row], found: Mapping[str, list[str]]) -> list[str]:
+def unused_files(rows: Iterable[Row], found: Mapping[str, list[str]]) -> list[str]:
     """The files that are no row's, sorted; those that are not videos by their extension are left out."""
     wanted = {row.stem for row in rows}
     unwanted = (stem for stem in found if stem not in wanted and respelt(stem) not in wanted)

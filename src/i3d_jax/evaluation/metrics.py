@@ -92,7 +92,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def write_confusion(folder: pathlib.Path, matrix: np.ndarray, names: Sequence[str]) -> None:
     """Writes confusion.csv, with the classes' names, and confusion.png, each row as shares of its class."""
     with (
-        files.replacing(folder / "confusion.csv") as written,
+        files.atomic_write(folder / "confusion.csv") as written,
         written.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
@@ -112,5 +112,5 @@ def write_confusion(folder: pathlib.Path, matrix: np.ndarray, names: Sequence[st
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     picture.colorbar(image, shrink=0.6, label="share of the class's clips")
-    with files.replacing(folder / "confusion.png") as written:
+    with files.atomic_write(folder / "confusion.png") as written:
         picture.savefig(written, format="png", dpi=120, metadata={"Software": None})

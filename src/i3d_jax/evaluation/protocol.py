@@ -22,16 +22,16 @@ from i3d_jax.evaluation import metrics, results
 from i3d_jax.models import Network
 from i3d_jax.video import planes
 
-ALL = 10**9  # Frames; more than a video has.
+ALL_FRAMES = 10**9  # Frames; more than a video has.
 
 
-def logits_of_steps(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
+def logits_per_step(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
     """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries.
 
-    `streams` are packed clips (see `planes.unpacked`).
+    `streams` are packed clips (see `planes.unpack`).
     """
     past = {} if carry is None else {"carry": carry}
-    _, ends = network.apply(variables, models.the_input(planes.unpacked(streams)), endpoints=True, **past)
+    _, ends = network.apply(variables, models.as_network_input(planes.unpack(streams)), endpoints=True, **past)
     steps = {stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends}
     return {"": ends["Logits"], **steps}, ends.get("carry")
 
@@ -44,7 +44,7 @@ def predictions(
     Args:
       source: records (`ClipBuilder.records`).
       sharding: of a batch over the devices of all processes; None: one device of one process.
-      pieces: other arguments of `pipeline.test_pieces`.
+      pieces: other arguments of `pipeline.eval_chunks`.
 
     Yields:
       per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
@@ -53,7 +53,7 @@ def predictions(
     # Each process needs all logits.
     whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
     apply = jax.jit(
-        logits_of_steps,
+        logits_per_step,
         static_argnames="network",
         out_shardings=(whole, None),
         compiler_options=models.compiler_options(),
@@ -61,13 +61,13 @@ def predictions(
     timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
     programs: dict[tuple, jax.stages.Compiled] = {}
     total, steps, carry = {}, 0, None
-    for piece in pipeline.test_pieces(source, timing=timing, **process, **pieces):
+    for piece in pipeline.eval_chunks(source, timing=timing, **process, **pieces):
         window, streams = piece.window, piece.streams
         if sharding is not None:
-            streams = distributed.on_devices(streams, sharding)
+            streams = distributed.shard_batch(streams, sharding)
         given = tuple((x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves((streams, carry)))
         if given not in programs:
-            programs[given] = distributed.compiled(apply, variables, streams, carry, network=network)
+            programs[given] = distributed.compile_on_all_processes(apply, variables, streams, carry, network=network)
         found, carry = programs[given](variables, streams, carry)
         kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
         if timing.carries:
@@ -105,7 +105,7 @@ def evaluate(
     return metrics.scores(logits, np.array([each["label"] for each in found]))
 
 
-def run(
+def evaluate_weights(
     folder: pathlib.Path,
     name: str,
     *,
@@ -138,10 +138,10 @@ def run(
     """
     network, variables, info = weights.network(name)
     try:
-        builder = datasets.readable(dataset, data_dir)
+        builder = datasets.available(dataset, data_dir)
     except ValueError as error:
         raise results.EvaluationError(str(error)) from None
-    check(info, name, builder, dataset, split)
+    check_compatible(info, name, builder, dataset, split)
     timing, streams = network.timing, footprint(info.footprint, frames)
     stream, (_, stride) = next(iter(streams.items()))
     per_tick = stride * timing.frames(stream)
@@ -165,15 +165,15 @@ def run(
         "footprint": {stream: list(pair) for stream, pair in streams.items()},
         "limit": limit,
     }
-    assert set(settings) == set(results.ABOUT)
+    assert set(settings) == set(results.SETTINGS)
     with results.locked(folder):
-        results.note_settings(folder, settings)
+        results.write_settings(folder, settings)
         records = builder.records(split)
         number = min(len(records), limit or len(records))
         done = results.read_predictions(folder, info.classes)
         devices = jax.device_count()
         batch_size = -(-batch_size // devices) * devices
-        replicated, sharded = distributed.shardings()
+        replicated, sharded = distributed.data_parallel_shardings()
         batches = predictions(
             network,
             jax.device_put(variables, replicated),
@@ -189,20 +189,20 @@ def run(
         )
         path = folder / "predictions.jsonl"
         with (
-            files.named(path),
+            files.naming_errors(path),
             path.open("a") as file,
             tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar,
         ):
             try:
                 for batch in batches:
                     new = [each for each in batch if each["id"] not in done]
-                    file.write("".join(json.dumps(results.line(each, info.classes)) + "\n" for each in new))
+                    file.write("".join(json.dumps(results.prediction_line(each, info.classes)) + "\n" for each in new))
                     file.flush()
                     bar.update(len(new))
             except ValueError as error:
                 raise results.EvaluationError(str(error)) from None
         about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
-        about |= {name: builder.statistics[split][name] for name in results.SHARE}
+        about |= {name: builder.statistics[split][name] for name in results.COVERAGE}
         result = results.write_results(folder, info.classes, about)
         if result["clips"] != number:
             raise results.EvaluationError(
@@ -211,11 +211,11 @@ def run(
         return result
 
 
-def check(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str) -> None:
+def check_compatible(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str) -> None:
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
-        names = [cli.printable(names[0]) for names in (builder.class_names, info.classes)]
+        names = [cli.escape_unprintable(names[0]) for names in (builder.class_names, info.classes)]
         raise results.EvaluationError(
             f"{dataset} has {found} classes ({names[0]}, ...), {name} was trained on {wanted} "
             f"({names[1]}, ...): they must be the same, in the same order"
@@ -233,4 +233,4 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
         raise results.EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
-    return {stream: (-(-(frames or ALL) // stride), stride) for stream, (_, stride) in streams.items()}
+    return {stream: (-(-(frames or ALL_FRAMES) // stride), stride) for stream, (_, stride) in streams.items()}

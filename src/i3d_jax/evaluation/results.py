@@ -12,15 +12,15 @@ from i3d_jax.evaluation import metrics
 from i3d_jax.models.network import CHANNELS
 
 STREAMS = tuple(CHANNELS)
-SHARE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.
-ABOUT = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
+COVERAGE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.
+SETTINGS = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
 
 
 class EvaluationError(ValueError):
     """An evaluation that cannot be made; the message says why."""
 
 
-def line(prediction: dict, classes: Sequence[str]) -> dict:
+def prediction_line(prediction: dict, classes: Sequence[str]) -> dict:
     """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
     logits = {name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()}
     own = prediction["logits"][""]
@@ -47,10 +47,10 @@ def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     return files.locked_folder(folder, busy)
 
 
-def note_settings(folder: pathlib.Path, settings: dict) -> None:
+def write_settings(folder: pathlib.Path, settings: dict) -> None:
     """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
     try:
-        files.note(folder / "settings.json", settings)
+        files.write_once(folder / "settings.json", settings)
     except ValueError as error:
         raise EvaluationError(str(error)) from None
 
@@ -69,7 +69,7 @@ def read_predictions(folder: pathlib.Path, classes: Sequence[str], mend: bool = 
     found: dict[str, dict] = {}
     streams: set[str] | None = None
     try:
-        lines = files.whole_lines(path, mend)
+        lines = files.complete_lines(path, mend)
     except UnicodeDecodeError:
         raise EvaluationError(f"{path}: damaged") from None
     for number, text in enumerate(lines, 1):
@@ -146,16 +146,16 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
         }
         if apart:
             raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
-    share = {name: about[name] for name in SHARE if name in about}
-    fused = [{k: value for k, value in other.items() if k not in ("classes", *SHARE)} for _, other, _ in runs]
+    share = {name: about[name] for name in COVERAGE if name in about}
+    fused = [{k: value for k, value in other.items() if k not in ("classes", *COVERAGE)} for _, other, _ in runs]
     settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
     lines = []
     for name, clip in its_first.items():
         total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
-        lines.append(line(clip | {"logits": {"": total}}, about["classes"]))
+        lines.append(prediction_line(clip | {"logits": {"": total}}, about["classes"]))
     with locked(out):
-        note_settings(out, settings)
-        with files.replacing(out / "predictions.jsonl") as written:
+        write_settings(out, settings)
+        with files.atomic_write(out / "predictions.jsonl") as written:
             written.write_text("".join(json.dumps(each) + "\n" for each in lines))
         return write_results(out, about["classes"], settings | share)
 
@@ -174,4 +174,4 @@ def _about(folder: pathlib.Path) -> dict:
         raise EvaluationError(f"{path}: not of an evaluation")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise EvaluationError(f"{path}: not of an evaluation: classes are {classes!r:.100}")
-    return {"classes": classes} | {name: about[name] for name in {"fused", *ABOUT, *SHARE} & set(about)}
+    return {"classes": classes} | {name: about[name] for name in {"fused", *SETTINGS, *COVERAGE} & set(about)}

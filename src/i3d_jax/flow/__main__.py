@@ -36,12 +36,12 @@ import tqdm
 from i3d_jax import cli, compilation, files, video
 from i3d_jax.flow import NOTE, PRESETS, recipe
 from i3d_jax.flow.formats import FORMATS, PICTURES, Flow
-from i3d_jax.flow.videos import of_frames
-from i3d_jax.prefetch import ahead
-from i3d_jax.stopping import StoppedError, stopping
+from i3d_jax.flow.videos import flow_of_frames
+from i3d_jax.prefetch import prefetch
+from i3d_jax.stopping import StoppedError, catch_stop_signals
 from i3d_jax.video import listing
 
-MOST_PAIRS = 1024  # At a time; more are of no use and take all memory.
+MAX_PAIRS = 1024  # At a time; more are of no use and take all memory.
 
 
 class Job(NamedTuple):
@@ -51,7 +51,7 @@ class Job(NamedTuple):
     target: pathlib.Path
 
 
-def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[Job]:
+def flow_jobs(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[Job]:
     """The videos that are named, or lie in folders that are, and where in `out` their flow goes.
 
     Raises:
@@ -60,7 +60,7 @@ def jobs_of(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list[J
     jobs = []
     for name in names:
         if name.is_dir():
-            inside = [(name / path, path) for path in listing.videos(name, but=out)]
+            inside = [(name / path, path) for path in listing.find_videos(name, but=out)]
         else:
             inside = [(name, pathlib.PurePath(name.name))]
         jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]
@@ -82,7 +82,7 @@ class Done:
     def __init__(self, out: pathlib.Path):
         self.out, self.path = out, out / "done.jsonl"
         self.videos: dict[str, list] = {}
-        for line in files.whole_lines(self.path):
+        for line in files.complete_lines(self.path):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # Else it is not there.
                 noted = json.loads(line)
                 self.videos[noted["flow"]] = noted["of"]
@@ -102,7 +102,7 @@ class Done:
 
     def add(self, job: Job) -> None:
         line = json.dumps({"flow": self._name(job), "of": self._video(job)}) + "\n"
-        with files.named(self.path), self.path.open("a") as file:
+        with files.naming_errors(self.path), self.path.open("a") as file:
             file.write(line)
 
     def _name(self, job: Job) -> str:
@@ -137,14 +137,14 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
 
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(job.target) as temporary:
+        with files.atomic_write(job.target) as temporary:
             FORMATS[flags.format].write(temporary, counted(), flags.full)
             if job.target.is_dir():  # Of a run that was killed before it was noted; a file is replaced as it is.
                 shutil.rmtree(job.target)
     except video.VideoError as error:
         return error
     except (av.error.FFmpegError, MemoryError) as error:  # Of frames larger than H.264 has, for one.
-        reason = error.strerror if isinstance(error, av.error.FFmpegError) else cli.describe(error)
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else cli.one_line(error)
         return video.VideoError(str(job.source), f"its flow cannot be encoded: {reason}")
     done.add(job)
     height, width = size
@@ -156,11 +156,11 @@ def _flow(path: pathlib.Path, flags: argparse.Namespace) -> Flow:
     """The flow of a video; raises nothing but VideoErrors."""
     try:
         frames = video.grey(path, short_side=flags.short_side, frames=flags.frames, strict=True)
-        yield from of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size)
+        yield from flow_of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size)
     except video.VideoError:
         raise
     except Exception as error:
-        raise video.VideoError(str(path), f"its flow cannot be computed: {cli.describe(error)}") from error
+        raise video.VideoError(str(path), f"its flow cannot be computed: {cli.one_line(error)}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -177,16 +177,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="pairs of frames at a time (default: 8, on accelerators 64)")
     parser.add_argument("--parallel", type=int, help="videos at a time (default: 1, on accelerators 4)")
     flags = parser.parse_args(arguments)
-    compilation.keep()
+    compilation.enable_persistent_cache()
     for flag in ("short_side", "frames", "full", "batch_size", "parallel"):
         if getattr(flags, flag) is not None and not getattr(flags, flag) > 0:
             parser.error(f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number")
     if flags.short_side < 2:
         parser.error("--short-side: 1 is too small, wanted 2 or more")
-    if (flags.batch_size or 1) > MOST_PAIRS:
-        parser.error(f"--batch-size: {flags.batch_size} is too large, wanted {MOST_PAIRS} or less")
+    if (flags.batch_size or 1) > MAX_PAIRS:
+        parser.error(f"--batch-size: {flags.batch_size} is too large, wanted {MAX_PAIRS} or less")
     try:
-        jobs = jobs_of(flags.videos, flags.out, FORMATS[flags.format].suffix)
+        jobs = flow_jobs(flags.videos, flags.out, FORMATS[flags.format].suffix)
         new = not (flags.out / NOTE).exists()
         strangers = [job.target for job in jobs if new and job.target.exists()]
         if strangers:
@@ -194,19 +194,19 @@ def main(arguments: list[str] | None = None) -> int:
         busy = ValueError(f"{flags.out}: another process writes flow to it; use another --out")
         with files.locked_folder(flags.out, busy):
             about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
-            files.note(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
+            files.write_once(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
             for folder in {job.target.parent for job in jobs}:
                 files.remove_leftovers(folder)
             return _run_all(jobs, flags)
     except (OSError, ValueError) as error:
-        cli.say(error)
+        cli.print_error(error)
         return 2
 
 
 def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
     done, status, failures, ended = Done(flags.out), 0, [], threading.Event()
     parallel = flags.parallel or (1 if jax.default_backend() == "cpu" else 4)
-    with stopping() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
+    with catch_stop_signals() as stopped, tqdm.tqdm(unit="frame", disable=None) as bar:
 
         def advance() -> None:
             if stopped or ended.is_set():
@@ -222,7 +222,7 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
                 raise
 
         try:
-            for number, found in enumerate(ahead(attempt, jobs, parallel)):
+            for number, found in enumerate(prefetch(attempt, jobs, parallel)):
                 bar.set_description(f"{number + 1}/{len(jobs)} videos")
                 if isinstance(found, video.VideoError):
                     tqdm.tqdm.write(str(found), file=sys.stderr)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-A = -0.75  # The cubic kernel's free parameter, OpenCV's.
+CUBIC_A = -0.75  # The cubic kernel's free parameter, OpenCV's.
 MARGIN = 4  # Zeros around a warped image: what lies outside is 0.
 
 
@@ -106,5 +106,9 @@ def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]
 def _cubic(t: jax.Array) -> list[jax.Array]:
     """The weights of the pixels at -1, 0, 1 and 2 for a place t in [0, 1)."""
     s = 1 - t
-    before, here, there = A * t * s * s, ((A + 2) * t - (A + 3)) * t * t + 1, ((A + 2) * s - (A + 3)) * s * s + 1
+    before, here, there = (
+        CUBIC_A * t * s * s,
+        ((CUBIC_A + 2) * t - (CUBIC_A + 3)) * t * t + 1,
+        ((CUBIC_A + 2) * s - (CUBIC_A + 3)) * s * s + 1,
+    )
     return [before, here, there, 1 - before - here - there]

@@ -136,17 +136,17 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="settings")
 def _batched(first: jax.Array, second: jax.Array, settings: TVL1) -> jax.Array:
     # A CPU is fastest pair by pair, in its caches, each for as many iterations as it needs. Of two forms both would be traced.
-    form = _in_turn if platforms.platform() == "cpu" else _together
+    form = _one_by_one if platforms.platform() == "cpu" else _as_one_batch
     return form(settings, first, second)
 
 
-def _in_turn(settings, first, second):
+def _one_by_one(settings, first, second):
     # Of what several kernels need a CPU stores as little as it can: it waits for memory.
     pair = functools.partial(_pair, settings, stored=lax.optimization_barrier)
     return lax.map(lambda both: pair(*both), (first, second))
 
 
-def _together(settings, first, second):
+def _as_one_batch(settings, first, second):
     return jax.vmap(functools.partial(_pair, settings, stored=lambda x: x))(first, second)
 
 

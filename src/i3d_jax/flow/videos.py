@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from i3d_jax.flow.tvl1 import OPENCV, TVL1, tv_l1
-from i3d_jax.prefetch import ahead, cores
+from i3d_jax.prefetch import prefetch, usable_cores
 
 
-def of_frames(
+def flow_of_frames(
     frames: Iterable[np.ndarray], settings: TVL1 = OPENCV, *, batch_size: int | None = None, threads: int | None = None
 ) -> Iterator[np.ndarray]:
     """Yields the flow from each frame of a video to the next, f32 [H, W, 2] in pixels, as many as there are frames.
@@ -33,7 +33,7 @@ def of_frames(
     """
     on_cpu, devices = jax.default_backend() == "cpu", jax.local_device_count()
     size = -(-(batch_size or (8 if on_cpu else 64)) // devices) * devices
-    frames = checked(frames)
+    frames = check_frame_sizes(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError("flow: no frames")
@@ -52,15 +52,15 @@ def of_frames(
     def flow(batch: list[np.ndarray]) -> np.ndarray:
         pairs = len(batch) - 1
         stack = np.stack(batch + batch[-1:] * (size - pairs))  # Nothing moves in the pairs that are added.
-        return np.asarray(compiled((size, *first.shape), settings)(stack[:-1], stack[1:]))[:pairs]
+        return np.asarray(compiled_program((size, *first.shape), settings)(stack[:-1], stack[1:]))[:pairs]
 
     last = np.zeros((*first.shape, 2), np.float32)
-    for last in itertools.chain.from_iterable(ahead(flow, batches(), threads or (cores() if on_cpu else 2))):
+    for last in itertools.chain.from_iterable(prefetch(flow, batches(), threads or (usable_cores() if on_cpu else 2))):
         yield last
     yield last
 
 
-def checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def check_frame_sizes(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The frames, if they are uint8 [H, W] and all of one size."""
     size = None
     for frame in frames:
@@ -76,7 +76,7 @@ _programs: dict[tuple, concurrent.futures.Future] = {}
 _lock = threading.Lock()
 
 
-def compiled(shape: tuple[int, ...], settings: TVL1) -> Callable:
+def compiled_program(shape: tuple[int, ...], settings: TVL1) -> Callable:
     """The program for batches of pairs of one shape. Threads that want the same one wait for one of them to compile it."""
     key = shape, settings
     with _lock:

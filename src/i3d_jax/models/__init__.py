@@ -95,7 +95,7 @@ def build(name: str, **options) -> Network:
     return network
 
 
-def example(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> Any:
+def input_shapes(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> Any:
     """The shapes of a network's input: an array [B, T, H, W, C] or, for two streams, a dictionary of them.
 
     Args:
@@ -106,9 +106,9 @@ def example(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> 
         stream: jax.ShapeDtypeStruct((batch, frames, crop, crop, CHANNELS[stream]), jnp.float32)
         for stream, (frames, _) in clips.items()
     }
-    return the_input(shapes)
+    return as_network_input(shapes)
 
 
-def the_input(streams: dict[str, Any]) -> Any:
+def as_network_input(streams: dict[str, Any]) -> Any:
     """What a network takes: the one stream's value, or the dictionary of several."""
     return streams if len(streams) > 1 else next(iter(streams.values()))

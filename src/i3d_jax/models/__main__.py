@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def row(name: str, classes: int) -> tuple[str, ...]:
     entry, network = models.MODELS[name], models.build(name, num_classes=classes)
-    train, test = (models.example(clips, entry.crop) for clips in (entry.train, entry.test))
+    train, test = (models.input_shapes(clips, entry.crop) for clips in (entry.train, entry.test))
     variables = jax.eval_shape(network.init, jax.random.key(0), train)
     return (
         name,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import platforms, toom_cook
-from i3d_jax.models.padding import padded, same_pads
+from i3d_jax.models.padding import pad, same_pads
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -161,7 +161,7 @@ def _taps_as_channels(x, kernel, before, strides):
     wherever they are used.
     """
     runs, taps = x.shape[1], kernel.shape[0]
-    x = padded(x, 1, before, taps - 1 - before)
+    x = pad(x, 1, before, taps - 1 - before)
     x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + runs, axis=1) for tap in range(taps)], -1)
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])

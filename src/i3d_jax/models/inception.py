@@ -81,7 +81,7 @@ class Inception(Network):
         unit = self.unit(time_padding=self.time_padding)
         ends = self.walk(LAYERS, video.astype(self.dtype), train, unit, self.dims)
         # Windows of 2 frames by 7x7 pixels at 224x224; any other size is averaged over all of its space, too.
-        x = ends["AvgPool"] = average(ends["Mixed_5c"], self.dims)
+        x = ends["AvgPool"] = average_pool(ends["Mixed_5c"], self.dims)
         if self.num_classes is None:
             x = convolution.at_least_float32(jnp.squeeze(x, (-3, -2)))
             x = x if frames is None else x.reshape(-1, frames, x.shape[-1])
@@ -94,7 +94,7 @@ class Inception(Network):
         return (x, ends) if endpoints else x
 
 
-def average(x: jax.Array, dims: int) -> jax.Array:
+def average_pool(x: jax.Array, dims: int) -> jax.Array:
     """The last average pool: all of space and, of a video, two frames at a time; keeps the rank."""
     x = convolution.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
     return (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x

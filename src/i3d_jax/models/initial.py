@@ -27,8 +27,8 @@ class Row(NamedTuple):
     source_shape: tuple[int, ...] = ()
 
 
-def plan(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
-    """Says what `initial` does, a row per leaf of `like`; the arguments are its."""
+def plan_transfer(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
+    """Says what `transfer_variables` does, a row per leaf of `like`; the arguments are its."""
     found = named_leaves(source)
     rows = []
     for leaf, value in named_leaves(like).items():
@@ -48,7 +48,7 @@ def plan(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> str:
+def format_plan(rows: list[Row]) -> str:
     """The rows as a Markdown table, and how many parameters and statistics each action makes."""
     lines = ["| leaf | shape | what is done | source | its shape |", "|---|---|---|---|---|"]
     sizes: dict[str, int] = {}
@@ -60,7 +60,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def initial(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
+def transfer_variables(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
     """The variables that a network starts from.
 
     Args:
@@ -80,13 +80,13 @@ def initial(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
         given = {kind: _last_layers_of(like[kind], _copy(source[kind])) for kind in source}
         stem, wanted = _stem(given), _stem(like)
         if stem is not None and wanted is not None and stem["kernel"].shape[-2] != wanted["kernel"].shape[-2]:
-            stem["kernel"] = averaged(stem["kernel"], wanted["kernel"].shape[-2])
+            stem["kernel"] = average_channels(stem["kernel"], wanted["kernel"].shape[-2])
         made = inflate_params(given, like=like)
         variables = {kind: _put(variables[kind], place, made[kind]) for kind in variables}
     return variables
 
 
-def averaged(kernel: Any, channels: int) -> Any:
+def average_channels(kernel: Any, channels: int) -> Any:
     """A kernel [..., I, O] for other input channels: its mean over I, repeated."""
     kernel = jnp.asarray(kernel)
     return jnp.repeat(kernel.mean(-2, keepdims=True), channels, -2)

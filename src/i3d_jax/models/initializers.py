@@ -32,7 +32,7 @@ def kernel_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 @contextlib.contextmanager
-def drawn_together() -> Iterator[Callable[[Any], Any]]:
+def batched_initialization() -> Iterator[Callable[[Any], Any]]:
     """Kernels that begin in this context are zeros. It gives a function of the pytree that has come of them, which returns it
     with every kernel as it would have been drawn alone.
 

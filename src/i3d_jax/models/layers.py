@@ -104,7 +104,7 @@ class BatchNorm(nn.Module):
         """In training, x [B, *positions, C]."""
         check_groups(x.shape[0], x.size // self.features, self.groups)
         clips = x.reshape(self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features)
-        y, mean, var = normalization.normalised(clips, self.bias, self.epsilon, self.relu)
+        y, mean, var = normalization.normalize(clips, self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
             for running, value in ((self.mean, mean), (self.var, var)):
                 running.value = moving_average(running.value, value.mean(0), self.decay)
@@ -155,4 +155,4 @@ class ConvBN(nn.Module):
             return nn.relu(conv(x, scale, shift))
         y = conv(x)
         flat = y.reshape(1, 1, -1, self.features)
-        return normalization.scaled(flat, scale[None], shift[None], relu=True).reshape(y.shape)
+        return normalization.scale_shift(flat, scale[None], shift[None], relu=True).reshape(y.shape)

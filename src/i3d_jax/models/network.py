@@ -72,7 +72,7 @@ class Network(nn.Module):
 
         Captured intermediates are of kernels that are zeros. Plain forms are the quickest to trace, and nothing but shapes is wanted.
         """
-        with platforms.forms_of("plain"), initializers.drawn_together() as drawn:
+        with platforms.forms_of("plain"), initializers.batched_initialization() as drawn:
             variables = super().init(*args, **kwargs)
         return drawn(variables)
 

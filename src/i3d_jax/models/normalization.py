@@ -17,7 +17,7 @@ from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
 
 
-def normalised(x: jax.Array, bias: jax.Array, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+def normalize(x: jax.Array, bias: jax.Array, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x normalised plus bias [C], and the statistics: mean and variance.
 
     Forward-mode AD only under `models.forms_of("plain")`.
@@ -32,7 +32,7 @@ def scale_and_shift(mean, var, bias, epsilon):
     return scale, bias - mean * scale
 
 
-def scaled(x, scale, shift, relu):
+def scale_shift(x, scale, shift, relu):
     """x times `scale` plus `shift` [groups, C], in float32 at least."""
     y = at_least_float32(x)
     scale, shift = (_over_positions(each.astype(y.dtype), y) for each in (scale, shift))
@@ -96,7 +96,7 @@ def _by_own_statistics(x, bias, epsilon, relu):
     less = lax.sub(at_least_float32(x), _over_positions(first, x))
     mean, of_squares = _means(less, lax.square(less))
     var = jnp.maximum(of_squares - lax.square(mean), 0.0)
-    y = scaled(less, *scale_and_shift(mean, var, bias[None], epsilon), relu)
+    y = scale_shift(less, *scale_and_shift(mean, var, bias[None], epsilon), relu)
     return y.astype(x.dtype), lax.add(mean, first), var
 
 

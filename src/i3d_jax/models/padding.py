@@ -10,7 +10,7 @@ def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[in
     return lax.padtype_to_pads(shape, window, strides, "SAME")
 
 
-def padded(x: jax.Array, axis: int, before: int, after: int, value: float = 0) -> jax.Array:
+def pad(x: jax.Array, axis: int, before: int, after: int, value: float = 0) -> jax.Array:
     """x with so much of a value before and after it, along one axis. By `lax`: `jnp` takes several times longer to trace."""
     pads = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
     return lax.pad(x, np.asarray(value, x.dtype), pads)

@@ -12,7 +12,7 @@ from jax import lax
 
 from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
-from i3d_jax.models.padding import padded, same_pads
+from i3d_jax.models.padding import pad, same_pads
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
@@ -162,7 +162,7 @@ def _max_and_winner(x, axis, window, stride):
 def _places(x, axis, window, stride):
     """What there is at each place of the windows along one axis. All is by `lax`: `jnp` takes several times longer to trace."""
     ((before, after),) = same_pads((x.shape[axis],), (window,), (stride,))
-    x = padded(x, axis, before, after, -jnp.inf)
+    x = pad(x, axis, before, after, -jnp.inf)
     last = x.shape[axis] - window + 1
     return [lax.slice_in_dim(x, place, last + place, stride, axis) for place in range(window)]
 
@@ -179,7 +179,7 @@ def _to_winners(grad, winner, axis, window, stride, size):
     blocks = -(-size // stride)
     first, last = -((before + stride - 1) // stride), (window - 1 - before) // stride
     beyond = blocks - grad.shape[axis] - first
-    grad, winner = padded(grad, axis, last, beyond, 0), padded(winner, axis, last, beyond, -1)
+    grad, winner = pad(grad, axis, last, beyond, 0), pad(winner, axis, last, beyond, -1)
     shape = (*grad.shape[:axis], blocks, stride, *grad.shape[axis + 1 :])
     phase = lax.broadcasted_iota(jnp.int8, shape, axis + 1)
     total: Any = 0.0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from i3d_jax.models.padding import padded, same_pads
+from i3d_jax.models.padding import pad, same_pads
 
 
 def conv2d_of_runs(x, kernel, strides, padding: Any = "SAME"):
@@ -123,7 +123,7 @@ def _places(x, before, step, taps):
     runs = x.shape[1]
     steps = -(-runs // step)
     blocks = steps + -(-(taps - 1) // step)
-    x = padded(x, 1, before, blocks * step - runs - before)
+    x = pad(x, 1, before, blocks * step - runs - before)
     x = _unstacked(x.reshape(x.shape[0], blocks, step, *x.shape[2:]), 2)
     places = [divmod(place, step) for place in range(step + taps - 1)]
     return [lax.slice_in_dim(x[place], first, first + steps, axis=1) for first, place in places]

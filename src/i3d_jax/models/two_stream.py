@@ -38,7 +38,7 @@ class Streams(Network):
         self.check_streams(video, type(self).__name__, train)
         rgb, flow = video["rgb"], video["flow"]
         if self.dims == 2:
-            flow = stacked(flow, self.snippet)
+            flow = stack_snippets(flow, self.snippet)
         if rgb.shape[1] != flow.shape[1]:
             frames = self.snippet if self.dims == 2 else 1
             raise ValueError(
@@ -113,7 +113,7 @@ class FusedTwoStream(Streams):
         return (logits, ends) if endpoints else logits
 
 
-def stacked(flow: jax.Array, snippet: int) -> jax.Array:
+def stack_snippets(flow: jax.Array, snippet: int) -> jax.Array:
     """[B, S * snippet, H, W, 2] -> [B, S, H, W, 2 * snippet]: u and v of the snippet's first frame, of its second, ...
 
     Raises:

@@ -35,7 +35,7 @@ class SaveError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
 
 
-class Kept:
+class KeepLatestAndBest:
     """Which checkpoints stay when there is a new one: the last `number` and that of step `best`."""
 
     def __init__(self, number: int):
@@ -59,7 +59,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2, about: dict | None = None):
-        self.kept, self.about = Kept(keep), about or {}
+        self.kept, self.about = KeepLatestAndBest(keep), about or {}
         options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, create=True)
         with _reported(folder):
             try:
@@ -89,11 +89,13 @@ class Checkpoints:
         state = jax.tree.map(_on_host, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            crc32c=ocp.args.JsonSave(crcs(state)),
+            crc32c=ocp.args.JsonSave(leaf_checksums(state)),
             about=ocp.args.JsonSave(self.about),
         )
         with _reported(self.folder):
-            distributed.together(lambda: self._check_room(state) if distributed.is_first() else None)
+            distributed.run_on_all_processes(
+                lambda: self._check_room(state) if distributed.is_first_process() else None
+            )
             saved = self.manager.save(step, args=items)
         if not saved:
             raise RuntimeError(f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}")
@@ -132,13 +134,13 @@ class Checkpoints:
         Raises:
           DamagedError: there are checkpoints, and none of them can be used.
         """
-        steps: list[int] = json.loads(distributed.gather(json.dumps(self.all_steps()))[0])
+        steps: list[int] = json.loads(distributed.all_gather_text(json.dumps(self.all_steps()))[0])
         self._wait_until_seen(steps)
         for step in reversed(steps):
             state, problem = self._read(step, like, refuse)
             if problem:
                 print(f"{self.folder}: step {step}: {problem}", file=sys.stderr)
-            if not distributed.anywhere(problem is not None):
+            if not distributed.any_process(problem is not None):
                 self._set_aside([other for other in steps if other > step], step)
                 return step, state
         if steps:
@@ -161,7 +163,7 @@ class Checkpoints:
                 )
 
         distributed.wait_for_all(lambda: not missing(), PATIENCE)
-        distributed.together(check)
+        distributed.run_on_all_processes(check)
         self.manager.reload()
 
     def _read(self, step: int, like: Any, refuse: Callable[[Any], str | None]) -> tuple[Any, str | None]:
@@ -179,7 +181,7 @@ class Checkpoints:
         state, wanted = restored["state"], restored["crc32c"]
         if not isinstance(wanted, dict):
             return None, "its checksums are damaged"
-        found = crcs(state)
+        found = leaf_checksums(state)
         damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if damaged:
             return None, f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
@@ -196,11 +198,11 @@ class Checkpoints:
         def move() -> None:
             folder.mkdir(exist_ok=True)
             for step in steps:
-                (self.folder / str(step)).rename(files.free(folder / str(step)))
+                (self.folder / str(step)).rename(files.free_path(folder / str(step)))
             moved = ", ".join(map(str, steps))
             print(f"{self.folder}: goes on from step {used}; moved to {folder}: {moved}", file=sys.stderr)
 
-        distributed.together(lambda: move() if distributed.is_first() else None)
+        distributed.run_on_all_processes(lambda: move() if distributed.is_first_process() else None)
         self.manager.reload()
 
     def __enter__(self):
@@ -251,7 +253,7 @@ def _lenient_loops() -> Iterator[None]:
         asyncio.new_event_loop = before
 
 
-def crcs(state: Any) -> dict[str, int]:
+def leaf_checksums(state: Any) -> dict[str, int]:
     """The CRC-32C of every leaf, by path."""
     return {name: google_crc32c.value(_on_host(leaf).tobytes()) for name, leaf in named_leaves(state).items()}
 

@@ -29,7 +29,7 @@ def validate(config: dict, run: Callable) -> None:
     Raises:
       ConfigError: names the argument or section that is missing, unknown or does not fit.
     """
-    bind("config", run, config, workdir="")
+    check_arguments("config", run, config, workdir="")
     try:
         json.dumps(config, ensure_ascii=False).encode()
     except TypeError as error:
@@ -48,16 +48,18 @@ def validate(config: dict, run: Callable) -> None:
     if profile and not (len(profile) == 2 and min(profile) > 0):
         raise ConfigError(f"config.profile: {profile!r}, wanted (first step, number of steps)")
     given = dict(source=None, batch_size=1, seed=0, start=0, process=0, processes=1)
-    bind("config.dataset", datasets.readable, config["dataset"])
-    bind("config.clips", pipeline.train_batches, config["clips"], **given)
+    check_arguments("config.dataset", datasets.available, config["dataset"])
+    check_arguments("config.clips", pipeline.train_batches, config["clips"], **given)
     given = dict(source=None, timing=None, done=(), chunk=None, process=0, processes=1)
-    bind("config.test_clips", pipeline.test_pieces, config["test_clips"], **given)
+    check_arguments("config.test_clips", pipeline.eval_chunks, config["test_clips"], **given)
     validate_optimizer(config["optimizer"])
-    bind("config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False)
+    check_arguments(
+        "config.model", models.build, config["model"], num_classes=1, norm_groups=1, remat=False, fixed=False
+    )
     if config["model"]["name"] in models.MODELS:
         check_types("config.model", models.MODELS[config["model"]["name"]].network, config["model"])
     try:
-        builder = datasets.readable(**config["dataset"])
+        builder = datasets.available(**config["dataset"])
         network = models.build(num_classes=1, norm_groups=1, **config["model"])
     except ValueError as error:
         raise ConfigError(f"config: {error}") from None
@@ -113,7 +115,7 @@ def check_positive(where: str, section: dict, *names: str) -> None:
 
 def validate_optimizer(section: dict) -> None:
     """Checks what a config says of the optimiser."""
-    bind("config.optimizer", optimizers.sgd, section, batch_size=1, only=None)
+    check_arguments("config.optimizer", optimizers.sgd, section, batch_size=1, only=None)
     check_positive("config.optimizer", section, "lr_batch_size")
     if section.get("warmup", 0) < 0:
         raise ConfigError(f"config.optimizer.warmup: {section['warmup']} is no number of steps")
@@ -131,7 +133,7 @@ def validate_validation(config: dict) -> None:
         raise ConfigError(f"config.best: {best!r} is none of {', '.join(validation.METRICS)}")
     if plateau is None:
         return
-    bind("config.plateau", validation.scaled, plateau, best=0.0, since=0, scale=1.0, loss=0.0)
+    check_arguments("config.plateau", validation.reduce_on_plateau, plateau, best=0.0, since=0, scale=1.0, loss=0.0)
     if config.get("validate_every") is None:
         raise ConfigError("config.plateau: needs validations: set config.validate_every")
     check_positive("config.plateau", plateau, "patience")
@@ -165,7 +167,7 @@ def validate_clips(where: str, clips: dict, builder: datasets.ClipBuilder) -> di
         raise ConfigError(f"{where}.workers: {clips['workers']} is no number of processes")
     side, crop = clips.get("short_side") or builder.SHORT_SIDE, clips["crop"]
     try:
-        pipeline.even(crop)
+        pipeline.check_even(crop)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from None
     if crop > side:
@@ -195,14 +197,14 @@ def validate_network(
                     raise ValueError(f"{stream}: {frames} frames, and the network takes {least} at least")
             ticks = timing.ticks(most, most)
             streams = {stream: (ticks * timing.frames(stream), 1) for stream in streams}
-        key, batch = jax.random.key(0), models.example(streams, crop, norm_group or 1)
+        key, batch = jax.random.key(0), models.input_shapes(streams, crop, norm_group or 1)
         keys = {"params": key, "dropout": key}
         jax.eval_shape(functools.partial(network.init, train=norm_group is not None), keys, batch)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def bind(where: str, function: Callable, section: Any, **given: Any) -> None:
+def check_arguments(where: str, function: Callable, section: Any, **given: Any) -> None:
     """Checks that `section` can be the keyword arguments of `function`, but for those `given` to it.
 
     Raises:
@@ -223,12 +225,12 @@ def check_types(where: str, of: Any, section: dict) -> None:
     """Raises a ConfigError unless values are of the types that a function's arguments, or a class's attributes, are said to be."""
     hints = typing.get_type_hints(of)
     for name, value in section.items():
-        if name in hints and not _is(value, hints[name]):
-            raise ConfigError(f"{where}.{name}: {value!r}, wanted {_said(hints[name])}")
+        if name in hints and not _has_type(value, hints[name]):
+            raise ConfigError(f"{where}.{name}: {value!r}, wanted {_describe_type(hints[name])}")
 
 
 # What a config's values can be.
-SAID = {
+TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "True or False",
@@ -238,15 +240,15 @@ SAID = {
 }
 
 
-def _is(value: Any, wanted: Any) -> bool:
+def _has_type(value: Any, wanted: Any) -> bool:
     parts = typing.get_args(wanted)
     if isinstance(wanted, types.UnionType):
-        return any(_is(value, part) for part in parts)
+        return any(_has_type(value, part) for part in parts)
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, tuple | list):
             return False
         parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
-        return len(value) == len(parts) and all(map(_is, value, parts))
+        return len(value) == len(parts) and all(map(_has_type, value, parts))
     if isinstance(value, bool):
         return wanted in (bool, Any)
     if wanted is float:
@@ -254,11 +256,11 @@ def _is(value: Any, wanted: Any) -> bool:
     return wanted is Any or isinstance(value, wanted)
 
 
-def _said(wanted: Any) -> str:
+def _describe_type(wanted: Any) -> str:
     parts = typing.get_args(wanted)
     if isinstance(wanted, types.UnionType):
-        return " or ".join(map(_said, parts))
+        return " or ".join(map(_describe_type, parts))
     if typing.get_origin(wanted) is tuple:
-        inside = [_said(part) for part in parts if part is not ...]
+        inside = [_describe_type(part) for part in parts if part is not ...]
         return f"({', '.join(inside)}{', ...' if ... in parts else ''})"
-    return SAID.get(wanted, str(wanted))
+    return TYPE_NAMES.get(wanted, str(wanted))

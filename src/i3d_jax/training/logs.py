@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from i3d_jax.files import free, named, replacing
+from i3d_jax.files import atomic_write, free_path, naming_errors
 
 
 class Log:
@@ -33,7 +33,7 @@ class Log:
         self.path = folder / "log.jsonl"
         lines = _lines(self.path)
         if damaged := [number for number, line in enumerate(lines, 1) if line is None]:
-            copy = free(folder / "set_aside" / self.path.name)
+            copy = free_path(folder / "set_aside" / self.path.name)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(self.path, copy)
             many = f" and {len(damaged) - 1} more" if damaged[1:] else ""
@@ -42,7 +42,7 @@ class Log:
                 file=sys.stderr,
             )
         kept = [line for line in lines if line is not None and line["step"] <= start]
-        with replacing(self.path) as rewritten:
+        with atomic_write(self.path) as rewritten:
             rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.board = event_file_writer.EventsWriter(str(folder / "events"))
@@ -60,7 +60,7 @@ class Log:
         self.logged[names] = step
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
-        with named(self.path):
+        with naming_errors(self.path):
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
             self.file.flush()
             self.board.write_event(self.event(wall_time=time.time(), step=step, summary={"value": values}))
@@ -70,7 +70,7 @@ class Log:
 
     def sync(self) -> None:
         """Makes the lines so far outlive the machine."""
-        with named(self.path):
+        with naming_errors(self.path):
             os.fsync(self.file.fileno())
 
     def __enter__(self):
@@ -78,7 +78,7 @@ class Log:
 
     def __exit__(self, failed, *_):
         # What could not be written cannot be now.
-        with contextlib.suppress(OSError) if failed else named(self.path), self.file:
+        with contextlib.suppress(OSError) if failed else naming_errors(self.path), self.file:
             self.board.close()
 
 

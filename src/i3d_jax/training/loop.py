@@ -19,13 +19,13 @@ import tqdm
 from i3d_jax import datasets, distributed, models, weights
 from i3d_jax.datasets import pipeline
 from i3d_jax.evaluation.protocol import evaluate
-from i3d_jax.models.initial import LAST, initial, plan
+from i3d_jax.models.initial import LAST, plan_transfer, transfer_variables
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import checkpoints, fingerprint, optimizers, run_folder, validation
 from i3d_jax.training.config import ConfigError, validate_splits
 from i3d_jax.training.config import validate as validate_config
 from i3d_jax.training.logs import Clock, Log, profiling
-from i3d_jax.training.step import State, initial_state, runs_per_part, train_step
+from i3d_jax.training.step import State, initial_state, runs_per_micro_batch, train_step
 
 
 class DivergedError(ValueError):
@@ -46,12 +46,12 @@ def initial_variables(
         return variables
     trunks = models.MODELS[name].trunks
     try:
-        new = [row.leaf for row in plan(source, variables, trunks) if row.action == "new"] if fixed else []
+        new = [row.leaf for row in plan_transfer(source, variables, trunks) if row.action == "new"] if fixed else []
         if others := [leaf for leaf in new if LAST not in leaf.split("/")]:
             raise ValueError(
                 f"fixed: {len(others)} leaves are not in them and would never be trained: {', '.join(others)}"
             )
-        return initial(source, variables, trunks)
+        return transfer_variables(source, variables, trunks)
     except ValueError as error:
         raise weights.WeightsError(f"{init}: {textwrap.shorten(str(error), 300)}") from None
 
@@ -89,7 +89,7 @@ def train(
     """Trains a model, or goes on training it, and evaluates it at the end.
 
     All processes of a run call it with the same arguments, after `distributed.initialize`; which ones may differ, and what else may
-    not, is in `run_folder.OF_A_PROCESS` and `fingerprint`.
+    not, is in `run_folder.PER_PROCESS` and `fingerprint`.
 
     Args:
       workdir: the run's folder; several processes share it.
@@ -97,7 +97,7 @@ def train(
       batch_size: clips per update, over all devices.
       model: arguments of `models.build` but `num_classes`, which is the data set's, and those that are arguments here.
       dataset: arguments of `datasets.builder`.
-      clips, test_clips: arguments of `pipeline.train_batches` and `pipeline.test_pieces`.
+      clips, test_clips: arguments of `pipeline.train_batches` and `pipeline.eval_chunks`.
       optimizer: arguments of `optimizers.sgd`.
       seed: of everything random.
       norm_group: clips that share batch norm statistics (the release: 6). None: the whole batch.
@@ -115,7 +115,7 @@ def train(
       validate_every: steps; None: there are none, but the test at the end.
       best: which score of a validation (`validation.METRICS`) says that it is the best so far; its checkpoint is kept, and
         its weights are exported as `best.safetensors`.
-      plateau: arguments of `validation.scaled`: the learning rate drops when the validation loss does not. None: it does not.
+      plateau: arguments of `validation.reduce_on_plateau`: the learning rate drops when the validation loss does not. None: it does not.
       log_every, checkpoint_every: in steps; every validation has a checkpoint.
       keep: checkpoints that are kept, the best one apart.
       profile: (first step, number of steps) to be profiled, into workdir/profile.
@@ -134,37 +134,39 @@ def train(
     """
     config = dict(locals())
     del config["workdir"]
-    distributed.check_same(run_folder.same_for_all(config, train) | fingerprint.of_code())
-    distributed.together(lambda: validate_config(config, train))
+    distributed.check_same(run_folder.shared_settings(config, train) | fingerprint.of_code())
+    distributed.run_on_all_processes(lambda: validate_config(config, train))
     began = time.time()
     folder = pathlib.Path(workdir)
-    first = distributed.is_first()
+    first = distributed.is_first_process()
     with contextlib.ExitStack() as stack:
-        distributed.together(lambda: run_folder.check_kinds(folder) if first else None)
+        distributed.run_on_all_processes(lambda: run_folder.check_file_kinds(folder) if first else None)
         patience = 0 if jax.process_count() == 1 else 180
-        stack.enter_context(distributed.on_first(run_folder.only_process(folder, patience)))
-        distributed.together(lambda: run_folder.note(folder, config, train) if first else None)
+        stack.enter_context(distributed.on_first_process(run_folder.locked(folder, patience)))
+        distributed.run_on_all_processes(lambda: run_folder.record_config(folder, config, train) if first else None)
         run_folder.check_shared(folder)
-        if init is not None and not distributed.anywhere(run_folder.begun(folder)):
+        if init is not None and not distributed.any_process(run_folder.has_started(folder)):
             # Better now than after the data set has been made.
-            distributed.together(functools.partial(weights.find, init))
+            distributed.run_on_all_processes(functools.partial(weights.find, init))
         if pretrain is not None:
             init = str(folder / "pretrain" / "weights.safetensors")
-            if distributed.anywhere(not pathlib.Path(init).exists()):
+            if distributed.any_process(not pathlib.Path(init).exists()):
                 train(str(folder / "pretrain"), **pretrain)
-        builder = distributed.together(lambda: _data_set(config))
+        builder = distributed.run_on_all_processes(lambda: _data_set(config))
         distributed.check_same(fingerprint.of_data_set(builder))
         classes = builder.class_names
         groups = 1 if norm_group is None else batch_size // accumulate // norm_group
-        parts = accumulate, runs_per_part(batch_size, accumulate, norm_group, jax.device_count())
+        parts = accumulate, runs_per_micro_batch(batch_size, accumulate, norm_group, jax.device_count())
         options = {"norm_groups": groups, "remat": remat, "fixed": fixed}
         network = models.build(num_classes=len(classes), **options, **model)
         tx, rate = optimizers.sgd(batch_size=batch_size, only=LAST if fixed else None, **optimizer)
         key = jax.random.key(seed)
 
-        replicated, sharded = distributed.shardings()
+        replicated, sharded = distributed.data_parallel_shardings()
         streams = pipeline.streams(clips.get("rgb"), clips.get("flow"))
-        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.example(streams, clips["crop"]))
+        example = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.input_shapes(streams, clips["crop"])
+        )
         shapes = jax.eval_shape(lambda: initial_state(network.init(key, example), tx, average is not None))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
         about = {"config": config, "versions": fingerprint.versions()}
@@ -172,11 +174,11 @@ def train(
 
         def fresh() -> State:
             start_from = (model["name"], network, key, example, init, fixed)
-            variables = distributed.together(lambda: initial_variables(*start_from))
+            variables = distributed.run_on_all_processes(lambda: initial_variables(*start_from))
             distributed.check_same({"the weights to start from (SHA-256)": weights.fingerprint(variables)})
             return jax.device_put(initial_state(variables, tx, average is not None), replicated)
 
-        refuse = functools.partial(run_folder.other_run, config=config, run=train)
+        refuse = functools.partial(run_folder.why_another_run, config=config, run=train)
         start, state = saved.restore(like, refuse) or (0, fresh())
         if start > steps:
             raise ConfigError(f"config.steps: {steps}, but {folder} has a checkpoint of step {start} already")
@@ -208,11 +210,11 @@ def train(
         )
         shares = {split: builder.statistics[split.partition("[")[0]] for split in (train_split, test_split)}
         shares = {f"{split}_{name}": of[name] for split, of in shares.items() for name in ("used", "annotated")}
-        log = distributed.together(lambda: stack.enter_context(Log(folder, start)) if first else None)
+        log = distributed.run_on_all_processes(lambda: stack.enter_context(Log(folder, start)) if first else None)
         bar = tqdm.tqdm(total=steps, initial=start, desc=folder.name, unit="step", disable=not first)
         stack.enter_context(bar)
         trace = stack.enter_context(profiling(folder / "profile", profile if first else ()))
-        asked = stack.enter_context(distributed.stopping_together())
+        asked = stack.enter_context(distributed.synchronized_stop())
 
         def stop_if_asked() -> None:
             if number := asked():
@@ -225,7 +227,7 @@ def train(
             return {"params": state.params if average is None else state.average, "batch_stats": state.batch_stats}
 
         def export(name: str) -> None:
-            distributed.together(lambda: weights.save(folder / name, tested(), info) if first else None)
+            distributed.run_on_all_processes(lambda: weights.save(folder / name, tested(), info) if first else None)
 
         def scores(split: str) -> dict[str, float]:
             found = evaluate(network, tested(), builder.records(split), sharded, stop_if_asked, **test_clips)
@@ -260,7 +262,7 @@ def train(
             stop_if_asked()
             if validate:
                 result = scores(validation_split or test_split)
-                known = validation.after(state.validation, step, result, best, plateau)
+                known = validation.update(state.validation, step, result, best, plateau)
                 state = state._replace(validation=jax.device_put(known, replicated))
                 if known.best_step == step:
                     saved.keep_best(step)
@@ -269,9 +271,9 @@ def train(
             if step == steps:
                 break
             trace(step, state)
-            batch = distributed.on_devices(clock.next(batches, scalars.get("loss")), sharded)
+            batch = distributed.shard_batch(clock.next(batches, scalars.get("loss")), sharded)
             if compiled is None:
-                compiled = distributed.compiled(update, state, batch, key)
+                compiled = distributed.compile_on_all_processes(update, state, batch, key)
             before, (state, scalars) = scalars, compiled(state, batch, key)
             jax.block_until_ready(before)  # Not more than a step ahead: batches take memory.
             bar.update()

@@ -22,25 +22,25 @@ CHANGEABLE = (
     *("data_dir", "threads", "workers"),
 )
 # What may be another in every process of a run: the rest makes the result, or when processes meet. The first one's profile is made.
-OF_A_PROCESS = "data_dir", "threads", "workers", "profile"
+PER_PROCESS = "data_dir", "threads", "workers", "profile"
 FOLDERS = "checkpoints", "set_aside", "profile", "pretrain"
 FILES = "config.json", "log.jsonl", "weights.safetensors", "best.safetensors", ".lock"
 PATIENCE = 90.0  # Seconds in which shared storage shows every process what one of them wrote.
 
 
-def begun(folder: pathlib.Path) -> bool:
+def has_started(folder: pathlib.Path) -> bool:
     """Whether a run's folder has anything that another run would not have: a checkpoint, or what was made from it."""
     return any((folder / "checkpoints").glob("*")) or (folder / "weights.safetensors").exists()
 
 
-def note(folder: pathlib.Path, config: dict, run: Callable) -> None:
+def record_config(folder: pathlib.Path, config: dict, run: Callable) -> None:
     """Writes a run's config, the arguments of `run`, to its folder or, if the run has begun, makes sure that this is the same one.
 
     Raises:
       ConfigError: it is another, or its config is damaged.
     """
     path = folder / "config.json"
-    own, pretraining = begun(folder), begun(folder / "pretrain")
+    own, pretraining = has_started(folder), has_started(folder / "pretrain")
     if path.exists() and (own or pretraining):
         try:
             other = _differences(files.read_json(path), config, run)
@@ -56,7 +56,7 @@ def note(folder: pathlib.Path, config: dict, run: Callable) -> None:
     files.write_json(path, config)
 
 
-def other_run(about: Any, config: dict, run: Callable) -> str | None:
+def why_another_run(about: Any, config: dict, run: Callable) -> str | None:
     """Why a checkpoint is not one of the run of a config, the arguments of `run`; None: it is.
 
     Args:
@@ -71,16 +71,18 @@ def other_run(about: Any, config: dict, run: Callable) -> str | None:
     return None
 
 
-def same_for_all(config: dict, run: Callable) -> dict[str, Any]:
+def shared_settings(config: dict, run: Callable) -> dict[str, Any]:
     """Of a config, which need not be a valid one, what all processes of its run must have alike, by key."""
     try:
-        whole = _whole(config, run)
+        whole = _with_defaults(config, run)
     except (KeyError, TypeError):  # Of a section that is none, for one.
         whole = json.loads(json.dumps(config, default=repr))
-    return {f"config.{name}": value for name, value in _flat(whole).items() if name.split(".")[-1] not in OF_A_PROCESS}
+    return {
+        f"config.{name}": value for name, value in _flatten(whole).items() if name.split(".")[-1] not in PER_PROCESS
+    }
 
 
-def check_kinds(folder: pathlib.Path) -> None:
+def check_file_kinds(folder: pathlib.Path) -> None:
     """Raises a ConfigError if there is another thing in the place of a run's folder, or of a file or folder in it, or if its name
     cannot be written in UTF-8.
     """
@@ -106,14 +108,14 @@ def check_shared(folder: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    mark = folder / f".shared.{distributed.gather(secrets.token_hex(8))[0]}"
+    mark = folder / f".shared.{distributed.all_gather_text(secrets.token_hex(8))[0]}"
 
     def write() -> None:
         for stale in folder.glob(".shared.*"):  # Of a run that was killed.
             stale.unlink()
         mark.touch()
 
-    distributed.together(lambda: write() if distributed.is_first() else None)
+    distributed.run_on_all_processes(lambda: write() if distributed.is_first_process() else None)
     distributed.wait_for_all(mark.exists, PATIENCE)
 
     def check() -> None:
@@ -124,13 +126,13 @@ def check_shared(folder: pathlib.Path) -> None:
             )
 
     try:
-        distributed.together(check)
+        distributed.run_on_all_processes(check)
     finally:
-        if distributed.is_first():
+        if distributed.is_first_process():
             mark.unlink()
 
 
-def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractContextManager[None]:
+def locked(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractContextManager[None]:
     """Makes sure that no other run works in a folder.
 
     Args:
@@ -143,7 +145,7 @@ def only_process(folder: pathlib.Path, patience: float = 0) -> contextlib.Abstra
     return files.locked_folder(folder, busy, patience)
 
 
-def _whole(config: dict, run: Callable) -> dict:
+def _with_defaults(config: dict, run: Callable) -> dict:
     """A config as JSON has it, with what it leaves out: an option that a new version has makes no other run."""
 
     def defaults(function: Callable) -> dict:
@@ -153,18 +155,18 @@ def _whole(config: dict, run: Callable) -> dict:
     config = defaults(run) | config
     for name, function in (
         ("clips", pipeline.train_batches),
-        ("test_clips", pipeline.test_pieces),
+        ("test_clips", pipeline.eval_chunks),
         ("optimizer", optimizers.sgd),
     ):
         config[name] = defaults(function) | config[name]
     if config["pretrain"] is not None:
-        config["pretrain"] = _whole(config["pretrain"], run)
+        config["pretrain"] = _with_defaults(config["pretrain"], run)
     return json.loads(json.dumps(config))
 
 
 def _differences(earlier: dict, config: dict, run: Callable) -> dict[str, tuple[Any, Any]]:
     """By key, where an earlier config makes another run than a config does, and the values of both."""
-    before, now = (_flat(_whole(each, run)) for each in (earlier, config))
+    before, now = (_flatten(_with_defaults(each, run)) for each in (earlier, config))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return {
         name: (before.get(name), now.get(name))
@@ -173,8 +175,8 @@ def _differences(earlier: dict, config: dict, run: Callable) -> dict[str, tuple[
     }
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     pairs = {}
     for name, value in config.items():
-        pairs |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        pairs |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return pairs

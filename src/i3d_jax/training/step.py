@@ -41,7 +41,7 @@ def initial_state(variables: Any, tx: optax.GradientTransformation, average: boo
     averaged = jax.tree.map(jnp.copy, params) if average else None  # Buffers of its own, to be donated.
     bad = jnp.zeros(2, jnp.int32)
     return State(
-        jnp.zeros((), jnp.int32), params, variables["batch_stats"], tx.init(params), bad, validation.none(), averaged
+        jnp.zeros((), jnp.int32), params, variables["batch_stats"], tx.init(params), bad, validation.initial(), averaged
     )
 
 
@@ -60,19 +60,19 @@ def train_step(
     An update from a loss or gradient that is not finite is counted and passed over.
 
     Args:
-      batch: packed clips (see `planes.unpacked`) and "label" int32 [B].
+      batch: packed clips (see `planes.unpack`) and "label" int32 [B].
       key: the run's, not the step's.
       model: a network that gives logits per step in time in training is taught every one of them.
       parts: in how many parts the batch is taken, one after another, and how many runs of clips each part takes a share
-        of (see `in_parts`). The update is the same, but for the order of summation.
+        of (see `split_into_micro_batches`). The update is the same, but for the order of summation.
       average: decay of the parameters' average.
     """
-    clips = in_parts(batch | {"number": jnp.arange(len(batch["label"]))}, *parts)
+    clips = split_into_micro_batches(batch | {"number": jnp.arange(len(batch["label"]))}, *parts)
 
     def loss_and_updates(params, clips):
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats, "clips": {"number": clips["number"]}},
-            models.the_input(planes.unpacked(clips)),
+            models.as_network_input(planes.unpack(clips)),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(key, state.step)},
@@ -86,8 +86,8 @@ def train_step(
         (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(state.params, clips)
         return loss, accuracy, batch_stats, grads
 
-    loss, accuracy, batch_stats, grads = _mean(of_part, clips)
-    norm = _norm(grads)
+    loss, accuracy, batch_stats, grads = _mean_over_micro_batches(of_part, clips)
+    norm = _global_norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: state.validation.scale.astype(update.dtype) * update, updates)
     params = optax.apply_updates(state.params, updates)
@@ -108,7 +108,7 @@ def train_step(
     return State(state.step + 1, params, batch_stats, opt_state, bad, state.validation, averaged), scalars
 
 
-def in_parts(batch: dict, parts: int, runs: int) -> dict:
+def split_into_micro_batches(batch: dict, parts: int, runs: int) -> dict:
     """A batch [B, ...] as parts [parts, B / parts, ...], each of which has a share of each of so many runs of clips.
 
     With as many runs as devices, over which the batch is cut in runs, nothing moves between them.
@@ -121,7 +121,7 @@ def in_parts(batch: dict, parts: int, runs: int) -> dict:
     return {name: cut(x) for name, x in batch.items()}
 
 
-def _mean(function: Callable, parts: Any) -> Any:
+def _mean_over_micro_batches(function: Callable, parts: Any) -> Any:
     """The mean over the parts of what a function of one returns; one at a time."""
     one = jax.tree.map(lambda x: x[0], parts)
     number = len(jax.tree.leaves(parts)[0])
@@ -136,7 +136,7 @@ def _mean(function: Callable, parts: Any) -> Any:
     return jax.tree.map(lambda x: x / number, total)
 
 
-def _norm(tree: Any) -> jax.Array:
+def _global_norm(tree: Any) -> jax.Array:
     """The root of the sum of all squares: each leaf's are added up by runs, and then what remains of all together.
 
     Optax adds up one leaf after another to the end, which is the same, but XLA takes several seconds longer to compile it.
@@ -148,7 +148,7 @@ def _norm(tree: Any) -> jax.Array:
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(sums)).sum())
 
 
-def runs_per_part(batch_size: int, accumulate: int, norm_group: int | None, devices: int) -> int:
+def runs_per_micro_batch(batch_size: int, accumulate: int, norm_group: int | None, devices: int) -> int:
     """Of how many runs of clips each part of a batch takes a share, so that shares have whole groups: as many as devices, if
     that can be.
     """

@@ -24,13 +24,13 @@ class Validation(NamedTuple):
     scale: jnp.ndarray
 
 
-def none() -> Validation:
+def initial() -> Validation:
     """As long as there was none."""
     # Not weakly typed: the step would be compiled again for the state that it returns.
     return Validation(jnp.float32(0), jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0), jnp.float32(1))
 
 
-def after(
+def update(
     validation: Validation, step: int, scores: dict[str, float], metric: str = "top1", plateau: dict | None = None
 ) -> Validation:
     """What is known after one more.
@@ -38,18 +38,18 @@ def after(
     Args:
       scores: as `metrics.scores` returns them.
       metric: one of METRICS, which says what is best; of equal ones the first.
-      plateau: arguments of `scaled`.
+      plateau: arguments of `reduce_on_plateau`.
     """
     best, best_step, loss, since, scale = (each.item() for each in map(np.asarray, validation))
     value = np.float32(scores[metric])
     if np.isfinite(value) and (best_step == 0 or METRICS[metric] * (value - best) > 0):
         best, best_step = value, step
     if plateau is not None:
-        loss, since, scale = scaled(loss, since, scale, scores["loss"], **plateau)
+        loss, since, scale = reduce_on_plateau(loss, since, scale, scores["loss"], **plateau)
     return Validation(jnp.float32(best), jnp.int32(best_step), jnp.float32(loss), jnp.int32(since), jnp.float32(scale))
 
 
-def scaled(
+def reduce_on_plateau(
     best: float,
     since: int,
     scale: float,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path, PurePath
 
-from i3d_jax.files import special
+from i3d_jax.files import special_file_kind
 
 VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".gif"}
 FOLDER, MISSING = "is a folder", "is missing"
@@ -13,7 +13,7 @@ class FolderError(ValueError):
     """A folder without videos; the message names it."""
 
 
-def entries(folder: Path) -> dict[str, str]:
+def list_files(folder: Path) -> dict[str, str]:
     """Everything below a folder that is no folder: paths relative to it, with "/", sorted, and why it is no file.
 
     Hidden files and folders are left out. Links are followed; a folder that can be reached in two ways is listed once.
@@ -57,12 +57,12 @@ def _not_a_file(entry: os.DirEntry) -> str:
             return FOLDER
         if entry.is_file():
             return ""
-        return f"is no file: {special(entry.stat().st_mode)}"
+        return f"is no file: {special_file_kind(entry.stat().st_mode)}"
     except OSError:  # There is nothing, or the link leads to itself.
         return f"{MISSING}: a dangling link to {os.readlink(entry.path)}"
 
 
-def videos(folder: Path, but: Path | None = None) -> list[PurePath]:
+def find_videos(folder: Path, but: Path | None = None) -> list[PurePath]:
     """The videos below a folder, by their extensions: paths relative to it, sorted.
 
     Args:
@@ -70,10 +70,10 @@ def videos(folder: Path, but: Path | None = None) -> list[PurePath]:
 
     Raises:
       FolderError: there are none.
-      OSError: as `entries`.
+      OSError: as `list_files`.
     """
     left_out = None if but is None else os.path.join(os.path.realpath(but), "")
-    found = [PurePath(name) for name in entries(folder) if os.path.splitext(name)[1].lower() in VIDEO]
+    found = [PurePath(name) for name in list_files(folder) if os.path.splitext(name)[1].lower() in VIDEO]
     if left_out is not None:
         found = [name for name in found if not os.path.realpath(folder / name).startswith(left_out)]
     if not found:

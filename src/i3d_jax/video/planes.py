@@ -1,7 +1,7 @@
 """Clips packed as the decoder's planes, and made, on the device, into what networks take.
 
 A decoder gives planes: brightness Y, and colours U and V of half the size. The host copies a window of them out (`windows`) and no
-more; colours are converted, the crop's last pixel is cut and clips are mirrored on the device, by `unpacked` inside
+more; colours are converted, the crop's last pixel is cut and clips are mirrored on the device, by `unpack` inside
 the compiled step. A clip so takes half the bytes of RGB, and the host little more time than the decoder needs.
 
 Packed, uint8 [T, 3/2 h, w], h and w even: Y above, U and V beside each other below. Flow is uint8 [T, 2 h, w], u above v.
@@ -24,7 +24,7 @@ class Window(NamedTuple):
     size: int
 
 
-def around(window: Window) -> Window:
+def even_window(window: Window) -> Window:
     """The window of even corner that holds another, whose size is even; it is larger by 2, whatever the corner."""
     return Window(window.top - window.top % 2, window.left - window.left % 2, window.size + 2)
 
@@ -34,7 +34,7 @@ def packed_shape(stream: str, size: int) -> tuple[int, int]:
     return (2 * size, size) if stream == "flow" else ((size + 2) * 3 // 2, size + 2)
 
 
-def unpacked(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def unpack(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Packed clips as networks take them, each cropped and, if it is to be, mirrored and reversed. For a compiled step.
 
     Args:

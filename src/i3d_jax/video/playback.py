@@ -181,7 +181,7 @@ def _opened(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterat
     """The container and the track that a player shows of it."""
     if not isinstance(video, bytes):
         with contextlib.suppress(OSError):  # FFmpeg says what the matter is.
-            if kind := files.special(os.stat(video).st_mode):
+            if kind := files.special_file_kind(os.stat(video).st_mode):
                 raise VideoError(name, f"is {kind}, wanted a file")
     with av.open(io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **TAGS) as container:
         assert isinstance(container, av.container.InputContainer)

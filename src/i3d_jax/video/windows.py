@@ -12,7 +12,7 @@ import av.video.reformatter
 import numpy as np
 
 from i3d_jax.video import decoding
-from i3d_jax.video.planes import Window, around, packed_shape
+from i3d_jax.video.planes import Window, even_window, packed_shape
 
 
 def read(
@@ -44,7 +44,7 @@ def read(
     if stream == "flow" and size is not None:
         raise ValueError(f"resizing to {size}, but flow cannot be resized")
     _keep_memory()
-    outer = window if stream == "flow" else around(window)
+    outer = window if stream == "flow" else even_window(window)
     out = np.empty((frames, *packed_shape(stream, window.size)), np.uint8)
     scaler = av.video.reformatter.VideoReformatter()
     count, stop = 0, start + (frames - 1) * stride + 1

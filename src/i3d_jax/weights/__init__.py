@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from i3d_jax import labels, models
-from i3d_jax.files import cache
+from i3d_jax.files import cache_folder
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import metadata, published, tf_checkpoint
 from i3d_jax.weights.metadata import Info
@@ -117,7 +117,7 @@ def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Pa
 def fetch(name: str) -> pathlib.Path:
     """Returns the path of a published checkpoint in the cache, in our format, downloading it if it is not there.
 
-    The cache is `files.cache`. Processes that fetch at the same time wait for one of them to do it. Nothing is put into
+    The cache is `files.cache_folder`. Processes that fetch at the same time wait for one of them to do it. Nothing is put into
     the cache but what has been verified.
 
     Raises:
@@ -142,7 +142,7 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def cache_path(name: str) -> pathlib.Path:
-    return cache() / f"{name}.safetensors"
+    return cache_folder() / f"{name}.safetensors"
 
 
 def _fetch(name: str, path: pathlib.Path) -> None:
@@ -198,7 +198,7 @@ def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Published tensors by our names, and with our shapes: they have what batch norm keeps as (1, 1, 1, 1, C)."""
-    renamed = {published.our_name(name): value for name, value in tensors.items()}
+    renamed = {published.variable_path(name): value for name, value in tensors.items()}
     return {name: value.reshape(-1) if "/bn/" in name else value for name, value in renamed.items()}
 
 

@@ -95,7 +95,7 @@ def _verified(name: str) -> str:
     variables, info = weights.read(name)
     size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
     what = f"{info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters"
-    return cli.printable(f"{name}: good; {what}; {info.source}")
+    return cli.escape_unprintable(f"{name}: good; {what}; {info.source}")
 
 
 def _plan(model: str, source: str | None, stream: str | None, classes: int) -> str:
@@ -103,18 +103,20 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
     clips = entry.train if stream is None or len(entry.train) > 1 else {stream: entry.train["rgb"]}
     key = jax.random.key(0)
     try:
-        like = jax.eval_shape(models.build(model, num_classes=classes).init, key, models.example(clips, entry.crop))
+        like = jax.eval_shape(
+            models.build(model, num_classes=classes).init, key, models.input_shapes(clips, entry.crop)
+        )
         if source is None:
             images = models.build("inception", num_classes=1001)
-            given = jax.eval_shape(images.init, key, models.example({"rgb": (1, 1)}, 224))
+            given = jax.eval_shape(images.init, key, models.input_shapes({"rgb": (1, 1)}, 224))
         else:
             given = weights.load(source)
             # That it can be done, not only what would be.
-            jax.eval_shape(lambda given, like: initial.initial(given, like, entry.trunks), given, like)
-        rows = initial.plan(given, like, entry.trunks)
+            jax.eval_shape(lambda given, like: initial.transfer_variables(given, like, entry.trunks), given, like)
+        rows = initial.plan_transfer(given, like, entry.trunks)
     except ValueError as error:
         raise WeightsError(f"{model}: {textwrap.shorten(str(error), 300)}") from None
-    return initial.table(rows)
+    return initial.format_plan(rows)
 
 
 def _convert(source: str, target: pathlib.Path) -> str:

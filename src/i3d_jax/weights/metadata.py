@@ -180,7 +180,7 @@ def _shapes(model: str, options: str, classes: int, streams: tuple[str, ...], cr
     made = models.build(model, num_classes=classes, **json.loads(options))
     shortest = {stream: (made.timing.least * made.timing.frames(stream), 1) for stream in streams}
     try:
-        variables = jax.eval_shape(made.init, jax.random.key(0), models.example(shortest, crop))
+        variables = jax.eval_shape(made.init, jax.random.key(0), models.input_shapes(shortest, crop))
     except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise WeightsError(f"no {model} can be made of its description: {error}") from None
     return {leaf: tuple(value.shape) for leaf, value in named_leaves(variables).items()}

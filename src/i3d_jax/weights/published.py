@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from i3d_jax.cli import printable
+from i3d_jax.cli import escape_unprintable
 from i3d_jax.files import open_regular
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import package_index
@@ -37,7 +37,7 @@ class WeightsError(ValueError):
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return escape_unprintable(super().__str__())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def fingerprint(crcs: Mapping[str, int]) -> str:
     return hashlib.sha256("\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()).hexdigest()
 
 
-def our_name(published: str) -> str:
+def variable_path(published: str) -> str:
     """The path in our variables of a published tensor: Conv3d_1a_7x7/conv_3d/w is params/Conv_1a/conv/kernel."""
     name = published
     for pattern, replacement in RENAMES:

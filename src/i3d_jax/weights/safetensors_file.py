@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from i3d_jax.files import open_regular, replacing
+from i3d_jax.files import atomic_write, open_regular
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights.metadata import Info, from_json, parse, to_json
 from i3d_jax.weights.published import WeightsError
@@ -44,7 +44,7 @@ def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
     data = safetensors.numpy.save(tensors, metadata)
     if int.from_bytes(data[:8], "little") > LARGEST_HEADER:
         raise ValueError(f"{path}: its description has {len(text):,} bytes, which is too long")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
