@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(MAIN) $(SHAPES) --workdir=$(RUNS)/i3d \
 	  --config.dataset.data_dir=$(DATA) --config.pretrain.dataset.data_dir=$(DATA)
 	$(MAIN) $(SHAPES):frames --workdir=$(RUNS)/frames \
-	  --config.dataset.data_dir=$(DATA) --config.init=$(RUNS)/i3d/pretrain/weights.safetensors
+	  --config.dataset.data_dir=$(DATA) --config.init_from=$(RUNS)/i3d/pretrain/weights.safetensors
 
 # The other networks, from the same weights of images, and the test of all: about an hour on two cores.
 zoo: demo $(OTHERS:%=$(RUNS)/%/weights.safetensors)
@@ -31,7 +31,7 @@ zoo: demo $(OTHERS:%=$(RUNS)/%/weights.safetensors)
 
 $(RUNS)/%/weights.safetensors: demo
 	$(MAIN) $(SHAPES):$* --workdir=$(RUNS)/$* --config.dataset.data_dir=$(DATA) \
-	  $(if $(filter c3d,$*),,--config.init=$(RUNS)/i3d/pretrain/weights.safetensors)
+	  $(if $(filter c3d,$*),,--config.init_from=$(RUNS)/i3d/pretrain/weights.safetensors)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -2,16 +2,16 @@ r"""The paper's networks on Kinetics-400. Not run: it takes a cluster.
 
     python -m i3d_jax.datasets prepare kinetics/400 --videos DIR --annotations train.csv validate.csv --out data
     python -m i3d_jax.main --config=configs/kinetics.py:RUN --workdir=runs/RUN --config.dataset.data_dir=data \
-        --config.init=inception_v1.ckpt
+        --config.init_from=inception_v1.ckpt
 
-On 64 devices, a TPU pod's for one, these are the release's 64 replicas. The same run on 8 GPUs takes --config.accumulate=8,
+On 64 devices, a TPU pod's for one, these are the release's 64 replicas. The same run on 8 GPUs takes --config.grad_accum_steps=8,
 on one GPU 64; experiments/launch has the commands for machines of all kinds. --config.model.dtype=bfloat16 computes in
 that. With fewer clips per step, --config.batch_size=96 for one, the rate is scaled: lr is of lr_batch_size clips.
 
 The networks that see flow need it prepared too: --flow computes it.
 
 RUN is one of i3d_rgb, i3d_flow (the release's runs, which gave the published weights), two_stream, fused_two_stream,
-convnet_lstm, c3d (the paper's section 2.5; leave --config.init out for c3d, and to start any other from scratch). The
+convnet_lstm, c3d (the paper's section 2.5; leave --config.init_from out for c3d, and to start any other from scratch). The
 expected top-1 are table 2's: 71.1, 63.4, 65.6, 67.2, 63.3, 56.1 % with ImageNet first.
 
 What is whose: clips, crops and steps of the older networks are the paper's; batch size, dropout, weight decay and
@@ -44,30 +44,30 @@ def kinetics(model, streams, test_streams, steps, milestones, crop=224, replicas
         seed=0,
         steps=steps,
         batch_size=6 * replicas,
-        norm_group=6,  # Clips per replica of the release; statistics are a replica's own.
-        accumulate=1,  # Parts of a batch, one after another.
+        norm_group_size=6,  # Clips per replica of the release; statistics are a replica's own.
+        grad_accum_steps=1,  # Parts of a batch, one after another.
         remat=False,
-        fixed=False,
-        average=config_dict.placeholder(float),
-        most_bad=10,
+        freeze_backbone=False,
+        ema_decay=config_dict.placeholder(float),
+        max_skipped_steps=10,
         log_every=10,
         checkpoint_every=1000,
-        keep=3,
+        max_to_keep=3,
         validate_every=config_dict.placeholder(int),
         train_split="train",
         test_split="validation",
         validation_split="validation[:10%]",
-        best="top1",
+        best_metric="top1",
         profile=(),
         model=dict(name=model, dropout=0.5, norm_decay=0.999, dtype="float32"),
         dataset=dict(name="kinetics/400", data_dir=config_dict.placeholder(str)),
         # For a host of 32 cores.
-        clips=dict(crop=crop, flip=True, reverse=False, short_side=short_side, workers=8, threads=4, **streams),
-        test_clips=dict(crop=crop, batch_size=64, short_side=short_side, threads=16, **test_streams),
+        train_clips=dict(crop=crop, flip=True, reverse=False, short_side=short_side, workers=8, threads=4, **streams),
+        eval_clips=dict(crop=crop, batch_size=64, short_side=short_side, threads=16, **test_streams),
         optimizer=dict(
             lr=0.1, lr_batch_size=6 * replicas, momentum=0.9, weight_decay=1e-7, warmup=0, milestones=milestones
         ),
-        init=config_dict.placeholder(str),
+        init_from=config_dict.placeholder(str),
     )
 
 

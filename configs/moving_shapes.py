@@ -6,10 +6,10 @@ The paper's recipe in miniature (section 2): images first, then videos. Without 
 network in its folder first. The other runs by argument, all from those weights:
 
     python -m i3d_jax.main --config=configs/moving_shapes.py:RUN --workdir=runs/RUN \
-        --config.init=runs/i3d/pretrain/weights.safetensors
+        --config.init_from=runs/i3d/pretrain/weights.safetensors
 
-RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d (which starts from nothing: leave --config.init out),
-frames (the 2-D network on single frames, for comparison), images (those alone; no --config.init either). Two-Stream I3D is
+RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d (which starts from nothing: leave --config.init_from out),
+frames (the 2-D network on single frames, for comparison), images (those alone; no --config.init_from either). Two-Stream I3D is
 i3d and i3d_flow fused:
 
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
@@ -40,27 +40,27 @@ def common(dataset, model, steps, streams, test_streams, flip):
         seed=0,
         steps=steps,
         batch_size=32,
-        norm_group=config_dict.placeholder(int),
-        accumulate=1,
+        norm_group_size=config_dict.placeholder(int),
+        grad_accum_steps=1,
         remat=False,
-        fixed=False,
-        average=config_dict.placeholder(float),
-        most_bad=10,
+        freeze_backbone=False,
+        ema_decay=config_dict.placeholder(float),
+        max_skipped_steps=10,
         log_every=10,
         checkpoint_every=100,
-        keep=2,
+        max_to_keep=2,
         validate_every=config_dict.placeholder(int),
         train_split="train",
         test_split="validation",
         validation_split=config_dict.placeholder(str),
-        best="top1",
+        best_metric="top1",
         profile=(),
         model=dict(name=model, **NETWORK),
         dataset=dict(name=dataset, data_dir=config_dict.placeholder(str)),
-        clips=dict(flip=flip, reverse=False, workers=0, threads=2, **size, **streams),
-        test_clips=dict(batch_size=32, threads=2, **size, **test_streams),
+        train_clips=dict(flip=flip, reverse=False, workers=0, threads=2, **size, **streams),
+        eval_clips=dict(batch_size=32, threads=2, **size, **test_streams),
         optimizer=optimizer(steps),
-        init=config_dict.placeholder(str),
+        init_from=config_dict.placeholder(str),
     )
 
 
@@ -98,7 +98,7 @@ def convnet_lstm():
 
 
 def c3d():
-    return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)), init=None)
+    return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)), init_from=None)
 
 
 def frames():

@@ -67,7 +67,7 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
     """The text of a full-size training step, compiled for so many devices, in the form that accelerators run."""
     entry = models.MODELS[name]
     batch_size = clips_per_device * devices
-    network = models.build(name, num_classes=400, norm_groups=devices)
+    network = models.build(name, num_classes=400, norm_group_size=clips_per_device)
     tx, _ = optimizers.sgd(lr=0.1)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -170,11 +170,11 @@ for change in (
     {"batch_size": 7},
     {"steps": 8},
     {"checkpoint_every": 3},
-    {"validate_every": None, "keep": 5},
-    {"clips": run["clips"] | {"reverse": True}},
+    {"validate_every": None, "max_to_keep": 5},
+    {"train_clips": run["train_clips"] | {"reverse": True}},
     {"model": None},
     {"pretrain": run},
-    {"profile": (1, 2), "clips": run["clips"] | {"threads": 0}},
+    {"profile": (1, 2), "train_clips": run["train_clips"] | {"threads": 0}},
 ):
     attempt(**change)
 jax.config.update("jax_enable_x64", bool(process))
@@ -211,11 +211,11 @@ def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_
             f"config.batch_size: 8 in process 0, but 7 in process 1{rule}",
             f"config.steps: 24 in process 0, but 8 in process 1{rule}",
             f"config.checkpoint_every: 4 in process 0, but 3 in process 1{rule}",
-            rf"config.keep: 2 in process 0, but 5 in process 1{rule} \(and 1 more: config.validate_every\)",
-            f"config.clips.reverse: False in process 0, but True in process 1{rule}",
+            rf"config.max_to_keep: 2 in process 0, but 5 in process 1{rule} \(and 1 more: config.validate_every\)",
+            f"config.train_clips.reverse: False in process 0, but True in process 1{rule}",
             rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} \(and \d more: config.model.*\)",
             rf"config.pretrain: None in process 0, but nothing in process 1{rule} \(and \d+ more: .*\)",
-            ["ConfigError config.clips.threads: 0 is not a positive whole number", lost][process == 0],
+            ["ConfigError config.train_clips.threads: 0 is not a positive whole number", lost][process == 0],
             f"JAX's setting jax_enable_x64: False in process 0, but True in process 1{rule}",
             ["ConfigError --workdir: process 1 does not see in .*workdir 1 what the first process writes.*", lost][
                 process == 0

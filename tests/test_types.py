@@ -94,7 +94,7 @@ def test_two_steps_with_x64_are_those_without_and_one_program(programs):
         with jax.enable_x64(x64):
             _, start, step, clips = run("c3d")
             state = jax.jit(start)()
-            update = jax.jit(functools.partial(step, parts=(2, 1)))
+            update = jax.jit(functools.partial(step, micro_batches=2))
             for _ in range(2):
                 state, scalars = update(state, clips, KEY)
                 losses.append(float(scalars["loss"]))

@@ -70,7 +70,7 @@ def main() -> None:
     flags = parser.parse_args()
     config = configured(flags.config)
     # Without what is not a step: a network of images first, and the test of all videos at the end.
-    config |= dict(steps=FIRST + STEPS + 1, init=None, pretrain=None, test_split="validation[:32]")
+    config |= dict(steps=FIRST + STEPS + 1, init_from=None, pretrain=None, test_split="validation[:32]")
     config["dataset"]["data_dir"] = flags.data_dir
     timers = Timers()
     timers.around(logs.Clock, "next", "waiting for clips, no step running", lambda clock: clock.waited)

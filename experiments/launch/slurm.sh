@@ -2,9 +2,9 @@
 # A run on several nodes of a SLURM cluster, one process per GPU; JAX finds the others from SLURM's variables.
 #
 #   sbatch --nodes=8 experiments/launch/slurm.sh --config=configs/kinetics.py:i3d_rgb --workdir=/shared/runs/i3d_rgb \
-#       --config.dataset.data_dir=/shared/data --config.clips.workers=1 --config.clips.threads=8 --config.test_clips.threads=8
+#       --config.dataset.data_dir=/shared/data --config.train_clips.workers=1 --config.train_clips.threads=8 --config.eval_clips.threads=8
 #
-# The workdir is on storage that all nodes share. 64 processes are the release's replicas; with N, --config.accumulate=$((64 / N)).
+# The workdir is on storage that all nodes share. 64 processes are the release's replicas; with N, --config.grad_accum_steps=$((64 / N)).
 # Each process decodes with its own cores (--cpus-per-task), not with a whole host's as configs have it. RESTARTS (default: 100) is how often the job is queued again at most.
 #SBATCH --job-name=i3d_jax
 #SBATCH --nodes=8

@@ -6,7 +6,7 @@
 #
 # Every host has this repository in REPOSITORY (default: ~/i3d_jax), with a virtual environment .venv in it where `pip install
 # -e .[tpu]` was run, and the workdir on a file system that all share (Filestore; not a bucket, which cannot rename folders).
-# 64 chips are the release's replicas; with N, --config.accumulate=$((64 / N)). When a host is lost the others end: run.sh
+# 64 chips are the release's replicas; with N, --config.grad_accum_steps=$((64 / N)). When a host is lost the others end: run.sh
 # starts each again, and they meet.
 set -eu
 arguments=$(printf ' %q' "$@")

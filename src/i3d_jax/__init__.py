@@ -23,7 +23,9 @@ import sys
 from i3d_jax import cli
 
 # One of the commands starts (Python has this name until it has imported the package): JAX takes seconds.
-if sys.argv[:1] == ["-m"] and any(each.removeprefix("-m").startswith("i3d_jax") for each in sys.orig_argv):
+if sys.argv[:1] == ["-m"] and any(
+    each.removeprefix("-m").startswith("i3d_jax") for each in sys.orig_argv
+):
     cli.install_signal_handlers()
 
 from i3d_jax import models

@@ -26,7 +26,9 @@ def install_signal_handlers() -> None:
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # It is closed: the next file that is opened would get the number, and what is printed.
+        except (
+            OSError
+        ):  # It is closed: the next file that is opened would get the number, and what is printed.
             os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
             os.set_inheritable(number, True)
     _handle_signals(_leave)
@@ -103,7 +105,9 @@ def broken_installation() -> str | None:
 def escape_unprintable(text: str) -> str:
     """The text with its control characters and line ends as escapes: a terminal would obey them."""
     controls = {"Cc", "Cs", "Zl", "Zp"}
-    return "".join(repr(each)[1:-1] if unicodedata.category(each) in controls else each for each in text)
+    return "".join(
+        repr(each)[1:-1] if unicodedata.category(each) in controls else each for each in text
+    )
 
 
 def print_error(message: Any) -> None:
@@ -126,7 +130,11 @@ def one_line(error: Any) -> str:
 def program() -> str:
     """How the command is called: "python -m i3d_jax.flow"."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
+    return (
+        f"python -m {spec.name.removesuffix('.__main__')}"
+        if spec
+        else os.path.basename(sys.argv[0])
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -137,14 +145,22 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        files = [each for each in getattr(self, "arguments", []) if each.startswith("-") and os.path.lexists(each)]
-        super().error(f"{message}; the file {files[0]} is written ./{files[0]}" if files else message)
+        files = [
+            each
+            for each in getattr(self, "arguments", [])
+            if each.startswith("-") and os.path.lexists(each)
+        ]
+        super().error(
+            f"{message}; the file {files[0]} is written ./{files[0]}" if files else message
+        )
 
 
 def parser(module: str, description: str | None) -> Parser:
     """A parser for `python -m MODULE`, with the module's docstring as it is."""
     return Parser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

@@ -13,13 +13,17 @@ import threading
 from typing import Any
 
 import jax
-from jax._src import compilation_cache  # JAX has no public way to exchange its cache's files for others.
+from jax._src import (
+    compilation_cache,
+)  # JAX has no public way to exchange its cache's files for others.
 
 from i3d_jax import cli, files
 
 MAX_CACHE_BYTES = 2 * 2**30  # Bytes; the least recently used programs are removed first.
 SUFFIX = ".program"
-SETTLE_SECONDS = 60.0  # Seconds; a program that was loaded longer ago has run, and is not why its process ends.
+SETTLE_SECONDS = (
+    60.0  # Seconds; a program that was loaded longer ago has run, and is not why its process ends.
+)
 
 logger = logging.getLogger(__name__)
 _jax_cache = getattr(compilation_cache, "get_file_cache", None)
@@ -54,7 +58,9 @@ def _open(path: str):
     if "://" in path:
         assert _jax_cache is not None
         return _jax_cache(path)
-    return ProgramCache(pathlib.Path(path), jax.config.values["jax_compilation_cache_max_size"]), path
+    return ProgramCache(
+        pathlib.Path(path), jax.config.values["jax_compilation_cache_max_size"]
+    ), path
 
 
 class ProgramCache:
@@ -116,7 +122,9 @@ class ProgramCache:
         except OSError as error:
             if not self._warned:
                 reason = error.strerror or error
-                logger.warning(f"{self._path}: cannot be written ({reason}): what is compiled is not kept")
+                logger.warning(
+                    f"{self._path}: cannot be written ({reason}): what is compiled is not kept"
+                )
             self._warned = True
 
     def _file(self, key: str) -> pathlib.Path:
@@ -159,7 +167,10 @@ class ProgramCache:
 
     def _remove_suspects(self, note: pathlib.Path) -> None:
         """Removes the programs in the note of a process that was killed, and the note."""
-        with contextlib.suppress(OSError, ValueError), note.open("r+") as file:  # A ValueError if it is damaged.
+        with (
+            contextlib.suppress(OSError, ValueError),
+            note.open("r+") as file,
+        ):  # A ValueError if it is damaged.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # An OSError if the process lives.
             for key in file.read().splitlines():
                 self._file(pathlib.Path(key).name).unlink(missing_ok=True)
@@ -177,5 +188,7 @@ def processor_kind() -> str:
     """A name of this machine's kind of processor: what it is and what instructions it has."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
-    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    kind = sorted(
+        {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    )
     return hashlib.sha256("\n".join([platform.machine(), *kind]).encode()).hexdigest()[:16]

@@ -27,7 +27,10 @@ class ProcessError(ValueError):
 
 
 def initialize(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = 100
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    heartbeat: int = 100,
 ) -> None:
     """Joins the processes of a run; comes before anything that makes JAX look for devices.
 
@@ -50,13 +53,13 @@ def initialize(
         raise ProcessError(f"--process-id: {process}, wanted 0 to {processes - 1}")
     try:
         # With processes that fail one after another there is nothing to wait for at the end.
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
+        jax.distributed.initialize(
+            *given, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat
+        )
     except (ValueError, RuntimeError) as error:
         if given == (None, None, None) and "coordinator_address should be defined" in str(error):
             return
-        hint = (
-            "a run on several machines takes --coordinator, --num-processes and --process-id where JAX cannot find them"
-        )
+        hint = "a run on several machines takes --coordinator, --num-processes and --process-id where JAX cannot find them"
         raise ProcessError(f"{' '.join(str(error).split())[:300]}; {hint}") from None
 
 
@@ -109,7 +112,9 @@ def check_same(values: dict[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     devices = collections.Counter(device.process_index for device in jax.devices())
-    found = [{"the number of devices": str(devices[process])} for process in range(jax.process_count())]
+    found = [
+        {"the number of devices": str(devices[process])} for process in range(jax.process_count())
+    ]
     if len(set(devices.values())) == 1:  # With other numbers processes cannot exchange anything.
         texts = all_gather_text(json.dumps(values, sort_keys=True, default=repr))
         found = [{name: repr(value) for name, value in json.loads(text).items()} for text in texts]
@@ -131,7 +136,9 @@ def _differences(names: list[str], found: list[dict[str, str]]) -> str:
         value = value if len(value) <= 200 else f"{value[:100]}...{value[-100:]}"
         parts.append(f"{value} in process {first}" + (f" and {len(others)} more" if others else ""))
     more = f" (and {len(names) - 1} more: {', '.join(names[1:4])})" if names[1:] else ""
-    return f"{names[0]}: {', but '.join(parts)}; it must be the same in all processes of a run{more}"
+    return (
+        f"{names[0]}: {', but '.join(parts)}; it must be the same in all processes of a run{more}"
+    )
 
 
 def wait_for_all(ready: Callable[[], bool], seconds: float) -> bool:
@@ -178,14 +185,18 @@ def run_on_all_processes(work: Callable[[], Result]) -> Result:
         error = raised
     failed = any_process(error is not None)
     if failed and error is None:
-        error = ProcessError(f"process {jax.process_index()}: another process cannot go on, and says why")
+        error = ProcessError(
+            f"process {jax.process_index()}: another process cannot go on, and says why"
+        )
     if error is not None:
         setattr(error, SHARED, True)
         raise error
     return result[0]
 
 
-def compile_on_all_processes(function: jax.stages.Wrapped, *arguments: Any, **static: Any) -> jax.stages.Compiled:
+def compile_on_all_processes(
+    function: jax.stages.Wrapped, *arguments: Any, **static: Any
+) -> jax.stages.Compiled:
     """A program that all processes have before any begins: between CPUs, Gloo gives one up that is 30 s late for a collective."""
     return run_on_all_processes(lambda: function.lower(*arguments, **static).compile())
 
@@ -198,7 +209,9 @@ def on_first_process(context: contextlib.AbstractContextManager) -> Iterator[Non
         yield
 
 
-_calls = itertools.count()  # Processes agree on a call that is to come: one count for all of a process's runs.
+_calls = (
+    itertools.count()
+)  # Processes agree on a call that is to come: one count for all of a process's runs.
 
 
 @contextlib.contextmanager
@@ -212,4 +225,6 @@ def synchronized_stop() -> Iterator[Callable[[], int]]:
         with catch_stop_signals() as signals:
             yield lambda: signals[0] if signals else 0
         return
-    yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(_calls)) else 0
+    yield (
+        lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(_calls)) else 0
+    )

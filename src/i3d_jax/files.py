@@ -29,12 +29,16 @@ def cache_folder() -> pathlib.Path:
     if folder := os.environ.get("I3D_JAX_CACHE"):
         return pathlib.Path(folder)
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if caches.is_absolute():  # Else the variable does not count, says the XDG Base Directory Specification.
+    if (
+        caches.is_absolute()
+    ):  # Else the variable does not count, says the XDG Base Directory Specification.
         return caches / "i3d_jax"
     try:
         return pathlib.Path.home() / ".cache" / "i3d_jax"
     except RuntimeError:
-        raise OSError("there is no home directory for the cache: have I3D_JAX_CACHE name a folder") from None
+        raise OSError(
+            "there is no home directory for the cache: have I3D_JAX_CACHE name a folder"
+        ) from None
 
 
 TEMPORARY = ".i3d_jax-"  # What the names of half-written files begin with.
@@ -93,7 +97,11 @@ def join_inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     Raises:
       ValueError: the name leads elsewhere, or to nothing.
     """
-    if any(part in ("", ".", "..") for part in name.split("/")) or not name.isprintable() or "\\" in name:
+    if (
+        any(part in ("", ".", "..") for part in name.split("/"))
+        or not name.isprintable()
+        or "\\" in name
+    ):
         raise ValueError(f"{name!r} is no name of a file below a folder")
     return folder / name
 
@@ -123,7 +131,12 @@ def remove_leftovers(folder: pathlib.Path, age: float = 0) -> None:
 
 def special_file_kind(mode: int) -> str | None:
     """What a file is, by its mode, that could be waited for without an end: "a FIFO", "a socket" or "a device"; None: it is not."""
-    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    kinds = {
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
     return kinds.get(stat.S_IFMT(mode))
 
 
@@ -137,7 +150,11 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"is {special_file_kind(mode) or 'a folder'}, wanted a file", os.fspath(path))
+        raise OSError(
+            errno.EINVAL,
+            f"is {special_file_kind(mode) or 'a folder'}, wanted a file",
+            os.fspath(path),
+        )
     return os.fdopen(descriptor, "rb")
 
 
@@ -180,7 +197,9 @@ def write_once(path: pathlib.Path, settings: dict) -> None:
     """
     if path.exists():
         earlier = read_json(path)
-        other = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
+        other = [
+            name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)
+        ]
         if other:
             raise ValueError(
                 f"{path.parent} has results of other settings: {other[0]} is {earlier.get(other[0])!r} there and "

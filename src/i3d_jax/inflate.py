@@ -29,8 +29,16 @@ def inflate_params(params: Any, *, like: Any) -> Any:
       ValueError: names every leaf that is missing from `params`, not in `like`, or of a shape that cannot be inflated.
     """
     source, target = named_leaves(params), named_leaves(like)
-    problems = [f"{name}: missing, wanted {_shape(leaf)}" for name, leaf in target.items() if name not in source]
-    problems += [f"{name}: not wanted, found {_shape(leaf)}" for name, leaf in source.items() if name not in target]
+    problems = [
+        f"{name}: missing, wanted {_shape(leaf)}"
+        for name, leaf in target.items()
+        if name not in source
+    ]
+    problems += [
+        f"{name}: not wanted, found {_shape(leaf)}"
+        for name, leaf in source.items()
+        if name not in target
+    ]
     problems += [
         f"{name}: cannot inflate {_shape(leaf)} to {_shape(target[name])}"
         for name, leaf in source.items()
@@ -42,7 +50,9 @@ def inflate_params(params: Any, *, like: Any) -> Any:
     names = [name for name, wanted in target.items() if hasattr(wanted, "shape")]
     wanted = tuple((tuple(target[name].shape), target[name].dtype) for name in names)
     inflated = dict(zip(names, _inflated([source[name] for name in names], wanted), strict=True))
-    return jax.tree.unflatten(jax.tree.structure(like), [inflated.get(name, source[name]) for name in target])
+    return jax.tree.unflatten(
+        jax.tree.structure(like), [inflated.get(name, source[name]) for name in target]
+    )
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -59,7 +69,9 @@ def _shape(leaf):
 
 
 def _equal(leaf, wanted):
-    return _shape(leaf) == _shape(wanted) or not (hasattr(leaf, "shape") or hasattr(wanted, "shape"))
+    return _shape(leaf) == _shape(wanted) or not (
+        hasattr(leaf, "shape") or hasattr(wanted, "shape")
+    )
 
 
 def _inflatable(leaf, wanted):
@@ -70,7 +82,9 @@ def _inflatable(leaf, wanted):
 # One program: operation by operation, a network's take seconds to compile.
 @functools.partial(jax.jit, static_argnums=1)
 def _inflated(leaves, wanted):
-    return [_inflate(leaf, shape, dtype) for leaf, (shape, dtype) in zip(leaves, wanted, strict=True)]
+    return [
+        _inflate(leaf, shape, dtype) for leaf, (shape, dtype) in zip(leaves, wanted, strict=True)
+    ]
 
 
 def _inflate(leaf, shape, dtype):

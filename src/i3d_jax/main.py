@@ -30,10 +30,17 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The run: a Python file with get_config().", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, logs, weights.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0 of a run of several.")
-_PROCESSES = flags.DEFINE_integer("num-processes", None, "How many processes the run has.", lower_bound=1)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 of a run of several."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "num-processes", None, "How many processes the run has.", lower_bound=1
+)
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat", 100, "Seconds after which a process that gives no sign of life ends the others.", lower_bound=1
+    "heartbeat",
+    100,
+    "Seconds after which a process that gives no sign of life ends the others.",
+    lower_bound=1,
 )
 _PROCESS = flags.DEFINE_integer("process-id", None, "Which of them this is, from 0.", lower_bound=0)
 
@@ -51,7 +58,15 @@ def parse(argv: list[str]) -> list[str]:
         for flag, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
             if value is None:
                 raise ValueError(f"--{flag} is missing")
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError, SyntaxError) as error:
+    except (
+        flags.Error,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OSError,
+        SyntaxError,
+    ) as error:
         fail(error, " (--help for help)")
     return rest
 
@@ -61,7 +76,9 @@ def fail(error: Exception, hint: str = "") -> NoReturn:
     # What a config's own code raises, ml_collections puts at the end of a traceback.
     message = f"{lines[0]} {lines[-1]}" if lines[0].endswith("parsing config file:") else lines[0]
     unknown = re.match(r"\W*'(\w+)", message)
-    if unknown and isinstance(error, KeyError | AttributeError):  # ml_collections gives the bare name.
+    if unknown and isinstance(
+        error, KeyError | AttributeError
+    ):  # ml_collections gives the bare name.
         message = f"the config has no {unknown[1]!r}"
     print(f"python -m i3d_jax.main: {message}{hint}", file=sys.stderr)
     if distributed.failed_only_here(error):
@@ -75,7 +92,9 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value.to_dict()
     try:
         check_arguments("config", loop.train, config, workdir="")
-        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
+        distributed.initialize(
+            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value
+        )
         result = loop.train(os.path.expanduser(str(_WORKDIR.value)), **config)
     except (
         ConfigError,
@@ -91,14 +110,21 @@ def main(_: list[str]) -> None:
         if "RESOURCE_EXHAUSTED" in str(error):
             what = textwrap.shorten(str(error), 200)
             fail(
-                MemoryError(f"{what}; --config.accumulate takes a batch in parts, --config.remat=True keeps less of it")
+                MemoryError(
+                    f"{what}; --config.grad_accum_steps takes a batch in parts, --config.remat=True keeps less of it"
+                )
             )
         if jax.process_count() == 1:
             raise
         traceback.print_exc()
-        if not distributed.failed_only_here(error):  # What cannot be compiled, for one: starting again mends nothing.
+        if not distributed.failed_only_here(
+            error
+        ):  # What cannot be compiled, for one: starting again mends nothing.
             sys.exit(2)
-        print("python -m i3d_jax.main: if a process was lost, start all again: the run goes on", file=sys.stderr)
+        print(
+            "python -m i3d_jax.main: if a process was lost, start all again: the run goes on",
+            file=sys.stderr,
+        )
         distributed.exit_without_waiting(1)
     except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
         if "Unable to initialize backend" not in str(error):
@@ -109,8 +135,12 @@ def main(_: list[str]) -> None:
         sys.exit(stopped.status)
     if not distributed.is_first_process():
         return
-    splits = dict.fromkeys(name.removesuffix("_annotated") for name in result if name.endswith("_annotated"))
-    shares = [f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits]
+    splits = dict.fromkeys(
+        name.removesuffix("_annotated") for name in result if name.endswith("_annotated")
+    )
+    shares = [
+        f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits
+    ]
     print(
         f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "
         f"after {result['steps']} steps ({result['seconds']:.0f} s); annotated clips used: {', '.join(shares)}"

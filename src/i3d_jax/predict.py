@@ -32,7 +32,11 @@ from i3d_jax.models import Network
 from i3d_jax.prefetch import prefetch
 from i3d_jax.video import listing
 
-DEFAULTS = {"rgb": ["rgb_scratch"], "flow": ["flow_imagenet"], "both": ["rgb_imagenet", "flow_imagenet"]}
+DEFAULTS = {
+    "rgb": ["rgb_scratch"],
+    "flow": ["flow_imagenet"],
+    "both": ["rgb_imagenet", "flow_imagenet"],
+}
 
 # Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
 Streams = dict[str, np.ndarray]
@@ -61,11 +65,15 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
     """
     network, variables, info = weights.network(name_or_path)
     variables = jax.device_put(variables)
-    timing, most = network.timing, {stream: frames for stream, (frames, _) in info.footprint.items()}
+    timing, most = (
+        network.timing,
+        {stream: frames for stream, (frames, _) in info.footprint.items()},
+    )
 
     def apply(variables, streams):
         unit = {
-            name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames for name, frames in streams.items()
+            name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames
+            for name, frames in streams.items()
         }
         return network.apply(variables, models.as_network_input(unit))
 
@@ -73,13 +81,18 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
 
     def logits(streams: Streams) -> np.ndarray:
         ticks = timing.ticks({name: len(frames) for name, frames in streams.items()}, most)
-        looped = {name: pixels.loop(frames, ticks * timing.frames(name))[None] for name, frames in streams.items()}
+        looped = {
+            name: pixels.loop(frames, ticks * timing.frames(name))[None]
+            for name, frames in streams.items()
+        }
         return np.asarray(apply(variables, looped))[0]
 
     return Classifier(logits, network, info)
 
 
-def read_clips(path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV) -> Streams:
+def read_clips(
+    path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV
+) -> Streams:
     """Decodes a video as its network wants it: [T, crop, crop, C] of every stream, T <= 250 for I3D.
 
     Raises:
@@ -89,12 +102,21 @@ def read_clips(path: str, network: Network, info: weights.Info, settings: flow.T
     for stream, (most, stride) in info.footprint.items():
         if stream == "rgb":
             clip = video.decode(
-                path, fps=info.fps, short_side=info.short_side, crop=info.crop, frames=most, stride=stride
+                path,
+                fps=info.fps,
+                short_side=info.short_side,
+                crop=info.crop,
+                frames=most,
+                stride=stride,
             )
         else:
-            grey = video.grey(path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1)
+            grey = video.grey(
+                path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1
+            )
             flows = itertools.islice(flow_of_frames(grey, settings), None, None, stride)
-            clip = np.concatenate([pixels.crop(pixels.flow_unit(each)[None], info.crop) for each in flows])
+            clip = np.concatenate(
+                [pixels.crop(pixels.flow_unit(each)[None], info.crop) for each in flows]
+            )
         least = network.timing.least * network.timing.frames(stream)
         if len(clip) < least:
             found = f"{len(clip)} frames at {info.fps / stride:g} per second"
@@ -113,7 +135,9 @@ def read_all_clips(
 
     def attempt(path: str) -> tuple[str, list[Streams] | video.VideoError]:
         try:
-            return path, [read_clips(path, each.network, each.info, settings) for each in classifiers]
+            return path, [
+                read_clips(path, each.network, each.info, settings) for each in classifiers
+            ]
         except video.VideoError as error:
             return path, error
         except Exception as error:  # noqa: BLE001 - see above
@@ -134,17 +158,28 @@ def load_classifiers(names: list[str], stream: str | None) -> list[Classifier]:
     loaded = [classifier(name) for name in names]
     seen = {each for one in loaded for each in one.info.footprint}
     if stream is not None and seen != ({"rgb", "flow"} if stream == "both" else {stream}):
-        raise weights.WeightsError(f"{', '.join(names)}: weights for {' and '.join(sorted(seen))}, not for {stream}")
+        raise weights.WeightsError(
+            f"{', '.join(names)}: weights for {' and '.join(sorted(seen))}, not for {stream}"
+        )
     for name, one in zip(names, loaded, strict=True):
         if one.info.classes != loaded[0].info.classes:
-            raise weights.WeightsError(f"{name}: has other classes than {names[0]}, their logits cannot be added")
+            raise weights.WeightsError(
+                f"{name}: has other classes than {names[0]}, their logits cannot be added"
+            )
     return loaded
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = cli.parser("i3d_jax.predict", __doc__)
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="any file that FFmpeg decodes, or a folder of them")
-    parser.add_argument("--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)")
+    parser.add_argument(
+        "videos",
+        nargs="+",
+        metavar="VIDEO",
+        help="any file that FFmpeg decodes, or a folder of them",
+    )
+    parser.add_argument(
+        "--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)"
+    )
     parser.add_argument(
         "--weights",
         action="append",
@@ -153,7 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
         "rgb_imagenet and flow_imagenet)",
     )
     parser.add_argument(
-        "--flow-preset", choices=flow.PRESETS, default="opencv", help="how flow is made (default: opencv)"
+        "--flow-preset",
+        choices=flow.PRESETS,
+        default="opencv",
+        help="how flow is made (default: opencv)",
     )
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
@@ -163,7 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--top: {flags.top} is not a positive number")
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
-        classifiers = load_classifiers(flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream)
+        classifiers = load_classifiers(
+            flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream
+        )
     except (OSError, listing.FolderError, weights.WeightsError) as error:
         cli.print_error(error)
         return 2
@@ -178,7 +218,11 @@ def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argpars
     status = 0
     videos = read_all_clips(paths, classifiers, flow.PRESETS[flags.flow_preset])
     for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
-        found = clips if isinstance(clips, video.VideoError) else _classified(path, clips, classifiers, flags)
+        found = (
+            clips
+            if isinstance(clips, video.VideoError)
+            else _classified(path, clips, classifiers, flags)
+        )
         if isinstance(found, video.VideoError):
             tqdm.tqdm.write(cli.one_line(found), file=sys.stderr)
             status = 1
@@ -201,7 +245,9 @@ def _classified(
 ) -> str | video.VideoError:
     """What is to be said of a video, or what went wrong."""
     try:
-        logits = np.sum([each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0)
+        logits = np.sum(
+            [each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0
+        )
     except Exception as error:  # noqa: BLE001 - it is this video's, and the others go on
         return video.VideoError(path, f"cannot be classified: {cli.one_line(error)}")
     frames = len(next(iter(clips[0].values())))
@@ -211,13 +257,22 @@ def _classified(
 def _report(path, logits, frames, classes, top, as_json) -> str:
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    best = [(classes[i], float(logits[i]), float(probabilities[i])) for i in np.argsort(-logits, kind="stable")[:top]]
+    best = [
+        (classes[i], float(logits[i]), float(probabilities[i]))
+        for i in np.argsort(-logits, kind="stable")[:top]
+    ]
     if as_json:
-        found = [{"class": name, "logit": logit, "probability": probability} for name, logit, probability in best]
+        found = [
+            {"class": name, "logit": logit, "probability": probability}
+            for name, logit, probability in best
+        ]
         return json.dumps({"video": path, "frames": frames, "top": found})
     best = [(cli.escape_unprintable(name), *numbers) for name, *numbers in best]
     width = max(len(name) for name, *_ in best)
-    lines = [f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}" for name, logit, probability in best]
+    lines = [
+        f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}"
+        for name, logit, probability in best
+    ]
     return "\n".join([f"{path} ({frames} frames)", *lines])
 
 

@@ -28,4 +28,6 @@ def prefetch(function: Callable[[Any], Any], items: Iterable[Any], threads: int)
         wait = False
         raise
     finally:
-        pool.shutdown(wait, cancel_futures=True)  # Whoever stops early does not wait for what is not wanted any more.
+        pool.shutdown(
+            wait, cancel_futures=True
+        )  # Whoever stops early does not wait for what is not wanted any more.

@@ -35,7 +35,9 @@ def catch_stop_signals() -> Iterator[list[int]]:
         stopped.append(number)
         restore()
 
-    before.update({number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)})
+    before.update(
+        {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    )
     try:
         yield stopped
     finally:

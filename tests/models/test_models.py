@@ -111,7 +111,7 @@ def test_multiply_adds_of_a_loop_are_counted_each_time():
 @pytest.mark.parametrize("name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"])  # As below.
 def test_gradient_reaches_every_parameter(name, options, streams):
     # Two groups: the statistics of batch norm are not those of the one clip that is in each.
-    network = models.build(name, num_classes=7, width=0.1, norm_groups=2, **options)
+    network = models.build(name, num_classes=7, width=0.1, norm_group_size=2, **options)
     video = clip(streams, batch=4)
     variables = jax.jit(network.init)(KEY, video)
 
@@ -303,12 +303,21 @@ def test_arrays_along_explicit_axes_are_refused():
 
 @pytest.mark.parametrize("name", models.MODELS)
 @pytest.mark.parametrize("number", [0, -1, 7.0, "7", None])
-def test_numbers_of_classes_and_groups_are_checked_when_a_network_is_made(name, number):
+def test_numbers_of_classes_and_group_sizes_are_checked_when_a_network_is_made(name, number):
     if name not in ("inception", "i3d") or number is not None:
         with pytest.raises(ValueError, match=f"num_classes is {number!r}, wanted a positive whole number"):
             models.build(name, num_classes=number)
-    with pytest.raises(ValueError, match=f"norm_groups is {number!r}, wanted a positive whole number"):
-        models.build(name, num_classes=7, norm_groups=number)
+    if number is not None:  # The whole batch.
+        with pytest.raises(ValueError, match=f"norm_group_size is {number!r}, wanted a positive whole number"):
+            models.build(name, num_classes=7, norm_group_size=number)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_batch_that_is_no_whole_groups_is_refused(name):
+    network = models.build(name, num_classes=7, width=0.05, norm_group_size=2)
+    clips = models.input_shapes(models.MODELS[name].train, 112 if name == "c3d" else 32, batch=3)
+    with pytest.raises(ValueError, match=r"a batch of 3 cannot be divided into groups of 2 \(norm_group_size\)"):
+        jax.eval_shape(functools.partial(network.init, train=True), {"params": KEY, "dropout": KEY}, clips)
 
 
 def test_inception_without_classes_gives_features():

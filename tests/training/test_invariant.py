@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from i3d_jax import models
 from i3d_jax.training import optimizers
 from i3d_jax.models import layers, pooling
-from i3d_jax.training.step import initial_state, runs_per_part, train_step
+from i3d_jax.training.step import initial_state, runs_per_micro_batch, train_step
 
 from i3d_jax.inflate import named_leaves
 
@@ -32,22 +32,20 @@ clips = {"rgb": (1, 10), "flow": (4, 1)} if name == "two_stream" else {"rgb": (5
 
 
 class Small(nn.Module):
-    norm_groups: int
-
     @nn.compact
     def __call__(self, x, train=False):
-        unit = functools.partial(layers.ConvBN, groups=self.norm_groups, dtype=jnp.float64)
+        unit = functools.partial(layers.ConvBN, groups=max(1, len(x) // group) if train else 1, dtype=jnp.float64)
         x = unit(6, (3, 3, 3), (1, 1, 1), name="a")(x, train)
         x = pooling.max_pool(x, (1, 3, 3), (1, 2, 2))
         x = unit(8, (3, 3, 3), (2, 2, 2), name="b")(x, train).mean((1, 2, 3))
         return nn.Dense(5, name="Logits")(layers.Dropout(0.5)(x, train))
 
 
-def build(norm_groups):
+def build():
     if name == "small":
-        return Small(norm_groups)
+        return Small()
     options = dict(num_classes=5, width=0.05, dropout=0.5, dtype=jnp.float64)
-    return models.build(name, norm_groups=norm_groups, snippet=4, **options)
+    return models.build(name, norm_group_size=group, snippet=4, **options)
 
 
 def batch(step):
@@ -60,17 +58,18 @@ def batch(step):
 
 
 def run(devices, parts):
-    network = build(batch_size // parts // group)
+    network = build()
     tx, _ = optimizers.sgd(lr=lr)
-    example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.example(clips, size))
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.input_shapes(clips, size))
     variables = jax.tree.map(jnp.float64, jax.jit(network.init)(jax.random.key(0), example))
     params = variables["params"]
     state = initial_state(variables, tx)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     replicated = NamedSharding(mesh, PartitionSpec())
     state = jax.device_put(state, replicated)
-    cut = parts, runs_per_part(batch_size, parts, group, devices)
-    update = jax.jit(functools.partial(train_step, model=network, tx=tx, parts=cut), out_shardings=replicated)
+    runs = runs_per_micro_batch(batch_size, parts, group, devices)
+    step = functools.partial(train_step, model=network, tx=tx, micro_batches=parts, runs=runs)
+    update = jax.jit(step, out_shardings=replicated)
     losses = []
     for step in range(steps):
         clip = jax.device_put(batch(step), NamedSharding(mesh, PartitionSpec("data")))

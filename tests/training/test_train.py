@@ -55,10 +55,10 @@ def config(tmp_path_factory):
             batch_size=8,
             model=dict(name="inception", width=0.1, dropout=0.5, norm_decay=0.9),
             dataset=dict(name="moving_shapes/videos", data_dir=folder),
-            clips=dict(rgb=(1, 1), crop=32, flip=True),
-            test_clips=dict(rgb=(2, 1), crop=32, batch_size=10),
+            train_clips=dict(rgb=(1, 1), crop=32, flip=True),
+            eval_clips=dict(rgb=(2, 1), crop=32, batch_size=10),
             optimizer=dict(lr=0.05, milestones=((4, 0.1),)),
-            norm_group=4,
+            norm_group_size=4,
             log_every=1,
             checkpoint_every=2,
         )
@@ -73,7 +73,7 @@ def undisturbed(config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def quick(config):
     """The same of C3D, which is traced and compiled in a quarter of the time."""
-    changes = dict(model=dict(name="c3d"), clips=dict(rgb=(16, 1)), test_clips=dict(rgb=(16, 1)))
+    changes = dict(model=dict(name="c3d"), train_clips=dict(rgb=(16, 1)), eval_clips=dict(rgb=(16, 1)))
     return config | {name: config[name] | change for name, change in changes.items()}
 
 
@@ -103,7 +103,7 @@ def test_norm_of_the_gradient_is_that_of_all_its_numbers():
 def test_a_state_is_made_by_one_program_and_saved_by_none(tmp_path, programs):
     ones = {name: np.ones(shape, np.float32) for name, shape in (("a", (3, 4)), ("b", (5,)), ("c", (2, 2, 6)))}
     tx, _ = optimizers.sgd(lr=0.1)
-    state = initial_state({"params": ones, "batch_stats": {"mean": np.ones(7, np.float32)}}, tx, average=True)
+    state = initial_state({"params": ones, "batch_stats": {"mean": np.ones(7, np.float32)}}, tx, ema=True)
     state = jax.device_put(state, NamedSharding(Mesh(np.array(jax.devices()[:2]), ("data",)), PartitionSpec()))
     with checkpoints.Checkpoints(tmp_path) as saved:
         saved.save(1, state)
@@ -218,7 +218,7 @@ def test_a_workdir_whose_name_is_not_utf8_is_named_before_training(tmp_path):
 
 def test_a_damaged_config_is_named_and_the_run_goes_on_without_it(quick, tmp_path):
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    for damaged in (b"{", b"\xff", b"[]", b"3", b"[" * 200_000, b'{"clips": null}'):
+    for damaged in (b"{", b"\xff", b"[]", b"3", b"[" * 200_000, b'{"train_clips": null}'):
         (tmp_path / "config.json").write_bytes(damaged)
         with pytest.raises(ConfigError, match="config.json: damaged; move it away, and the same command goes on"):
             run_folder.record_config(tmp_path, quick, loop.train)
@@ -256,10 +256,10 @@ def test_damaged_lines_of_a_log_are_named_and_left_out_and_the_log_with_them_is_
 
 def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):
-        loop.train(str(tmp_path), **quick | {"init": "typo.safetensors"})
+        loop.train(str(tmp_path), **quick | {"init_from": "typo.safetensors"})
     other = quick["dataset"] | {"data_dir": str(tmp_path / "not made")}
     with pytest.raises(weights.WeightsError, match="typo.safetensors: no such file"):  # Before data are made.
-        loop.train(str(tmp_path), **quick | {"init": "typo.safetensors", "dataset": other})
+        loop.train(str(tmp_path), **quick | {"init_from": "typo.safetensors", "dataset": other})
     assert not (tmp_path / "not made").exists()
     note = functools.partial(run_folder.record_config, tmp_path, run=loop.train)
     note(quick | {"pretrain": quick})
@@ -278,10 +278,10 @@ def test_a_mistake_that_is_found_late_does_not_keep_its_folder(quick, tmp_path):
 def test_an_option_that_is_left_out_is_as_by_default(quick, tmp_path):
     run_folder.record_config(tmp_path, quick, loop.train)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    given = {"clips": quick["clips"] | {"reverse": False}, "best": "top1"}
+    given = {"train_clips": quick["train_clips"] | {"reverse": False}, "best_metric": "top1"}
     run_folder.record_config(tmp_path, quick | given, loop.train)
-    with pytest.raises(ConfigError, match="config.clips.reverse: True, but .* was started with False"):
-        run_folder.record_config(tmp_path, quick | {"clips": quick["clips"] | {"reverse": True}}, loop.train)
+    with pytest.raises(ConfigError, match="config.train_clips.reverse: True, but .* was started with False"):
+        run_folder.record_config(tmp_path, quick | {"train_clips": quick["train_clips"] | {"reverse": True}}, loop.train)
 
 
 def test_validations_that_are_not_made_need_no_split(config, undisturbed):
@@ -293,7 +293,7 @@ def test_validations_that_are_not_made_need_no_split(config, undisturbed):
 def restored(folder, states, refuse=lambda about: None):
     """What is restored from a run's checkpoints."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states[0])
-    with checkpoints.Checkpoints(folder / "checkpoints", keep=9) as saved:
+    with checkpoints.Checkpoints(folder / "checkpoints", max_to_keep=9) as saved:
         step, state = saved.restore(like, refuse)
         saved.save(step + 1, state._replace(step=jnp.int32(step + 1)))  # The way is free.
     return step, float(state.params[1])
@@ -303,10 +303,10 @@ def restored(folder, states, refuse=lambda about: None):
 def three_checkpoints(tmp_path_factory):
     """Of steps 2, 4 and 6, whose parameters are as many, and that one seed made, but for the last."""
     folder = tmp_path_factory.mktemp("three")
-    parts = dict(batch_stats={}, opt_state=(), bad=jnp.zeros(2, jnp.int32), validation=validation.initial())
+    parts = dict(batch_stats={}, opt_state=(), skipped=jnp.zeros(2, jnp.int32), validation=validation.initial())
     states = [State(jnp.int32(step), jnp.full(5, float(step)), **parts) for step in (2, 4, 6)]
     for state, seed in zip(states, (0, 0, 1), strict=True):
-        with checkpoints.Checkpoints(folder / "checkpoints", keep=9, about={"config": {"seed": seed}}) as saved:
+        with checkpoints.Checkpoints(folder / "checkpoints", max_to_keep=9, about={"config": {"seed": seed}}) as saved:
             saved.save(int(state.step), state)
     return folder, states
 
@@ -371,11 +371,11 @@ def test_a_checkpoint_says_which_run_it_is_of(quick):
         about = {"config": json.loads(json.dumps(quick | changes)), "versions": {"jax": "0.1"}}
         return run_folder.why_another_run(about, quick, loop.train)
 
-    assert other() is None and other(steps=99, log_every=7, clips=quick["clips"] | {"threads": 9}) is None
+    assert other() is None and other(steps=99, log_every=7, train_clips=quick["train_clips"] | {"threads": 9}) is None
     assert other(seed=3) == "is of another run: its config.seed is 3, this run's 0"
     assert "config.optimizer.lr is 0.5" in other(optimizer=quick["optimizer"] | {"lr": 0.5})
     assert "config.model.dropout is 0.1" in other(model=quick["model"] | {"dropout": 0.1})
-    for damaged in ({}, [], {"config": 3}, {"config": {"clips": None}}):
+    for damaged in ({}, [], {"config": 3}, {"config": {"train_clips": None}}):
         assert run_folder.why_another_run(damaged, quick, loop.train) == "what it says of its run is damaged"
 
 
@@ -439,10 +439,10 @@ def test_checkpoints_that_are_all_damaged_are_an_error_and_left_alone(tmp_path):
 
 def test_one_command_trains_on_images_inflates_and_trains_on_videos(config, tmp_path):
     images = config | dict(steps=1, dataset=config["dataset"] | {"name": "moving_shapes/images"})
-    images["test_clips"] = images["test_clips"] | {"rgb": (1, 1)}
+    images["eval_clips"] = images["eval_clips"] | {"rgb": (1, 1)}
     videos = config | dict(steps=1, model=config["model"] | {"name": "i3d"}, pretrain=images)
-    videos |= dict(clips=dict(rgb=(16, 1), crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
-    videos["test_clips"] = videos["test_clips"] | {"rgb": (16, 1)}
+    videos |= dict(train_clips=dict(rgb=(16, 1), crop=32, flip=False), optimizer=dict(lr=0.0, weight_decay=0.0))
+    videos["eval_clips"] = videos["eval_clips"] | {"rgb": (16, 1)}
     loop.train(str(tmp_path), **videos)
     image, clip = weights_of(tmp_path / "pretrain")["params"], weights_of(tmp_path)["params"]
     np.testing.assert_allclose(clip["Conv_1a"]["conv"]["kernel"].sum(0), image["Conv_1a"]["conv"]["kernel"], atol=1e-6)
@@ -452,8 +452,8 @@ def test_one_command_trains_on_images_inflates_and_trains_on_videos(config, tmp_
 def test_two_streams_are_trained_from_one_image_networks_weights(undisturbed, config, tmp_path):
     clips = dict(rgb=(1, 10), flow=(10, 1), crop=32)
     two = config | dict(steps=1, batch_size=4, model=dict(name="two_stream", width=0.1, dropout=0.5))
-    two |= dict(clips=clips | dict(flip=False), test_clips=clips | dict(batch_size=4))
-    two |= dict(init=str(undisturbed[0] / "weights.safetensors"), optimizer=dict(lr=0.0, weight_decay=0.0))
+    two |= dict(train_clips=clips | dict(flip=False), eval_clips=clips | dict(batch_size=4))
+    two |= dict(init_from=str(undisturbed[0] / "weights.safetensors"), optimizer=dict(lr=0.0, weight_decay=0.0))
     result = loop.train(str(tmp_path), **two)
     image, both = weights_of(undisturbed[0])["params"], weights_of(tmp_path)["params"]
     np.testing.assert_allclose(
@@ -537,7 +537,7 @@ class Fragile(nn.Module):
         return nn.Dense(5, name="Logits")(x) + jnp.where(x.mean() > 0.5, jnp.nan, 0.0)
 
 
-def fragile_run(average=None):
+def fragile_run(ema_decay=None):
     """A state, and a function that takes a step with dark or bright clips."""
     model, (tx, _) = Fragile(), optimizers.sgd(lr=0.1, milestones=((2, 0.1),))
     rng = np.random.default_rng(0)
@@ -545,8 +545,8 @@ def fragile_run(average=None):
     bright = dark | {"rgb": np.full_like(dark["rgb"], 235)}
     bright["rgb"][:, :, 6:] = 128
     params = model.init(jax.random.key(0), jnp.zeros((1, 2, 4, 4, 3)))["params"]
-    state = initial_state({"params": params, "batch_stats": {"unused": jnp.zeros(())}}, tx, average is not None)
-    step = functools.partial(train_step, key=jax.random.key(1), model=model, tx=tx, average=average)
+    state = initial_state({"params": params, "batch_stats": {"unused": jnp.zeros(())}}, tx, ema_decay is not None)
+    step = functools.partial(train_step, key=jax.random.key(1), model=model, tx=tx, ema_decay=ema_decay)
     return state, lambda state, is_bright: step(state, bright if is_bright else dark)
 
 
@@ -556,8 +556,8 @@ def test_updates_that_are_not_finite_are_passed_over_and_counted():
     for is_bright in (False, True, True, False, True):
         before = state
         state, scalars = step(state, is_bright)
-        counted.append(state.bad.tolist())
-        assert [float(scalars["bad_in_a_row"]), float(scalars["bad"])] == counted[-1]
+        counted.append(state.skipped.tolist())
+        assert [float(scalars["skipped_in_a_row"]), float(scalars["skipped"])] == counted[-1]
         same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, before.params)
         assert all(jax.tree.leaves(same)) == is_bright
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state._replace(validation=None)))
@@ -570,7 +570,7 @@ def test_updates_that_are_not_finite_are_passed_over_and_counted():
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_state_keeps_its_types_so_that_a_step_is_compiled_once(wide):
     with jax.enable_x64(wide):
-        state, step = fragile_run(average=0.9)
+        state, step = fragile_run(ema_decay=0.9)
         after, _ = jax.eval_shape(functools.partial(step, is_bright=False), state)
         described = [
             jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), each) for each in (state, after)
@@ -579,13 +579,13 @@ def test_a_state_keeps_its_types_so_that_a_step_is_compiled_once(wide):
 
 
 def test_the_average_of_parameters_is_exponential():
-    state, step = fragile_run(average=0.9)
+    state, step = fragile_run(ema_decay=0.9)
     wanted = state.params
     for is_bright in (False, False, True, False):
         state, _ = step(state, is_bright)
         if not is_bright:
             wanted = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, wanted, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.average, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.ema_params, wanted)
 
 
 def test_a_batch_in_parts_has_every_clip_once_and_whole_groups():
@@ -621,19 +621,19 @@ def test_dropout_drops_the_same_of_a_clip_whatever_part_it_is_in():
 
 
 def test_a_run_may_take_its_batches_in_parts_and_go_on_without(quick_run, quick, tmp_path):
-    loop.train(str(tmp_path), **quick | {"accumulate": 2, "steps": 1})
+    loop.train(str(tmp_path), **quick | {"grad_accum_steps": 2, "steps": 1})
     loop.train(str(tmp_path), **quick | {"steps": 2})
     wanted, found = ([line["loss"] for line in log_of(each) if "loss" in line] for each in (quick_run[0], tmp_path))
     assert found == [pytest.approx(wanted[0], rel=1e-5), pytest.approx(wanted[1], rel=1e-2)]
 
 
 def test_a_run_that_diverges_says_so_and_keeps_what_was_good(quick, tmp_path):
-    wild = quick | {"optimizer": dict(lr=1e30), "steps": 20, "most_bad": 3, "checkpoint_every": 1}
+    wild = quick | {"optimizer": dict(lr=1e30), "steps": 20, "max_skipped_steps": 3, "checkpoint_every": 1}
     message = r"step \d: loss or gradient of the last 3 steps was not finite; .* has the last good parameters"
     with pytest.raises(loop.DivergedError, match=message):
         loop.train(str(tmp_path), **wild)
     log = [line for line in log_of(tmp_path) if "loss" in line]
-    assert log[-1]["bad_in_a_row"] == 3 and log[-1]["loss"] is None
+    assert log[-1]["skipped_in_a_row"] == 3 and log[-1]["loss"] is None
 
 
 def test_weight_decay_is_an_l2_penalty_on_kernels_only():
@@ -657,20 +657,20 @@ def test_the_releases_flow_schedule_with_its_restart():
 @pytest.mark.parametrize(
     "change,message",
     [
-        (dict(stpes=3), "config: got an unexpected keyword argument 'stpes'"),
-        (dict(clips=dict(rgb=(1, 1), corp=32)), "config.clips: "),
-        (dict(dataset={}), "config.dataset: missing a required argument: 'name'"),
-        (dict(optimizer=dict(lr=0.1, momentun=0.9)), "config.optimizer: got an unexpected keyword argument 'momentun'"),
+        (dict(stpes=3), "config: there is no key 'stpes'; did you mean 'steps'? there are steps, batch_size, "),
+        (dict(train_clips=dict(rgb=(1, 1), corp=32)), "config.train_clips: "),
+        (dict(dataset={}), "config.dataset.name: is missing"),
+        (dict(optimizer=dict(lr=0.1, momentun=0.9)), "config.optimizer: there is no key 'momentun'; did you mean 'momentum'? there are lr, "),
         (dict(model=dict(name="i2d")), "no model is called 'i2d'"),
-        (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group, 4"),
-        (dict(batch_size=9, norm_group=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
-        (dict(model=dict(name="i3d")), "config.clips: I3D: 1 frames give no prediction"),
+        (dict(batch_size=6), "config.batch_size: 6 cannot be divided by norm_group_size, 4"),
+        (dict(batch_size=9, norm_group_size=3), "config.batch_size: 9 cannot be divided by the number of devices, 2"),
+        (dict(model=dict(name="i3d")), "config.train_clips: I3D: 1 frames give no prediction"),
         (
-            dict(model=dict(name="i3d"), clips=dict(rgb=(9, 1), crop=32)),
-            "config.test_clips: rgb: 2 frames, and the network takes 9 at least",
+            dict(model=dict(name="i3d"), train_clips=dict(rgb=(9, 1), crop=32)),
+            "config.eval_clips: rgb: 2 frames, and the network takes 9 at least",
         ),
-        (dict(model=dict(name="inception", dims=3)), "model 'inception'"),
-        (dict(model=dict(name="inception", norm_groups=3)), "config.model.norm_groups: is not for a config to set"),
+        (dict(model=dict(name="inception", dims=3)), "config.model: there is no key 'dims'; there are name, width, "),
+        (dict(model=dict(name="inception", norm_group_size=3)), "config.model.norm_group_size: is not for a config to set"),
         (dict(model=dict(name="inception", dtype=jnp.bfloat16)), "config: Object of type"),
         (
             dict(model=dict(name="inception", dtype="float17")),
@@ -687,69 +687,69 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(model=dict(name="inception", dropout=2.0)), "dropout is 2.0, wanted a number from 0 to less than 1"),
         (dict(model=dict(name="inception", norm_decay="x")), "config.model.norm_decay: 'x', wanted a number"),
         (dict(model=dict(name="inception", time_padding="egde")), "time_padding is 'egde'"),
-        (dict(clips=dict(rgb=(1, 1), crop=58)), "config.clips.crop: 58 pixels of frames whose short side has 56"),
-        (dict(clips=dict(rgb=(1, 1), crop=32, process=1)), "config.clips.process: is not for a config to set"),
-        (dict(test_clips=dict(rgb=(1, 1), crop=32, batch_size=3)), "config.test_clips.batch_size: 3 cannot be divided"),
-        (dict(clips=dict(crop=32)), "config.clips: clips have neither rgb nor flow"),
-        (dict(clips=dict(crop=32, rgb=(1, 0))), "config.clips: rgb: (1, 0), wanted (frames, step between them)"),
-        (dict(clips=dict(crop=32, flow=(1, 1))), "config.test_clips: have ['rgb'], but config.clips have ['flow']"),
+        (dict(train_clips=dict(rgb=(1, 1), crop=58)), "config.train_clips.crop: 58 pixels of frames whose short side has 56"),
+        (dict(train_clips=dict(rgb=(1, 1), crop=32, process=1)), "config.train_clips.process: is not for a config to set"),
+        (dict(eval_clips=dict(rgb=(1, 1), crop=32, batch_size=3)), "config.eval_clips.batch_size: 3 cannot be divided"),
+        (dict(train_clips=dict(crop=32)), "config.train_clips: clips have neither rgb nor flow"),
+        (dict(train_clips=dict(crop=32, rgb=(1, 0))), "config.train_clips: rgb: (1, 0), wanted (frames, step between them)"),
+        (dict(train_clips=dict(crop=32, flow=(1, 1))), "config.eval_clips: have ['rgb'], but config.train_clips have ['flow']"),
         (
-            dict(clips=dict(crop=32, flow=(1, 1)), dataset=dict(name="moving_shapes/images")),
-            "config.clips: the data set has no flow",
+            dict(train_clips=dict(crop=32, flow=(1, 1)), dataset=dict(name="moving_shapes/images")),
+            "config.train_clips: the data set has no flow",
         ),
-        (dict(clips=dict(crop=32, flow=(1, 1), short_side=40)), "config.clips: short_side: flow cannot be resized"),
+        (dict(train_clips=dict(crop=32, flow=(1, 1), short_side=40)), "config.train_clips: short_side: flow cannot be resized"),
         (
             dict(model=dict(name="two_stream")),
-            "config.clips: TwoStream: got an array of shape (4, 1, 32, 32, 3), wanted {",
+            "config.train_clips: TwoStream: got an array of shape (4, 1, 32, 32, 3), wanted {",
         ),
         (
             dict(
-                clips=dict(crop=32, rgb=(1, 1), flow=(1, 1)),
-                test_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1), batch_size=2),
+                train_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1)),
+                eval_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1), batch_size=2),
             ),
-            "config.clips: 2-D Inception: got the streams ['flow', 'rgb'], wanted [B, H, W, C] or [B, T, H, W, C]",
+            "config.train_clips: 2-D Inception: got the streams ['flow', 'rgb'], wanted [B, H, W, C] or [B, T, H, W, C]",
         ),
-        (dict(clips=dict(crop=32, rgb=(1, 1), threads=0)), "config.clips.threads: 0 is not a positive whole number"),
-        (dict(test_clips=dict(crop=32, rgb=(1, 1), batch_size=0)), "config.test_clips.batch_size: 0 is not a positive"),
+        (dict(train_clips=dict(crop=32, rgb=(1, 1), threads=0)), "config.train_clips.threads: 0 is not a positive whole number"),
+        (dict(eval_clips=dict(crop=32, rgb=(1, 1), batch_size=0)), "config.eval_clips.batch_size: 0 is not a positive"),
         (
-            dict(test_clips=dict(crop=32, rgb=(1, 1), batch_size=2, chunk=8)),
-            "config.test_clips.chunk: is not for a config to set",
+            dict(eval_clips=dict(crop=32, rgb=(1, 1), batch_size=2, chunk=8)),
+            "config.eval_clips.chunk: is not for a config to set",
         ),
         (
-            dict(model=dict(name="convnet_lstm", width=0.1), norm_group=1),
-            "config.clips: batch norm: a group with one value per channel has no variance",
+            dict(model=dict(name="convnet_lstm", width=0.1), norm_group_size=1),
+            "config.train_clips: batch norm: a group with one value per channel has no variance",
         ),
         (dict(model=dict(name="two_stream_i3d")), "config.model.name: two_stream_i3d's streams are trained separately"),
-        (dict(accumulate=2, norm_group=None), "config.norm_group: is needed, as parts of a batch"),
-        (dict(accumulate=3), "config.batch_size: 8 cannot be divided by accumulate, 3"),
-        (dict(accumulate=4), "config.batch_size: 2 clips per part cannot be divided by norm_group, 4"),
+        (dict(grad_accum_steps=2, norm_group_size=None), "config.norm_group_size: is needed with grad_accum_steps"),
+        (dict(grad_accum_steps=3), "config.batch_size: 8 cannot be divided by grad_accum_steps, 3"),
+        (dict(grad_accum_steps=4), "config.batch_size: 2 clips per micro-batch cannot be divided by norm_group_size, 4"),
         (
-            dict(batch_size=12, accumulate=4, norm_group=3),
-            "config.batch_size: 3 clips per part cannot be divided by the number of devices, 2",
+            dict(batch_size=12, grad_accum_steps=4, norm_group_size=3),
+            "config.batch_size: 3 clips per micro-batch cannot be divided by the number of devices, 2",
         ),
-        (dict(accumulate=0), "config.accumulate: 0 is not a positive whole number"),
-        (dict(most_bad=0), "config.most_bad: 0 is not a positive whole number"),
-        (dict(average=1.0), "config.average: 1.0 is not a number between 0 and 1"),
-        (dict(average="0.9"), "config.average: '0.9', wanted a number or None"),
+        (dict(grad_accum_steps=0), "config.grad_accum_steps: 0 is not a positive whole number"),
+        (dict(max_skipped_steps=0), "config.max_skipped_steps: 0 is not a positive whole number"),
+        (dict(ema_decay=1.0), "config.ema_decay: 1.0 is not a number between 0 and 1"),
+        (dict(ema_decay="0.9"), "config.ema_decay: '0.9', wanted a number or None"),
         (dict(steps=0), "config.steps: 0 is not a positive whole number"),
-        (dict(keep=0), "config.keep: 0 is not a positive whole number"),
+        (dict(max_to_keep=0), "config.max_to_keep: 0 is not a positive whole number"),
         (dict(validate_every=0), "config.validate_every: 0 is not a positive whole number"),
-        (dict(fixed=1, init="x"), "config.fixed: 1, wanted True or False"),
-        (dict(fixed=True), "config.fixed: what is before the last layer is not trained: config.init must say"),
-        (dict(best="top3"), "config.best: 'top3' is none of top1, top5, mean_class, loss"),
-        (dict(best=["top1"]), "config.best: ['top1'], wanted text"),
+        (dict(freeze_backbone=1, init_from="x"), "config.freeze_backbone: 1, wanted True or False"),
+        (dict(freeze_backbone=True), "config.freeze_backbone: only the last layer is trained: config.init_from must say"),
+        (dict(best_metric="top3"), "config.best_metric: 'top3' is none of top1, top5, mean_class, loss"),
+        (dict(best_metric=["top1"]), "config.best_metric: ['top1'], wanted text"),
         (dict(plateau="x"), "config.plateau: 'x', wanted a section or None"),
         (dict(optimizer=dict(lr="0.1")), "config.optimizer.lr: '0.1', wanted a number"),
         (dict(optimizer=dict(lr=0.1, lr_batch_size=0)), "config.optimizer.lr_batch_size: 0 is not a positive"),
         (dict(plateau=dict(factor=0.1)), "config.plateau: needs validations: set config.validate_every"),
-        (dict(plateau=dict(facto=0.1), validate_every=1), "config.plateau: got an unexpected keyword argument 'facto'"),
+        (dict(plateau=dict(facto=0.1), validate_every=1), "config.plateau: there is no key 'facto'; did you mean 'factor'? there are factor, "),
         (dict(plateau=dict(factor=2), validate_every=1), "config.plateau.factor: 2 is not a number between 0 and 1"),
         (dict(plateau=dict(patience=0.5), validate_every=1), "config.plateau.patience: 0.5, wanted a whole number"),
         (dict(profile=(3,)), "config.profile: (3,), wanted (first step, number of steps)"),
         (dict(profile=("3", 1)), "config.profile: ('3', 1), wanted (a whole number, ...)"),
         (dict(optimizer=dict(lr=0.1, only="Logits")), "config.optimizer.only: is not for a config to set"),
-        (dict(model=dict(name="inception", fixed=True)), "config.model.fixed: is not for a config to set"),
-        (dict(pretrain={}, init="x"), "config.pretrain and config.init: only one"),
+        (dict(model=dict(name="inception", freeze_backbone=True)), "config.model.freeze_backbone: is not for a config to set"),
+        (dict(pretrain={}, init_from="x"), "config.pretrain and config.init_from: only one"),
         (dict(pretrain=3), "config.pretrain: 3, wanted a section or None"),
         (dict(optimizer=None), "config.optimizer: None, wanted a section"),
         (dict(optimizer=dict(lr=0.1, milestones=(300, 0.1))), "config.optimizer.milestones: (300, 0.1), wanted (("),
@@ -759,26 +759,26 @@ def test_the_releases_flow_schedule_with_its_restart():
         (dict(optimizer=dict(lr=0.1, warmup=-1)), "config.optimizer.warmup: -1 is no number of steps"),
         (dict(seed=-1), "config.seed: -1 is not a whole number from 0 to 2**32 - 1"),
         (dict(seed=1.5), "config.seed: 1.5, wanted a whole number"),
-        (dict(init=3), "config.init: 3, wanted text or None"),
-        (dict(init="weights\udcff"), "weights\udcff: not text in UTF-8"),
+        (dict(init_from=3), "config.init_from: 3, wanted text or None"),
+        (dict(init_from="weights\udcff"), "weights\udcff: not text in UTF-8"),
         (dict(train_split=["train"]), "config.train_split: ['train'], wanted text"),
         (
             dict(dataset=dict(name="moving_shapes/videos", data_dir=3)),
             "config.dataset.data_dir: 3, wanted text or None",
         ),
-        (dict(clips=dict(rgb=(1, 1), crop=32, flip="no")), "config.clips.flip: 'no', wanted True or False"),
+        (dict(train_clips=dict(rgb=(1, 1), crop=32, flip="no")), "config.train_clips.flip: 'no', wanted True or False"),
         (
-            dict(clips=dict(rgb=(1, 1), crop=32, short_side=40.5)),
-            "config.clips.short_side: 40.5, wanted a whole number",
+            dict(train_clips=dict(rgb=(1, 1), crop=32, short_side=40.5)),
+            "config.train_clips.short_side: 40.5, wanted a whole number",
         ),
-        (dict(clips=dict(rgb=(1, 1), crop=32, short_side=0)), "config.clips.short_side: 0 is not a positive whole"),
-        (dict(clips=dict(rgb=(1, 1), crop=32, workers=True)), "config.clips.workers: True, wanted a whole number"),
+        (dict(train_clips=dict(rgb=(1, 1), crop=32, short_side=0)), "config.train_clips.short_side: 0 is not a positive whole"),
+        (dict(train_clips=dict(rgb=(1, 1), crop=32, workers=True)), "config.train_clips.workers: True, wanted a whole number"),
         (
-            dict(clips=dict(rgb=(1, 1.5), crop=32)),
-            "config.clips.rgb: (1, 1.5), wanted (a whole number, a whole number)",
+            dict(train_clips=dict(rgb=(1, 1.5), crop=32)),
+            "config.train_clips.rgb: (1, 1.5), wanted (a whole number, a whole number)",
         ),
         (dict(plateau=dict(factor=None), validate_every=1), "config.plateau.factor: None, wanted a number"),
-        (dict(model=dict(name="inception", parent=1)), "config.model.parent: 1, wanted "),
+        (dict(model=dict(name="inception", parent=1)), "config.model: there is no key 'parent'; there are name, width, "),
         (dict(model=dict(name="convnet_lstm", norm_steps="8")), "config.model.norm_steps: '8', wanted a whole number"),
     ],
 )
@@ -812,8 +812,8 @@ def test_every_option_can_be_set_on_the_command_line(run, config):
     given |= dict(process=None, processes=None)
     for where, function, section in (
         ("", loop.train, config),
-        ("clips", pipeline.train_batches, config["clips"]),
-        ("test_clips", pipeline.eval_chunks, config["test_clips"]),
+        ("train_clips", pipeline.train_batches, config["train_clips"]),
+        ("eval_clips", pipeline.eval_chunks, config["eval_clips"]),
         ("optimizer", optimizers.sgd, config["optimizer"]),
     ):
         options = set(inspect.signature(function).parameters)
@@ -828,11 +828,11 @@ def test_every_config_of_moving_shapes_is_valid(run, config):
 
 def test_test_videos_of_c3d_may_have_frames_beyond_the_last_window(config):
     clips = dict(crop=32, rgb=(16, 1))
-    c3d = config | dict(model=dict(name="c3d", width=0.1), clips=clips)
-    validate(c3d | dict(test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), loop.train)
-    with pytest.raises(ConfigError, match="config.clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
+    c3d = config | dict(model=dict(name="c3d", width=0.1), train_clips=clips)
+    validate(c3d | dict(eval_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), loop.train)
+    with pytest.raises(ConfigError, match="config.train_clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"):
         validate(
-            c3d | dict(clips=clips | dict(rgb=(30, 1)), test_clips=dict(crop=32, rgb=(30, 1), batch_size=2)),
+            c3d | dict(train_clips=clips | dict(rgb=(30, 1)), eval_clips=dict(crop=32, rgb=(30, 1), batch_size=2)),
             loop.train,
         )
 
@@ -850,7 +850,7 @@ def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monk
     monkeypatch.setattr(datasets, "available", lambda name, data_dir=None: Kinetics)
     validate(config, loop.train)
     entry = models.MODELS[config["model"]["name"]]
-    for section, wanted in (("clips", entry.train), ("test_clips", entry.test)):
+    for section, wanted in (("train_clips", entry.train), ("eval_clips", entry.test)):
         found = {stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")}
         assert found == (wanted if run != "i3d_flow" else {"flow": wanted["rgb"]})
         assert config[section]["crop"] == entry.crop
@@ -864,9 +864,9 @@ def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monk
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"
 
     monkeypatch.setattr(datasets, "available", lambda name, data_dir=None: Prepared)
-    validate(config | {"init": "rgb_imagenet"}, loop.train)
-    assert config["dataset"]["name"] in run and config["fixed"] == run.startswith("fixed")
-    assert ("flow" in config["clips"]) == run.endswith("flow")
+    validate(config | {"init_from": "rgb_imagenet"}, loop.train)
+    assert config["dataset"]["name"] in run and config["freeze_backbone"] == run.startswith("fixed")
+    assert ("flow" in config["train_clips"]) == run.endswith("flow")
 
 
 @pytest.mark.parametrize(
@@ -932,7 +932,7 @@ app.run(main.main, flags_parser=main.parse)
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes. [" in done.stderr
-    assert done.stderr.endswith("; --config.accumulate takes a batch in parts, --config.remat=True keeps less of it\n")
+    assert done.stderr.endswith("; --config.grad_accum_steps takes a batch in parts, --config.remat=True keeps less of it\n")
 
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
@@ -946,7 +946,7 @@ def test_a_fixed_trunk_stays_to_the_bit_with_its_statistics_and_only_the_last_la
     undisturbed, config, tmp_path
 ):
     start = str(undisturbed[0] / "weights.safetensors")
-    run = config | dict(steps=2, fixed=True, init=start, optimizer=dict(lr=0.1, weight_decay=0.1))
+    run = config | dict(steps=2, freeze_backbone=True, init_from=start, optimizer=dict(lr=0.1, weight_decay=0.1))
     loop.train(str(tmp_path), **run)
     before, after = weights_of(undisturbed[0]), weights_of(tmp_path)
     for kind in "params", "batch_stats":
@@ -961,7 +961,7 @@ def test_a_fixed_trunk_computes_as_in_a_test(name):
     """No gradient but the last layer's, no statistics of the batch; and the same tree of variables."""
     entry = models.MODELS[name]
     streams = {"rgb": (16, 1)} if len(entry.train) == 1 else {"rgb": (1, 1), "flow": (10, 1)}
-    network = models.build(name, num_classes=3, width=0.05, dropout=0.5, fixed=True)
+    network = models.build(name, num_classes=3, width=0.05, dropout=0.5, freeze_backbone=True)
     video = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), models.input_shapes(streams, 32, 2))
     variables = jax.jit(network.init)(jax.random.key(0), video)
     free = models.build(name, num_classes=3, width=0.05)
@@ -985,7 +985,7 @@ def test_of_a_fixed_trunk_only_the_dropout_before_the_last_layer_is_on():
     found = {}
     with models.forms_of("plain"):
         for dropout in (0.0, 0.5):
-            network = models.build("c3d", num_classes=3, width=0.1, dropout=dropout, fixed=True)
+            network = models.build("c3d", num_classes=3, width=0.1, dropout=dropout, freeze_backbone=True)
             variables = jax.jit(network.init)(jax.random.key(0), video)
             apply = jax.jit(functools.partial(network.apply, endpoints=True, train=True, mutable=["batch_stats"]))
             (logits, ends), _ = apply(variables, video, rngs={"dropout": jax.random.key(2)})
@@ -999,14 +999,14 @@ def test_of_a_fixed_trunk_only_the_dropout_before_the_last_layer_is_on():
 
 def test_weights_that_leave_a_fixed_layer_new_are_refused(undisturbed):
     """The LSTM of a ConvNet+LSTM is not in an image network's weights."""
-    network = models.build("convnet_lstm", num_classes=24, width=0.1, fixed=True)
+    network = models.build("convnet_lstm", num_classes=24, width=0.1, freeze_backbone=True)
     init = str(undisturbed[0] / "weights.safetensors")
     arguments = "convnet_lstm", network, jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)), init
     loop.initial_variables(*arguments)
     with pytest.raises(
-        weights.WeightsError, match="fixed: 13 leaves are not in them and would never be trained: .*lstm/bias"
+        weights.WeightsError, match="freeze_backbone: 13 leaves are not in them and would never be trained: .*lstm/bias"
     ):
-        loop.initial_variables(*arguments, fixed=True)
+        loop.initial_variables(*arguments, freeze_backbone=True)
 
 
 def test_a_run_that_is_extended_has_the_best_of_the_whole_one(quick, tmp_path, monkeypatch):
@@ -1021,7 +1021,7 @@ def test_a_run_that_is_extended_has_the_best_of_the_whole_one(quick, tmp_path, m
     logged = loop.Log.__call__
     monkeypatch.setattr(loop.Log, "__call__", log)
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: real(*a, **k) | {"top1": scores[steps[-1]]})
-    run = quick | dict(validate_every=2, keep=1)
+    run = quick | dict(validate_every=2, max_to_keep=1)
     loop.train(str(tmp_path), **run | dict(steps=3))
     loop.train(str(tmp_path), **run | dict(steps=5))
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5]
@@ -1074,7 +1074,7 @@ def test_a_run_with_validations_keeps_the_best_and_drops_its_rate_and_resumes_ex
         return found | {"loss": next(losses)}
 
     real = loop.evaluate
-    run = quick | dict(validate_every=1, best="loss", plateau=dict(factor=0.5, patience=2), keep=1, profile=(2, 1))
+    run = quick | dict(validate_every=1, best_metric="loss", plateau=dict(factor=0.5, patience=2), max_to_keep=1, profile=(2, 1))
     run |= dict(steps=5, optimizer=dict(lr=0.01))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     with monkeypatch.context() as patch:
@@ -1118,7 +1118,7 @@ def test_disk_full_is_one_error_and_leaves_the_checkpoints_before(tmp_path, monk
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     with (
         pytest.raises(checkpoints.SaveError, match="it takes 0.0 MB, and 0.0 MB are free"),
-        checkpoints.Checkpoints(tmp_path, keep=1) as saved,
+        checkpoints.Checkpoints(tmp_path, max_to_keep=1) as saved,
     ):
         saved.save(1, state)
         saved.wait()
@@ -1137,7 +1137,7 @@ from i3d_jax.training import checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(1000, 1000)).astype("f"))}
 try:
-    with checkpoints.Checkpoints(sys.argv[1], keep=1) as saved:
+    with checkpoints.Checkpoints(sys.argv[1], max_to_keep=1) as saved:
         saved.save(1, state)
         saved.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

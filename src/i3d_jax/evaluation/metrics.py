@@ -43,7 +43,10 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "top5": (np.mean(rank < 5), len(rank)),
         "mean_class": (np.mean(right / clips), effective_clips(right, clips)),
     }
-    found = {name: float(share) for name, (share, _) in accuracies.items()} | {"loss": loss, "clips": len(rank)}
+    found = {name: float(share) for name, (share, _) in accuracies.items()} | {
+        "loss": loss,
+        "clips": len(rank),
+    }
     for name, (share, number) in accuracies.items():
         found[f"{name}_low"], found[f"{name}_high"] = wilson(float(share), number)
     return found
@@ -74,7 +77,9 @@ def effective_clips(right: np.ndarray, clips: np.ndarray) -> float:
     shares, classes = right / clips, len(clips)
     mean, single = shares.mean(), shares[clips == 1]
     alike = classes**2 / (1 / clips).sum()
-    variance = (shares * (1 - shares) / np.maximum(1, clips - 1)).sum()  # Zero for a class of one clip.
+    variance = (
+        shares * (1 - shares) / np.maximum(1, clips - 1)
+    ).sum()  # Zero for a class of one clip.
     variance += len(single) * (single.var(ddof=1) if len(single) > 1 else mean * (1 - mean))
     if variance == 0:
         return float(alike)

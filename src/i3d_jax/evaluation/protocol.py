@@ -25,14 +25,20 @@ from i3d_jax.video import planes
 ALL_FRAMES = 10**9  # Frames; more than a video has.
 
 
-def logits_per_step(variables: Any, streams: dict, carry: Any = None, *, network: Network) -> tuple[dict, Any]:
+def logits_per_step(
+    variables: Any, streams: dict, carry: Any = None, *, network: Network
+) -> tuple[dict, Any]:
     """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries.
 
     `streams` are packed clips (see `planes.unpack`).
     """
     past = {} if carry is None else {"carry": carry}
-    _, ends = network.apply(variables, models.as_network_input(planes.unpack(streams)), endpoints=True, **past)
-    steps = {stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends}
+    _, ends = network.apply(
+        variables, models.as_network_input(planes.unpack(streams)), endpoints=True, **past
+    )
+    steps = {
+        stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends
+    }
     return {"": ends["Logits"], **steps}, ends.get("carry")
 
 
@@ -58,27 +64,43 @@ def predictions(
         out_shardings=(whole, None),
         compiler_options=models.compiler_options(),
     )
-    timing, process = network.timing, dict(process=jax.process_index(), processes=jax.process_count())
+    timing, process = (
+        network.timing,
+        dict(process=jax.process_index(), processes=jax.process_count()),
+    )
     programs: dict[tuple, jax.stages.Compiled] = {}
     total, steps, carry = {}, 0, None
     for piece in pipeline.eval_chunks(source, timing=timing, **process, **pieces):
         window, streams = piece.window, piece.streams
         if sharding is not None:
             streams = distributed.shard_batch(streams, sharding)
-        given = tuple((x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves((streams, carry)))
+        given = tuple(
+            (x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves((streams, carry))
+        )
         if given not in programs:
-            programs[given] = distributed.compile_on_all_processes(apply, variables, streams, carry, network=network)
+            programs[given] = distributed.compile_on_all_processes(
+                apply, variables, streams, carry, network=network
+            )
         found, carry = programs[given](variables, streams, carry)
-        kept = {name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()}
+        kept = {
+            name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()
+        }
         if timing.carries:
             total, steps = {name: each[:, -1] for name, each in kept.items()}, 1
         else:
-            total = {name: total.get(name, 0.0) + each.sum(1, dtype=np.float64) for name, each in kept.items()}
+            total = {
+                name: total.get(name, 0.0) + each.sum(1, dtype=np.float64)
+                for name, each in kept.items()
+            }
             steps += window.last - window.first
         if window.stop == piece.ticks:
             logits = {name: (each / steps).astype(np.float32) for name, each in total.items()}
             yield [
-                record | {"ticks": piece.ticks, "logits": {name: each[row] for name, each in logits.items()}}
+                record
+                | {
+                    "ticks": piece.ticks,
+                    "logits": {name: each[row] for name, each in logits.items()},
+                }
                 for row, record in enumerate(piece.records)
             ]
             total, steps, carry = {}, 0, None
@@ -153,7 +175,9 @@ def evaluate_weights(
     ticks = None if chunk is None else chunk // per_tick
     if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
         least = timing.least * per_tick
-        raise results.EvaluationError(f"--frames: {frames} are too few for {info.model}, which takes {least} at least")
+        raise results.EvaluationError(
+            f"--frames: {frames} are too few for {info.model}, which takes {least} at least"
+        )
     try:
         builder = datasets.prepared(dataset, data_dir)  # After the checks: it may take long.
     except ValueError as error:
@@ -196,12 +220,22 @@ def evaluate_weights(
             try:
                 for batch in batches:
                     new = [each for each in batch if each["id"] not in done]
-                    file.write("".join(json.dumps(results.prediction_line(each, info.classes)) + "\n" for each in new))
+                    file.write(
+                        "".join(
+                            json.dumps(results.prediction_line(each, info.classes)) + "\n"
+                            for each in new
+                        )
+                    )
                     file.flush()
                     bar.update(len(new))
             except ValueError as error:
                 raise results.EvaluationError(str(error)) from None
-        about = settings | {"weights_file": name, "source": info.source, "batch_size": batch_size, "chunk": chunk}
+        about = settings | {
+            "weights_file": name,
+            "source": info.source,
+            "batch_size": batch_size,
+            "chunk": chunk,
+        }
         about |= {name: builder.statistics[split][name] for name in results.COVERAGE}
         result = results.write_results(folder, info.classes, about)
         if result["clips"] != number:
@@ -211,7 +245,9 @@ def evaluate_weights(
         return result
 
 
-def check_compatible(info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str) -> None:
+def check_compatible(
+    info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str
+) -> None:
     """Makes sure that weights called `name` can be evaluated on a split of a data set."""
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
@@ -224,7 +260,9 @@ def check_compatible(info: weights.Info, name: str, builder: datasets.ClipBuilde
     if lacking:
         raise results.EvaluationError(f"{dataset} has no {lacking[0]}, which {name} needs")
     if split not in builder.splits():
-        raise results.EvaluationError(f"{dataset} has no split {split!r}; there are {', '.join(builder.splits())}")
+        raise results.EvaluationError(
+            f"{dataset} has no split {split!r}; there are {', '.join(builder.splits())}"
+        )
 
 
 def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
@@ -232,5 +270,10 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
     if frames is None:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
-        raise results.EvaluationError(f"--frames: {frames} is not a positive number, and not 0 for all")
-    return {stream: (-(-(frames or ALL_FRAMES) // stride), stride) for stream, (_, stride) in streams.items()}
+        raise results.EvaluationError(
+            f"--frames: {frames} is not a positive number, and not 0 for all"
+        )
+    return {
+        stream: (-(-(frames or ALL_FRAMES) // stride), stride)
+        for stream, (_, stride) in streams.items()
+    }

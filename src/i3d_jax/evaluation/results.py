@@ -13,7 +13,13 @@ from i3d_jax.models.network import CHANNELS
 
 STREAMS = tuple(CHANNELS)
 COVERAGE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.
-SETTINGS = ("weights", "dataset", "split", "footprint", "limit")  # What makes an evaluation the one it is.
+SETTINGS = (
+    "weights",
+    "dataset",
+    "split",
+    "footprint",
+    "limit",
+)  # What makes an evaluation the one it is.
 
 
 class EvaluationError(ValueError):
@@ -22,7 +28,9 @@ class EvaluationError(ValueError):
 
 def prediction_line(prediction: dict, classes: Sequence[str]) -> dict:
     """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
-    logits = {name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()}
+    logits = {
+        name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()
+    }
     own = prediction["logits"][""]
     best = np.argsort(-own, kind="stable")[:5]
     return {
@@ -55,7 +63,9 @@ def write_settings(folder: pathlib.Path, settings: dict) -> None:
         raise EvaluationError(str(error)) from None
 
 
-def read_predictions(folder: pathlib.Path, classes: Sequence[str], mend: bool = True) -> dict[str, dict]:
+def read_predictions(
+    folder: pathlib.Path, classes: Sequence[str], mend: bool = True
+) -> dict[str, dict]:
     """The predictions in a folder by the clips' ids.
 
     Args:
@@ -78,7 +88,9 @@ def read_predictions(folder: pathlib.Path, classes: Sequence[str], mend: bool = 
             own = clip.keys() & set(STREAMS)
             streams = own if streams is None else streams
             if own != streams:
-                raise ValueError(f"clip {clip['id']!r}: has logits of streams {sorted(own)}, wanted {sorted(streams)}")
+                raise ValueError(
+                    f"clip {clip['id']!r}: has logits of streams {sorted(own)}, wanted {sorted(streams)}"
+                )
         except ValueError as error:
             raise EvaluationError(f"{path}: line {number}: {error}") from None
         found[clip["id"]] = clip
@@ -89,8 +101,17 @@ def _prediction(text: str, classes: Sequence[str]) -> dict:
     """What a line of predictions.jsonl says, its logits as f32 [K]; raises a ValueError if that cannot be."""
     try:
         clip = json.loads(text)
-        name, label, its_class, numbers = clip["id"], clip["label"], clip["class"], (clip["frames"], clip["ticks"])
-        arrays = {each: np.array(clip[each], np.float32) for each in ("logits", *STREAMS) if each in ("logits", *clip)}
+        name, label, its_class, numbers = (
+            clip["id"],
+            clip["label"],
+            clip["class"],
+            (clip["frames"], clip["ticks"]),
+        )
+        arrays = {
+            each: np.array(clip[each], np.float32)
+            for each in ("logits", *STREAMS)
+            if each in ("logits", *clip)
+        }
     except (ValueError, KeyError, TypeError):
         raise ValueError("damaged") from None
     if type(name) is not str:
@@ -98,12 +119,16 @@ def _prediction(text: str, classes: Sequence[str]) -> dict:
     if type(label) is not int or not 0 <= label < len(classes):
         raise ValueError(f"clip {name!r}: label {label!r}, wanted 0 to {len(classes) - 1}")
     if its_class != classes[label]:
-        raise ValueError(f"clip {name!r}: class {its_class!r}, wanted {classes[label]!r}, which has label {label}")
+        raise ValueError(
+            f"clip {name!r}: class {its_class!r}, wanted {classes[label]!r}, which has label {label}"
+        )
     if any(type(number) is not int for number in numbers):
         raise ValueError(f"clip {name!r}: frames and ticks {numbers}, wanted whole numbers")
     for each, values in arrays.items():
         if values.shape != (len(classes),):
-            raise ValueError(f"clip {name!r}: {each} of shape {values.shape}, wanted ({len(classes)},)")
+            raise ValueError(
+                f"clip {name!r}: {each} of shape {values.shape}, wanted ({len(classes)},)"
+            )
     return clip | arrays
 
 
@@ -145,9 +170,14 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
             if its_first.get(name, {}).get("label") != its_clips.get(name, {}).get("label")
         }
         if apart:
-            raise EvaluationError(f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one")
+            raise EvaluationError(
+                f"{folder}: {len(apart)} clips are not those of {first}, {min(apart)} for one"
+            )
     share = {name: about[name] for name in COVERAGE if name in about}
-    fused = [{k: value for k, value in other.items() if k not in ("classes", *COVERAGE)} for _, other, _ in runs]
+    fused = [
+        {k: value for k, value in other.items() if k not in ("classes", *COVERAGE)}
+        for _, other, _ in runs
+    ]
     settings = {"dataset": about["dataset"], "split": about["split"], "fused": fused}
     lines = []
     for name, clip in its_first.items():
@@ -174,4 +204,6 @@ def _about(folder: pathlib.Path) -> dict:
         raise EvaluationError(f"{path}: not of an evaluation")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise EvaluationError(f"{path}: not of an evaluation: classes are {classes!r:.100}")
-    return {"classes": classes} | {name: about[name] for name in {"fused", *SETTINGS, *COVERAGE} & set(about)}
+    return {"classes": classes} | {
+        name: about[name] for name in {"fused", *SETTINGS, *COVERAGE} & set(about)
+    }

@@ -59,7 +59,7 @@ FLOATING = "float64", "float32", "bfloat16", "float16"
 # What options of all networks may be.
 VALUES = {
     "num_classes": (lambda value: operator.index(value) > 0, "a positive whole number"),
-    "norm_groups": (lambda value: operator.index(value) > 0, "a positive whole number"),
+    "norm_group_size": (lambda value: operator.index(value) > 0, "a positive whole number"),
     "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
@@ -86,6 +86,8 @@ def build(name: str, **options) -> Network:
     for option, (fits, wanted) in VALUES.items():
         value = getattr(network, option)
         if option == "num_classes" and value is None and model.network is Inception:  # It then gives features.
+            continue
+        if option == "norm_group_size" and value is None:
             continue
         with contextlib.suppress(TypeError):  # Of another type altogether.
             if fits(value):

@@ -57,7 +57,7 @@ class C3D(Network):
         if frames % FRAMES or not frames:
             raise ValueError(f"3D-ConvNet: got {frames} frames, wanted a multiple of {FRAMES}")
         x = video.reshape(-1, FRAMES, *video.shape[2:]).astype(self.dtype)
-        unit = self.unit()
+        unit = self.unit(self.norm_groups(batch, train))
         ends = self.walk(LAYERS, x, train, unit, 3)
         x = ends["MaxPool_5"]
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -52,7 +52,7 @@ class ConvNetLSTM(Network):
             self.scaled(512),
             self.norm_steps,
             self.norm_scale,
-            self.norm_groups,
+            self.norm_groups(video.shape[0], train),
             self.norm_decay,
             dtype=self.dtype,
             name="lstm",

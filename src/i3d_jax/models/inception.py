@@ -75,10 +75,11 @@ class Inception(Network):
                 f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "
                 f"at least {MIN_FRAMES} are needed"
             )
+        groups = self.norm_groups(video.shape[0], train)
         frames = video.shape[1] if self.dims == 2 and video.ndim == 5 else None
         if frames is not None:
             video = video.reshape(-1, *video.shape[2:])
-        unit = self.unit(time_padding=self.time_padding)
+        unit = self.unit(groups, time_padding=self.time_padding)
         ends = self.walk(LAYERS, video.astype(self.dtype), train, unit, self.dims)
         # Windows of 2 frames by 7x7 pixels at 224x224; any other size is averaged over all of its space, too.
         x = ends["AvgPool"] = average_pool(ends["Mixed_5c"], self.dims)

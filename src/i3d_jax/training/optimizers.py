@@ -31,7 +31,10 @@ def sgd(
       only: name of the layers that are trained; the others stay as they are, and have no slots. None: all are.
     """
     lr = lr if lr_batch_size is None else lr * batch_size / lr_batch_size
-    rates = [optax.constant_schedule(lr * factor) for factor in (1.0, *(factor for _, factor in milestones))]
+    rates = [
+        optax.constant_schedule(lr * factor)
+        for factor in (1.0, *(factor for _, factor in milestones))
+    ]
     constant = optax.join_schedules(rates, [step for step, _ in milestones])
 
     def rate(step):
@@ -40,10 +43,14 @@ def sgd(
     kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     tx = optax.chain(optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum))
     if only is not None:
-        tx = optax.partition({True: tx, False: optax.set_to_zero()}, functools.partial(_within, name=only))
+        tx = optax.partition(
+            {True: tx, False: optax.set_to_zero()}, functools.partial(_within, name=only)
+        )
     return tx, rate
 
 
 def _within(params: Any, name: str) -> Any:
     """Per leaf, whether it is one of a layer called so."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: any(step.key == name for step in path), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(step.key == name for step in path), params
+    )

@@ -6,26 +6,60 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from i3d_jax import distributed, files
-from i3d_jax.datasets import pipeline
-from i3d_jax.training import optimizers
-from i3d_jax.training.config import ConfigError
+from i3d_jax.training.config import ConfigError, sections
 
-# What may be another in a run that is resumed: the rest makes its result.
+# Keys that may differ when a run is resumed. The others make its result.
 CHANGEABLE = (
-    *("steps", "log_every", "checkpoint_every", "keep", "profile", "accumulate", "remat", "most_bad"),
-    *("data_dir", "threads", "workers"),
+    *("steps", "log_every", "checkpoint_every", "max_to_keep", "profile"),
+    *("grad_accum_steps", "remat", "max_skipped_steps", "data_dir", "threads", "workers"),
 )
-# What may be another in every process of a run: the rest makes the result, or when processes meet. The first one's profile is made.
+# Keys that may differ between the processes of a run. The profile is the first process's.
 PER_PROCESS = "data_dir", "threads", "workers", "profile"
+# Keys of earlier versions, which configs in folders and checkpoints of their runs still have.
+RENAMED = {
+    "accumulate": "grad_accum_steps",
+    "average": "ema_decay",
+    "best": "best_metric",
+    "clips": "train_clips",
+    "fixed": "freeze_backbone",
+    "init": "init_from",
+    "keep": "max_to_keep",
+    "most_bad": "max_skipped_steps",
+    "norm_group": "norm_group_size",
+    "test_clips": "eval_clips",
+}
 FOLDERS = "checkpoints", "set_aside", "profile", "pretrain"
 FILES = "config.json", "log.jsonl", "weights.safetensors", "best.safetensors", ".lock"
 PATIENCE = 90.0  # Seconds in which shared storage shows every process what one of them wrote.
+
+
+@contextlib.contextmanager
+def entered(folder: pathlib.Path, config: dict, run: Callable) -> Iterator[None]:
+    """Has all processes of a run enter its folder, which is made if it is not there.
+
+    Args:
+      folder: the run's.
+      config: arguments of `run`, which are written to it.
+      run: `loop.train`.
+
+    Raises:
+      ConfigError: it is another run's, or another process works in it.
+    """
+    first = distributed.is_first_process()
+    distributed.run_on_all_processes(lambda: check_file_kinds(folder) if first else None)
+    patience = 0 if jax.process_count() == 1 else 180
+    with distributed.on_first_process(locked(folder, patience)):
+        distributed.run_on_all_processes(
+            lambda: record_config(folder, config, run) if first else None
+        )
+        check_shared(folder)
+        yield
 
 
 def has_started(folder: pathlib.Path) -> bool:
@@ -44,7 +78,7 @@ def record_config(folder: pathlib.Path, config: dict, run: Callable) -> None:
     if path.exists() and (own or pretraining):
         try:
             other = _differences(files.read_json(path), config, run)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             hint = "move it away, and the same command goes on (checkpoints say too of which run they are)"
             raise ConfigError(f"{path}: damaged; {hint}") from None
         for name, (earlier, now) in other.items():
@@ -64,7 +98,7 @@ def why_another_run(about: Any, config: dict, run: Callable) -> str | None:
     """
     try:
         other = _differences(about["config"], config, run)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "what it says of its run is damaged"
     for name, (earlier, now) in other.items():
         return f"is of another run: its config.{name} is {earlier!r}, this run's {now!r}"
@@ -75,10 +109,12 @@ def shared_settings(config: dict, run: Callable) -> dict[str, Any]:
     """Of a config, which need not be a valid one, what all processes of its run must have alike, by key."""
     try:
         whole = _with_defaults(config, run)
-    except (KeyError, TypeError):  # Of a section that is none, for one.
+    except (KeyError, TypeError, AttributeError):  # Of a section that is none, for one.
         whole = json.loads(json.dumps(config, default=repr))
     return {
-        f"config.{name}": value for name, value in _flatten(whole).items() if name.split(".")[-1] not in PER_PROCESS
+        f"config.{name}": value
+        for name, value in _flatten(whole).items()
+        if name.split(".")[-1] not in PER_PROCESS
     }
 
 
@@ -146,19 +182,18 @@ def locked(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractCont
 
 
 def _with_defaults(config: dict, run: Callable) -> dict:
-    """A config as JSON has it, with what it leaves out: an option that a new version has makes no other run."""
+    """A config as JSON has it, in today's keys, with the values of all keys that it leaves out.
+
+    So an option that a new version adds, or renames, does not make another run.
+    """
 
     def defaults(function: Callable) -> dict:
         arguments = inspect.signature(function).parameters.values()
         return {each.name: each.default for each in arguments if each.default is not each.empty}
 
-    config = defaults(run) | config
-    for name, function in (
-        ("clips", pipeline.train_batches),
-        ("test_clips", pipeline.eval_chunks),
-        ("optimizer", optimizers.sgd),
-    ):
-        config[name] = defaults(function) | config[name]
+    config = defaults(run) | {RENAMED.get(name, name): value for name, value in config.items()}
+    for name in ("train_clips", "eval_clips", "optimizer"):
+        config[name] = defaults(sections()[name].function) | config[name]
     if config["pretrain"] is not None:
         config["pretrain"] = _with_defaults(config["pretrain"], run)
     return json.loads(json.dumps(config))
@@ -178,5 +213,9 @@ def _differences(earlier: dict, config: dict, run: Callable) -> dict[str, tuple[
 def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     pairs = {}
     for name, value in config.items():
-        pairs |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        pairs |= (
+            _flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return pairs

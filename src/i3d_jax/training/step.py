@@ -19,11 +19,23 @@ class State(NamedTuple):
     """All that a run changes.
 
     Attributes:
-      step: updates made or, where they would not have been finite, passed over.
-      bad: int32 [2], updates passed over since the last good one, and in all.
+      step: updates made or, where they would not have been finite, skipped.
+      skipped: int32 [2], updates skipped since the last finite one, and in all.
       validation: what the run knows of its validations; the updates are scaled by its `scale`.
-      average: exponential moving average of the parameters; None: there is none.
+      ema_params: exponential moving average of the parameters; None: there is none.
     """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    skipped: jax.Array
+    validation: validation.Validation
+    ema_params: Any = None
+
+
+class EarlierState(NamedTuple):
+    """`State`, field by field, with the names that checkpoints of earlier versions have."""
 
     step: jax.Array
     params: Any
@@ -34,14 +46,25 @@ class State(NamedTuple):
     average: Any = None
 
 
-@functools.partial(jax.jit, static_argnames=("tx", "average"))  # Leaf by leaf it would take seconds to compile.
-def initial_state(variables: Any, tx: optax.GradientTransformation, average: bool = False) -> State:
-    """The state that a run starts with."""
+@functools.partial(jax.jit, static_argnames=("tx", "ema"))  # Leaf by leaf it takes seconds.
+def initial_state(variables: Any, tx: optax.GradientTransformation, ema: bool = False) -> State:
+    """The state that a run starts with.
+
+    Args:
+      variables: "params" and "batch_stats".
+      tx: the optimizer.
+      ema: whether there is an exponential moving average of the parameters.
+    """
     params = variables["params"]
-    averaged = jax.tree.map(jnp.copy, params) if average else None  # Buffers of its own, to be donated.
-    bad = jnp.zeros(2, jnp.int32)
     return State(
-        jnp.zeros((), jnp.int32), params, variables["batch_stats"], tx.init(params), bad, validation.initial(), averaged
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(params),
+        skipped=jnp.zeros(2, jnp.int32),
+        validation=validation.initial(),
+        # Buffers of its own, to be donated.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
 
@@ -52,106 +75,133 @@ def train_step(
     *,
     model: nn.Module,
     tx: optax.GradientTransformation,
-    parts: tuple[int, int] = (1, 1),
-    average: float | None = None,
-):
-    """One update on the global batch; returns the new state and scalars.
+    micro_batches: int = 1,
+    runs: int = 1,
+    ema_decay: float | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One update on the global batch.
 
-    An update from a loss or gradient that is not finite is counted and passed over.
+    An update from a loss or a gradient that is not finite is counted and skipped. The update does
+    not depend on `micro_batches` and `runs`, but for the order of summation.
 
     Args:
+      state: is donated, if the caller's `jax.jit` says so.
       batch: packed clips (see `planes.unpack`) and "label" int32 [B].
       key: the run's, not the step's.
-      model: a network that gives logits per step in time in training is taught every one of them.
-      parts: in how many parts the batch is taken, one after another, and how many runs of clips each part takes a share
-        of (see `split_into_micro_batches`). The update is the same, but for the order of summation.
-      average: decay of the parameters' average.
+      model: one that gives logits per step in time in training is taught every one of them.
+      tx: the optimizer.
+      micro_batches: parts of the batch that are computed one after another; gradients are averaged.
+      runs: of clips, of which each micro-batch takes a share (see `split_into_micro_batches`).
+      ema_decay: per step, of the parameters' moving average; None: the state has none.
+
+    Returns:
+      the new state, and the scalars "loss", "accuracy", "grad_norm", "skipped_in_a_row", "skipped".
     """
-    clips = split_into_micro_batches(batch | {"number": jnp.arange(len(batch["label"]))}, *parts)
+    clips = batch | {"number": jnp.arange(len(batch["label"]))}
+    clips = split_into_micro_batches(clips, micro_batches, runs)
 
-    def loss_and_updates(params, clips):
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats, "clips": {"number": clips["number"]}},
-            models.as_network_input(planes.unpack(clips)),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(key, state.step)},
+    def loss_and_gradients(clips):
+        loss = functools.partial(_loss, state=state, clips=clips, key=key, model=model)
+        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params
         )
-        label = clips["label"].reshape(-1, *(1,) * (logits.ndim - 2))
-        label = jnp.broadcast_to(label, logits.shape[:-1])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-        return loss, (updates["batch_stats"], (logits.argmax(-1) == label).mean())
-
-    def of_part(clips):
-        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(state.params, clips)
         return loss, accuracy, batch_stats, grads
 
-    loss, accuracy, batch_stats, grads = _mean_over_micro_batches(of_part, clips)
+    loss, accuracy, batch_stats, grads = _mean_over_micro_batches(loss_and_gradients, clips)
     norm = _global_norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda update: state.validation.scale.astype(update.dtype) * update, updates)
+    scale = state.validation.scale
+    updates = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
     params = optax.apply_updates(state.params, updates)
-    if average is not None:
-        averaged = jax.tree.map(lambda old, new: average * old + (1 - average) * new, state.average, params)
-    else:
-        averaged = None
-    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    ema_params = None
+    if ema_decay is not None:
+        ema_params = jax.tree.map(
+            lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema_params, params
+        )
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     def chosen(new, old):  # Counts of steps go on.
-        return jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
+        return jnp.where(finite, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
 
-    changed = (params, batch_stats, opt_state, averaged)
-    kept = (state.params, state.batch_stats, state.opt_state, state.average)
-    params, batch_stats, opt_state, averaged = jax.tree.map(chosen, changed, kept)
-    bad = jnp.where(good, state.bad * jnp.array([0, 1], jnp.int32), state.bad + 1)
-    scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "bad_in_a_row": bad[0], "bad": bad[1]}
-    return State(state.step + 1, params, batch_stats, opt_state, bad, state.validation, averaged), scalars
+    changed = (params, batch_stats, opt_state, ema_params)
+    kept = (state.params, state.batch_stats, state.opt_state, state.ema_params)
+    params, batch_stats, opt_state, ema_params = jax.tree.map(chosen, changed, kept)
+    skipped = jnp.where(finite, state.skipped * jnp.array([0, 1], jnp.int32), state.skipped + 1)
+    scalars = {"loss": loss, "accuracy": accuracy, "grad_norm": norm}
+    scalars |= {"skipped_in_a_row": skipped[0], "skipped": skipped[1]}
+    new = (params, batch_stats, opt_state, skipped, state.validation, ema_params)
+    return State(state.step + 1, *new), scalars
 
 
-def split_into_micro_batches(batch: dict, parts: int, runs: int) -> dict:
-    """A batch [B, ...] as parts [parts, B / parts, ...], each of which has a share of each of so many runs of clips.
+def _loss(params: Any, *, state: State, clips: dict, key: jax.Array, model: nn.Module) -> Any:
+    """The mean cross-entropy of a micro-batch, and (new batch statistics, accuracy)."""
+    logits, updates = model.apply(
+        {"params": params, "batch_stats": state.batch_stats, "clips": {"number": clips["number"]}},
+        models.as_network_input(planes.unpack(clips)),
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": jax.random.fold_in(key, state.step)},
+    )
+    label = clips["label"].reshape(-1, *(1,) * (logits.ndim - 2))
+    label = jnp.broadcast_to(label, logits.shape[:-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    return loss, (updates["batch_stats"], (logits.argmax(-1) == label).mean())
 
-    With as many runs as devices, over which the batch is cut in runs, nothing moves between them.
+
+def split_into_micro_batches(batch: dict, micro_batches: int, runs: int) -> dict:
+    """A batch [B, ...] as micro-batches [micro_batches, B / micro_batches, ...].
+
+    The batch is cut into `runs` runs of clips, and each micro-batch takes a share of each run. With
+    as many runs as devices, over which the batch is cut in runs too, no clip moves between devices.
     """
 
-    def cut(x: jax.Array) -> jax.Array:
-        x = x.reshape(runs, parts, x.shape[0] // (runs * parts), *x.shape[1:])
-        return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *x.shape[3:])
+    def split(x: jax.Array) -> jax.Array:
+        share = x.shape[0] // (runs * micro_batches)
+        x = x.reshape(runs, micro_batches, share, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(micro_batches, -1, *x.shape[3:])
 
-    return {name: cut(x) for name, x in batch.items()}
+    return {name: split(x) for name, x in batch.items()}
 
 
-def _mean_over_micro_batches(function: Callable, parts: Any) -> Any:
-    """The mean over the parts of what a function of one returns; one at a time."""
-    one = jax.tree.map(lambda x: x[0], parts)
-    number = len(jax.tree.leaves(parts)[0])
+def _mean_over_micro_batches(function: Callable, micro_batches: Any) -> Any:
+    """The mean of what a function of one micro-batch returns; one at a time."""
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    number = len(jax.tree.leaves(micro_batches)[0])
     if number == 1:
-        return function(one)
+        return function(first)
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, function(part)), None
+    def add(total, micro_batch):
+        return jax.tree.map(jnp.add, total, function(micro_batch)), None
 
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, one))
-    total, _ = jax.lax.scan(add, nothing, parts)
+    shapes = jax.eval_shape(function, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
     return jax.tree.map(lambda x: x / number, total)
 
 
 def _global_norm(tree: Any) -> jax.Array:
-    """The root of the sum of all squares: each leaf's are added up by runs, and then what remains of all together.
+    """The root of the sum of all squares: first each leaf's by runs, then all of these together.
 
-    Optax adds up one leaf after another to the end, which is the same, but XLA takes several seconds longer to compile it.
+    Optax's adds up one leaf after another, which XLA takes several seconds longer to compile.
     """
     sums = []
     for leaf in jax.tree.leaves(tree):
         sums.append(jnp.square(leaf).reshape(normalization.run(leaf.size), -1).sum(0))
-    # Seen as one sum of sums, XLA makes it leaf by leaf again.
+    # Without the barrier XLA makes one sum of sums, leaf by leaf again.
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(sums)).sum())
 
 
-def runs_per_micro_batch(batch_size: int, accumulate: int, norm_group: int | None, devices: int) -> int:
-    """Of how many runs of clips each part of a batch takes a share, so that shares have whole groups: as many as devices, if
-    that can be.
+def runs_per_micro_batch(
+    batch_size: int, grad_accum_steps: int, norm_group_size: int | None, devices: int
+) -> int:
+    """The number of runs for `split_into_micro_batches`: as many as devices, if that can be.
+
+    Each micro-batch's share of a run must be whole groups of batch norm.
     """
-    part = batch_size // accumulate
-    group = norm_group or part
-    return max(runs for runs in range(1, devices + 1) if devices % runs == 0 and part % (runs * group) == 0)
+    micro_batch = batch_size // grad_accum_steps
+    group = norm_group_size or micro_batch
+    return max(
+        runs
+        for runs in range(1, devices + 1)
+        if devices % runs == 0 and micro_batch % (runs * group) == 0
+    )

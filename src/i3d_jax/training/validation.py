@@ -27,11 +27,17 @@ class Validation(NamedTuple):
 def initial() -> Validation:
     """As long as there was none."""
     # Not weakly typed: the step would be compiled again for the state that it returns.
-    return Validation(jnp.float32(0), jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0), jnp.float32(1))
+    return Validation(
+        jnp.float32(0), jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0), jnp.float32(1)
+    )
 
 
 def update(
-    validation: Validation, step: int, scores: dict[str, float], metric: str = "top1", plateau: dict | None = None
+    validation: Validation,
+    step: int,
+    scores: dict[str, float],
+    metric: str = "top1",
+    plateau: dict | None = None,
 ) -> Validation:
     """What is known after one more.
 
@@ -46,7 +52,13 @@ def update(
         best, best_step = value, step
     if plateau is not None:
         loss, since, scale = reduce_on_plateau(loss, since, scale, scores["loss"], **plateau)
-    return Validation(jnp.float32(best), jnp.int32(best_step), jnp.float32(loss), jnp.int32(since), jnp.float32(scale))
+    return Validation(
+        jnp.float32(best),
+        jnp.int32(best_step),
+        jnp.float32(loss),
+        jnp.int32(since),
+        jnp.float32(scale),
+    )
 
 
 def reduce_on_plateau(
