@@ -15,7 +15,10 @@ LEAVES = 120  # So many that some are still being read when the first one has fa
 
 def test_a_damaged_manifest_is_one_line(tmp_path, capfd):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = {f"x{i}": jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=sharding) for i in range(LEAVES)}
+    like = {
+        f"x{i}": jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=sharding)
+        for i in range(LEAVES)
+    }
     with checkpoints.Checkpoints(tmp_path) as saved:
         for step in 1, 2:
             saved.save(step, {name: np.full(1000, step, np.float32) for name in like})

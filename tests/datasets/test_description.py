@@ -24,7 +24,8 @@ def made(tmp_path_factory):
     """A small data set."""
     folder = tmp_path_factory.mktemp("made")
     some_videos(
-        folder / "videos", *[f"{split}/{label}/1.avi" for split in ("train", "val") for label in ("run", "jump")]
+        folder / "videos",
+        *[f"{split}/{label}/1.avi" for split in ("train", "val") for label in ("run", "jump")],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(own.Own, "SHORT_SIDE", 16)
@@ -120,13 +121,17 @@ def test_without_checksums_files_must_agree_with_each_other(damage, name, messag
     damage(copy / FINAL)
     assert say(copy) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"python -m i3d_jax.datasets: {copy / FINAL / name}: ") and message in line
+    assert (
+        line.startswith(f"python -m i3d_jax.datasets: {copy / FINAL / name}: ") and message in line
+    )
 
 
 def test_a_data_set_of_known_classes_must_have_them(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 16)
     some_videos(tmp_path / "videos", "yoga/a_000000_000001.mp4")
-    (tmp_path / "list.csv").write_text("label,youtube_id,time_start,time_end,split\nyoga,a,0,1,train\n")
+    (tmp_path / "list.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\nyoga,a,0,1,train\n"
+    )
     given = ["--videos", str(tmp_path / "videos"), "--annotations", str(tmp_path / "list.csv")]
     assert main(["prepare", "kinetics/400", *given, "--out", str(tmp_path)]) == 0
     final = pathlib.Path("kinetics", "400", "1.0.0")
@@ -134,11 +139,15 @@ def test_a_data_set_of_known_classes_must_have_them(tmp_path, monkeypatch):
     path, features = tmp_path / final / "label.labels.txt", tmp_path / final / "features.json"
     path.write_text("\n".join(labels.names("kinetics_400")[:399]))
     features.write_text(features.read_text().replace('"numClasses": "400"', '"numClasses": "399"'))
-    with pytest.raises(ValueError, match="labels.txt: its 399 classes are not the 400 of the data set"):
+    with pytest.raises(
+        ValueError, match="labels.txt: its 399 classes are not the 400 of the data set"
+    ):
         datasets.available("kinetics/400", str(tmp_path))
 
 
-@pytest.mark.parametrize("damage,message", [("cut", r"has \d+ bytes, wanted \d+"), ("gone", "missing")])
+@pytest.mark.parametrize(
+    "damage,message", [("cut", r"has \d+ bytes, wanted \d+"), ("gone", "missing")]
+)
 def test_shards_of_another_size_are_named_before_they_are_read(damage, message, copy):
     shard = copy / FINAL / "own-train.array_record-00000-of-00001"
     if damage == "cut":
@@ -152,7 +161,9 @@ def test_shards_of_another_size_are_named_before_they_are_read(damage, message, 
 def test_a_label_that_is_no_class_is_named_with_its_record(made):
     found = datasets.prepared("own/videos", str(made)).records("train")
     assert sorted(record["label"] for record in found) == [0, 1]
-    with pytest.raises(video.VideoError, match=r"record \d of train: cannot be read: label 1 of 1 classes"):
+    with pytest.raises(
+        video.VideoError, match=r"record \d of train: cannot be read: label 1 of 1 classes"
+    ):
         list(clips.Records(found.examples, "train", 1))
 
 
@@ -197,14 +208,21 @@ def test_records_of_the_first_format_are_read_with_one_line_of_warning(copy, cap
     assert line.startswith(f"{copy / FINAL}: prepared by an earlier version, which showed frames ")
     assert line.endswith("; prepare it again")
     config = {"dataset": {"name": "own/videos", "data_dir": str(copy)}}
-    assert loop._data_set(config | {"train_split": "train", "test_split": "validation"}).format == "1"
+    assert (
+        loop._data_set(config | {"train_split": "train", "test_split": "validation"}).format == "1"
+    )
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert say(copy) == 0
     captured = capsys.readouterr()
-    assert captured.err == f"python -m i3d_jax.datasets: {line}\n" and "records: format 1\n" in captured.out
+    assert (
+        captured.err == f"python -m i3d_jax.datasets: {line}\n"
+        and "records: format 1\n" in captured.out
+    )
 
 
-def test_earlier_records_of_moving_shapes_are_what_they_would_be_today(tmp_path, monkeypatch, capsys):
+def test_earlier_records_of_moving_shapes_are_what_they_would_be_today(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(moving_shapes, "CLIPS_PER_CLASS", {"images": {"train": 1}})
     final = datasets.prepared("moving_shapes/images", str(tmp_path)).final
     as_before(tmp_path, final.relative_to(tmp_path))

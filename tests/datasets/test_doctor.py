@@ -32,7 +32,12 @@ def ill(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ill")
     videos = folder / "videos"
     write(videos, "train/yoga/good_000000_000001.mp4", seed=1)
-    write(videos, "abseiling/cut_000000_000010.mkv", steady(40, 25, 48, 64, container="matroska"), seed=2)
+    write(
+        videos,
+        "abseiling/cut_000000_000010.mkv",
+        steady(40, 25, 48, 64, container="matroska"),
+        seed=2,
+    )
     real_files.cut(videos / "abseiling/cut_000000_000010.mkv")
     (videos / "text_000000_000010.mp4").write_text("not available\n" * 50)
     (videos / "empty_000000_000010.mp4").touch()
@@ -145,7 +150,11 @@ def listed(path):
 
 def assert_found(rows, wanted):
     assert [row[:5] for row in sorted(rows)] == [row[:5] for row in sorted(wanted)]
-    assert [row for row, (*_, detail) in zip(sorted(rows), sorted(wanted)) if not row[5].startswith(detail)] == []
+    assert [
+        row
+        for row, (*_, detail) in zip(sorted(rows), sorted(wanted))
+        if not row[5].startswith(detail)
+    ] == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -153,7 +162,9 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
     assert check(*ill, "--out", tmp_path / "found.csv", "--workers", workers) == 1
     rows = listed(tmp_path / "found.csv")
     assert_found(rows, BY_NAME + BY_CONTENT)
-    assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [row[0] for row in rows]
+    assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [
+        row[0] for row in rows
+    ]
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
         "train: 9 of 13 clips can be used, 30.8% cannot",
@@ -162,7 +173,9 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
     ]
     for kind in doctor.KINDS:
         of_kind = [row for row in rows if row[0] == kind]
-        example = f"{kind}: {len(of_kind)}, such as {of_kind[0][4] or of_kind[0][3]} ({of_kind[0][5]})"
+        example = (
+            f"{kind}: {len(of_kind)}, such as {of_kind[0][4] or of_kind[0][3]} ({of_kind[0][5]})"
+        )
         assert example in lines
 
 
@@ -203,10 +216,14 @@ def test_good_files_of_all_names_and_sorts_give_nothing(tmp_path, capsys):
     for number, identity in enumerate(real_files.IDS):
         label, sort = real_files.LABELS[number % 6], sorts[number // 4]
         layout = (f"train/{label}/", f"{label.replace(' ', '_')}/", "")[number % 3]
-        write(tmp_path / "videos", f"{layout}{identity}_000000_000001{sort.extension}", sort, number)
+        write(
+            tmp_path / "videos", f"{layout}{identity}_000000_000001{sort.extension}", sort, number
+        )
         rows.append((label, identity, "0", "1", "train"))
     with (tmp_path / "list.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("label", "youtube_id", "time_start", "time_end", "split"), *rows])
+        csv.writer(file).writerows(
+            [("label", "youtube_id", "time_start", "time_end", "split"), *rows]
+        )
     assert check(tmp_path / "videos", tmp_path / "list.csv", "--out", tmp_path / "found.csv") == 0
     assert capsys.readouterr().out == "train: 24 of 24 clips can be used, 0.0% cannot\n"
     assert listed(tmp_path / "found.csv") == []
@@ -218,7 +235,9 @@ def test_ucf101_is_checked_with_both_of_its_spellings(tmp_path, capsys):
     train = ("HandstandPushups/v_HandStandPushups_g08_c01.avi 37", "YoYo/v_YoYo_g08_c01.avi 101")
     (lists / "trainlist01.txt").write_text("\n".join(train))
     (lists / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n")
-    some_videos(videos, "HandstandPushups/v_HandstandPushups_g08_c01.avi", "YoYo/v_YoYo_g08_c01.avi")
+    some_videos(
+        videos, "HandstandPushups/v_HandstandPushups_g08_c01.avi", "YoYo/v_YoYo_g08_c01.avi"
+    )
     some_videos(videos, "YoYo/v_YoYo_g02_c01.avi")
     assert check(videos, lists, "--out", tmp_path / "found.csv", name="ucf101/1") == 1
     assert listed(tmp_path / "found.csv") == [
@@ -238,7 +257,12 @@ def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
         else:
             (tmp_path / f"{name}_test_split1.txt").write_text(f"a_{name}_0.avi 2 \n")
     videos = tmp_path / "videos"
-    some_videos(videos, "sword/fight_sword_0.avi", "sword_exercise/fight_sword_0.avi", "run/fight_jump_0.avi")
+    some_videos(
+        videos,
+        "sword/fight_sword_0.avi",
+        "sword_exercise/fight_sword_0.avi",
+        "run/fight_jump_0.avi",
+    )
     check(videos, tmp_path, "--out", tmp_path / "found.csv", name="hmdb51/1")
     rows = [row for row in listed(tmp_path / "found.csv") if row[0] != "missing"]
     assert rows == [
@@ -254,7 +278,15 @@ def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     write(videos, "a_000000_000001.mp4")
     (videos / os.fsdecode(b"\xe9t\xe9.mp4")).touch()
     rows = write_list(tmp_path, "yoga,a,0,1,train")
-    command = [sys.executable, "-m", "i3d_jax.datasets", "doctor", "kinetics/400", "--videos", str(videos)]
+    command = [
+        sys.executable,
+        "-m",
+        "i3d_jax.datasets",
+        "doctor",
+        "kinetics/400",
+        "--videos",
+        str(videos),
+    ]
     command += ["--annotations", str(rows), "--out", str(tmp_path / "found.csv")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
@@ -289,7 +321,10 @@ def command(tmp_path, body):
 
 def test_a_worker_that_dies_is_one_line_that_names_the_video(tmp_path):
     done = subprocess.run(
-        command(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), check=False, capture_output=True, text=True
+        command(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"),
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.rstrip("\n").rpartition("\n")[2]
@@ -299,7 +334,9 @@ def test_a_worker_that_dies_is_one_line_that_names_the_video(tmp_path):
 
 def test_workers_of_a_doctor_that_was_killed_end_by_themselves(tmp_path):
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command(tmp_path, "time.sleep(600)"), start_new_session=True, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        command(tmp_path, "time.sleep(600)"), start_new_session=True, stdout=quiet, stderr=quiet
+    )
     wait_until(pathlib.Path(tmp_path / "checks.py.started").exists)
     process.kill()
     process.wait()

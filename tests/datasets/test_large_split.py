@@ -13,7 +13,9 @@ NUMBER, PADDING = 18, 2**26
 
 
 @pytest.mark.slow
-def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tmp_path, monkeypatch):
+def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(
+    tmp_path, monkeypatch
+):
     if importlib.util.find_spec("tensorflow"):
         pytest.skip("TensorFlow is installed here")
     frames = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
@@ -22,7 +24,11 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
     for number in range(NUMBER):
         path = tmp_path / "videos" / annotations.file_name(f"clip{number:05d}", 0, 1)
         path.write_bytes(h264.encode(frames))
-        rows.append(dict(zip(annotations.COLUMNS, ("yoga", f"clip{number:05d}", 0, 1, "train"), strict=True)))
+        rows.append(
+            dict(
+                zip(annotations.COLUMNS, ("yoga", f"clip{number:05d}", 0, 1, "train"), strict=True)
+            )
+        )
     annotations.write_kinetics(tmp_path / "train.csv", rows)
     transcode = h264.transcode
 

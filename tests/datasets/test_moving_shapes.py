@@ -41,7 +41,9 @@ def test_shapes_move_as_their_class_says_and_their_flow_as_they_do(movement):
     np.testing.assert_allclose(np.sign(np.rint(np.median(steps, 0))), direction)
     # From 0.014 to 0.028 of 56 pixels a frame, the same all over the shape and all the time, and nothing across.
     found = np.unique(flow[(flow != 0).any(-1)], axis=0)
-    assert len(found) == 1 and 0.78 < found[0] @ direction < 1.57 and found[0] @ direction[::-1] == 0
+    assert (
+        len(found) == 1 and 0.78 < found[0] @ direction < 1.57 and found[0] @ direction[::-1] == 0
+    )
     np.testing.assert_allclose(steps.mean(0), found[0], atol=0.05)
 
 
@@ -101,7 +103,9 @@ def test_nothing_moves_where_flow_is_zero(shape, movement):
 
 @pytest.mark.parametrize("shape", moving_shapes.SHAPES)
 def test_flow_of_a_movement_is_minus_that_of_its_reverse(shape):
-    left, right, up, down, clockwise, back = (render(shape, movement, frames=1)[1] for movement in MOVEMENTS)
+    left, right, up, down, clockwise, back = (
+        render(shape, movement, frames=1)[1] for movement in MOVEMENTS
+    )
     np.testing.assert_array_equal(left, -right)
     np.testing.assert_array_equal(up, -down)
     assert left[..., 0].min() < -0.7 and up[..., 1].min() < -0.7
@@ -121,9 +125,14 @@ def builders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 2, "validation": 1} for k in ("videos", "images")}
+            moving_shapes,
+            "CLIPS_PER_CLASS",
+            {k: {"train": 2, "validation": 1} for k in ("videos", "images")},
         )
-        return {name: datasets.prepared(f"moving_shapes/{name}", str(folder)) for name in ("videos", "images")}
+        return {
+            name: datasets.prepared(f"moving_shapes/{name}", str(folder))
+            for name in ("videos", "images")
+        }
 
 
 def test_videos_are_prepared_as_records_of_h264(builders):
@@ -145,7 +154,9 @@ def test_the_flow_of_a_record_is_that_of_its_video(builders):
         assert flow.shape == (record["frames"], 56, 56, 2) == (*frames.shape[:3], 2)
         frames, flow = frames[:12], pixels.MAX_FLOW * pixels.to_unit(flow[:12])
         flow[abs(flow).max(-1) < 0.4] = 0  # What the compression puts outside the shape.
-        right, opposite, still = (np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0))
+        right, opposite, still = (
+            np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0)
+        )
         assert right < 8 and opposite > 2 * right and still > 1.2 * right
 
 
@@ -162,10 +173,14 @@ def test_images_have_no_flow(builders):
 
 def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_them(builders):
     builder = builders["videos"]
-    folder = builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
+    folder = (
+        builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
+    )
     rows = annotations.kinetics([folder / "train.csv"], builder.class_names)
     found = video_files.clips(rows, folder / "videos", folder / "flow")
-    assert len(found) == 48 and all(os.path.exists(*clip.paths) and os.path.exists(*clip.flows) for clip in found)
+    assert len(found) == 48 and all(
+        os.path.exists(*clip.paths) and os.path.exists(*clip.flows) for clip in found
+    )
     place = "train/disc moving left/train00000_000000_000002.mp4"
     assert found[0][4:] == ((str(folder / "videos" / place),), (str(folder / "flow" / place),), ())
 
@@ -179,7 +194,10 @@ def test_the_videos_that_the_readme_predicts_are_where_it_says(builders):
 def test_all_that_was_annotated_is_there(builders):
     for name, per_class in ("videos", 24), ("images", 4):
         found = builders[name].statistics
-        assert {split: (each["annotated"], each["used"], each["rejected"]) for split, each in found.items()} == {
+        assert {
+            split: (each["annotated"], each["used"], each["rejected"])
+            for split, each in found.items()
+        } == {
             "train": (2 * per_class, 2 * per_class, {}),
             "validation": (per_class, per_class, {}),
         }

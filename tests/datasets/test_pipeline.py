@@ -52,9 +52,13 @@ def where(clip):
 
 def seen(clips):
     """What a network sees of packed clips, as bytes, and the labels."""
-    frames = jax.jit(planes.unpack)({name: value for name, value in clips.items() if name != "label"})
+    frames = jax.jit(planes.unpack)(
+        {name: value for name, value in clips.items() if name != "label"}
+    )
     scale = {"rgb": (127.5, 127.5), "flow": (127, 128)}
-    found = {name: np.rint(np.asarray(x) * scale[name][0] + scale[name][1]) for name, x in frames.items()}
+    found = {
+        name: np.rint(np.asarray(x) * scale[name][0] + scale[name][1]) for name, x in frames.items()
+    }
     return found | {name: value for name, value in clips.items() if name == "label"}
 
 
@@ -186,7 +190,9 @@ def test_processes_share_the_clips_that_one_process_gets(source, processes):
     one = take(source, 6, **BOTH)
     parts = [take(source, 6, process=p, processes=processes, **BOTH) for p in range(processes)]
     for step in range(6):
-        together = {name: np.concatenate([part[step][name] for part in parts]) for name in one[step]}
+        together = {
+            name: np.concatenate([part[step][name] for part in parts]) for name in one[step]
+        }
         assert_equal([together], [one[step]])
 
 
@@ -211,7 +217,9 @@ def test_start_crop_and_flip_are_random_and_the_same_over_a_clip(source):
     assert not any(where(clip)[3] for clip in unflipped)
 
 
-@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+@pytest.mark.parametrize(
+    "rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))]
+)
 def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
     span = max((frames - 1) * stride + 1 for frames, stride in (rgb, flow))
     starts, flips = set(), 0
@@ -227,12 +235,16 @@ def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
     assert (min(starts), max(starts)) == (0, 24 - span) and 20 < flips < 60
 
 
-@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+@pytest.mark.parametrize(
+    "rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))]
+)
 def test_clips_that_are_played_backwards_move_the_opposite_way(source, rgb, flow):
     seen_backwards, ends = 0, set()
     for batch in take(source[1:2], 40, rgb=rgb, flow=flow, reverse=True):
         frames = seen(batch)
-        for clip, its_flow, backwards in zip(frames["rgb"], frames["flow"], batch["backwards"], strict=True):
+        for clip, its_flow, backwards in zip(
+            frames["rgb"], frames["flow"], batch["backwards"], strict=True
+        ):
             top, left, times, mirrored = where(clip)
             way = -1 if backwards else 1
             assert times == [times[0] + way * i * rgb[1] for i in range(rgb[0])]
@@ -240,7 +252,9 @@ def test_clips_that_are_played_backwards_move_the_opposite_way(source, rgb, flow
             flow_times = [times[0] - backwards + way * i * flow[1] for i in range(flow[0])]
             assert 0 <= min(flow_times) and max(flow_times) < 24
             wanted = cut(source[1], "flow", flow_times, top, left, 32, mirrored)
-            np.testing.assert_array_equal(its_flow, 256 - wanted.astype(int) if backwards else wanted)
+            np.testing.assert_array_equal(
+                its_flow, 256 - wanted.astype(int) if backwards else wanted
+            )
             seen_backwards += backwards
             ends.add(times[0])
     assert 60 < seen_backwards < 100 and max(ends) == 23
@@ -271,23 +285,37 @@ def test_short_videos_are_looped_backwards_too(source):
         ((6, 1), (2, 5), [0, 1, 2, 3, 4, 5], [0, 5]),
     ],
 )
-def test_videos_shorter_than_a_clip_are_looped_in_both_streams(source, rgb, flow, rgb_times, flow_times):
+def test_videos_shorter_than_a_clip_are_looped_in_both_streams(
+    source, rgb, flow, rgb_times, flow_times
+):
     for batch in map(seen, take(source[:1], 3, batch_size=1, rgb=rgb, flow=flow)):
         top, left, times, mirrored = where(batch["rgb"][0])
         assert times == rgb_times
-        np.testing.assert_array_equal(batch["flow"][0], cut(source[0], "flow", flow_times, top, left, 32, mirrored))
+        np.testing.assert_array_equal(
+            batch["flow"][0], cut(source[0], "flow", flow_times, top, left, 32, mirrored)
+        )
 
 
 def test_frames_are_looped_from_their_start(source):
     def frames_of(**options):
         packed = pipeline.frames_of(source[0], "rgb", planes.Window(0, 0, 32), **options)
         return where(
-            seen({"rgb": packed[None], "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][0]
+            seen(
+                {
+                    "rgb": packed[None],
+                    "corner": np.zeros((1, 2), int),
+                    "mirrored": np.zeros(1, bool),
+                }
+            )["rgb"][0]
         )[2]
 
     assert frames_of(count=7, stride=2, start=1) == [1, 3, 5, 1, 3, 5, 1]
     assert frames_of(count=4, stride=2, start=5) == [5, 1, 3, 5]
-    assert frames_of(count=3, stride=4, start=3) == [3, 1, 5]  # In step with a stream that has all frames.
+    assert frames_of(count=3, stride=4, start=3) == [
+        3,
+        1,
+        5,
+    ]  # In step with a stream that has all frames.
     assert frames_of(count=3, stride=1, start=100) == [4, 5, 0]
 
 
@@ -335,18 +363,25 @@ def assert_same_pieces(found, wanted):
 def test_test_videos_come_once_in_batches_of_one_length_and_whole(source):
     found = pieces(source, flow=(250, 1))
     # Records 0, 3, 6, 9 have 6 frames, the others 24; those come first of which a batch is full first.
-    assert ids(found) == [["clip1", "clip2", "clip4", "clip5"], ["clip0", "clip3", "clip6", "clip9"]] + [
-        ["clip7", "clip8", "clip10"]
-    ]
+    assert ids(found) == [
+        ["clip1", "clip2", "clip4", "clip5"],
+        ["clip0", "clip3", "clip6", "clip9"],
+    ] + [["clip7", "clip8", "clip10"]]
     assert [piece.ticks for piece in found] == [24, 6, 24]
     for piece in found:
         frames = seen(piece.streams)
         assert piece.window == (0, piece.ticks, 0, piece.ticks)
         for row, about in enumerate(piece.records):
             size = {"height": 40, "width": 48}
-            assert about == {"id": f"clip{about['label']}", "label": about["label"], "frames": piece.ticks} | size
+            assert (
+                about
+                == {"id": f"clip{about['label']}", "label": about["label"], "frames": piece.ticks}
+                | size
+            )
             for stream in "rgb", "flow":
-                wanted = cut(source[about["label"]], stream, range(piece.ticks), 4, 8, 32)  # The centre of 40x48.
+                wanted = cut(
+                    source[about["label"]], stream, range(piece.ticks), 4, 8, 32
+                )  # The centre of 40x48.
                 assert_seen(frames[stream][row], wanted)
 
 
@@ -366,14 +401,23 @@ def test_only_so_many_frames_of_test_videos_are_used_and_at_their_step(source):
     (piece,) = pieces(source[1:2], rgb=(5, 3), flow=(4, 2))
     assert piece.ticks == 4
     assert where(seen(piece.streams)["rgb"][0])[2] == [0, 3, 6, 9]
-    np.testing.assert_array_equal(seen(piece.streams)["flow"][0], cut(source[1], "flow", [0, 2, 4, 6], 4, 8, 32))
+    np.testing.assert_array_equal(
+        seen(piece.streams)["flow"][0], cut(source[1], "flow", [0, 2, 4, 6], 4, 8, 32)
+    )
     (piece,) = pieces(source[1:2], rgb=(50, 5))
     assert piece.ticks == 5 and where(seen(piece.streams)["rgb"][0])[2] == [0, 5, 10, 15, 20]
 
 
 def test_test_videos_are_looped_up_to_the_lengths_of_the_network(source):
     (piece,) = pieces(source[:1], timing=I3D)
-    assert piece.ticks == 16 and where(seen(piece.streams)["rgb"][0])[2] == [0, 1, 2, 3, 4, 5] * 2 + [0, 1, 2, 3]
+    assert piece.ticks == 16 and where(seen(piece.streams)["rgb"][0])[2] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ] * 2 + [0, 1, 2, 3]
     (piece,) = pieces(source[1:2], timing=I3D)
     assert piece.ticks == 32 and where(seen(piece.streams)["rgb"][0])[2] == [*range(24), *range(8)]
 
@@ -401,7 +445,11 @@ def assert_chunks_make_the_whole(source, chunk, **options):
         windows = timing.windows(whole.ticks, chunk)
         for window in windows:
             piece = next(chunked)
-            assert (piece.records, piece.ticks, piece.window) == (whole.records, whole.ticks, window)
+            assert (piece.records, piece.ticks, piece.window) == (
+                whole.records,
+                whole.ticks,
+                window,
+            )
             for stream in set(piece.streams) & {"rgb", "flow"}:
                 size = timing.frames(stream)
                 wanted = whole.streams[stream][:, window.start * size : window.stop * size]
@@ -425,7 +473,12 @@ def test_windows_for_i3d_of_two_streams_are_the_whole_videos_frames(long_source)
 
 def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(long_source):
     both = {"rgb": (25, 10), "flow": (250, 1)}
-    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [4, 4, 2, 4]
+    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [
+        4,
+        4,
+        2,
+        4,
+    ]
     fused = Timing(flow=10, before=2, after=3)
     assert assert_chunks_make_the_whole(long_source[3:], 6, timing=fused, **both) == [4, 11]
     for piece in pieces(long_source[3:4], timing=fused, batch_size=1, crop=16, chunk=6, **both):
@@ -437,7 +490,9 @@ def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(
 
 
 def test_windows_of_a_network_that_carries_its_past_are_the_whole_videos_frames(long_source):
-    assert assert_chunks_make_the_whole(long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)) == [3, 7]
+    assert assert_chunks_make_the_whole(
+        long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)
+    ) == [3, 7]
 
 
 def test_windows_that_are_too_short_are_an_error(long_source):
@@ -460,7 +515,9 @@ def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are(sour
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_number_of_threads_does_not_change_the_test_pieces(source, threads):
     options = dict(flow=(250, 1), chunk=7, batch_size=3)
-    assert_same_pieces(pieces(source, threads=threads, **options), pieces(source, threads=2, **options))
+    assert_same_pieces(
+        pieces(source, threads=threads, **options), pieces(source, threads=2, **options)
+    )
 
 
 @pytest.mark.parametrize("lengths", [1, 3, 9, 40, 400])
@@ -476,7 +533,9 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
             yield {"number": number}
             most = max(most, taken - len(given))  # Those that wait when the next is asked for.
 
-    for length, batch in pipeline.batch_by_length(records(), lambda each: length_of[each["number"]], size):
+    for length, batch in pipeline.batch_by_length(
+        records(), lambda each: length_of[each["number"]], size
+    ):
         numbers = [each["number"] for each in batch]
         assert {length_of[number] for number in numbers} == {length} and 1 <= len(numbers) <= size
         given += numbers
@@ -491,7 +550,9 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
 
 def test_if_too_many_records_wait_the_length_that_has_most_goes():
     records = [10, 20, 20, 30, 20, *range(40, 60)]
-    found = list(pipeline.batch_by_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
+    found = list(
+        pipeline.batch_by_length(({"frames": n} for n in records), lambda each: each["frames"], 4)
+    )
     assert [(length, len(batch)) for length, batch in found[:2]] == [(20, 3), (10, 1)]
 
 
@@ -538,7 +599,9 @@ def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, cl
     with pytest.raises(video.VideoError, match=message):
         pieces(wrong, **streams)
     # Also where the window, or the clip, starts after the last frame.
-    with pytest.raises(video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24"):
+    with pytest.raises(
+        video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24"
+    ):
         pieces(wrong, chunk=24, timing=Timing(carries=True), **streams)
     with pytest.raises(video.VideoError, match=f"record clip2: {stream}: "):
         take(wrong[1:2], 40, batch_size=1, **{"rgb": None, stream: (1, 1)})
@@ -547,9 +610,13 @@ def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, cl
 def test_a_record_that_cannot_be_decoded_is_named(source):
     for stream, name in (("rgb", "video"), ("flow", "flow")):
         broken = [source[1], source[2] | {name: source[2][name][:300]}]
-        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+        with pytest.raises(
+            video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"
+        ):
             pieces(broken, flow=(9, 1))
-        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+        with pytest.raises(
+            video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"
+        ):
             take(broken, 2, flow=(9, 1))
 
 
@@ -560,7 +627,10 @@ def test_streams_are_two_positive_whole_numbers_each():
         pipeline.streams()
     wrong: list = [(8,), (8, 1, 1), (0, 1), (8, 0), (8, -1), (8.0, 1), ("8", 1), (), 8, "88"]
     for pair in wrong:
-        with pytest.raises(ValueError, match="^flow: .*wanted .frames, step between them., two positive whole numbers"):
+        with pytest.raises(
+            ValueError,
+            match="^flow: .*wanted .frames, step between them., two positive whole numbers",
+        ):
             pipeline.streams((8, 1), pair)
 
 
@@ -575,7 +645,8 @@ def test_clips_want_a_stream(source):
 def test_batches_without_clips_are_refused(records, batch_size):
     """Their batch statistics would be NaN, and the running ones for ever."""
     with pytest.raises(
-        ValueError, match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each"
+        ValueError,
+        match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each",
     ):
         next(pipeline.train_batches(records, batch_size=batch_size, seed=0, crop=2, rgb=(1, 1)))
 

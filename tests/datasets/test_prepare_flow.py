@@ -36,7 +36,15 @@ def made(tmp_path_factory):
     for number in range(5):
         name = annotations.file_name(f"clip{number:07d}", 0, 1)
         (folder / "videos" / name).write_bytes(h264.encode(clip(25, number, 48, 64)))
-        rows.append(dict(zip(annotations.COLUMNS, ("yoga", f"clip{number:07d}", 0, 1, "validate"), strict=True)))
+        rows.append(
+            dict(
+                zip(
+                    annotations.COLUMNS,
+                    ("yoga", f"clip{number:07d}", 0, 1, "validate"),
+                    strict=True,
+                )
+            )
+        )
     annotations.write_kinetics(folder / "validate.csv", rows)
     return folder
 
@@ -48,7 +56,15 @@ def small(monkeypatch):
 
 
 def arguments(made, out, *more):
-    given = ["--videos", made / "videos", "--annotations", made / "validate.csv", "--out", out, *more]
+    given = [
+        "--videos",
+        made / "videos",
+        "--annotations",
+        made / "validate.csv",
+        "--out",
+        out,
+        *more,
+    ]
     return ["prepare", "kinetics/400", *map(str, given)]
 
 
@@ -66,12 +82,25 @@ def prepared(made, tmp_path_factory):
 
 
 def records(out):
-    return {record["id"]: record for record in datasets.prepared("kinetics/400", str(out)).records("validation")}
+    return {
+        record["id"]: record
+        for record in datasets.prepared("kinetics/400", str(out)).records("validation")
+    }
 
 
 def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path):
     assert (
-        flow_main([str(made / "videos"), "--out", str(tmp_path / "flow"), "--short-side", "32", "--preset", "fast"])
+        flow_main(
+            [
+                str(made / "videos"),
+                "--out",
+                str(tmp_path / "flow"),
+                "--short-side",
+                "32",
+                "--preset",
+                "fast",
+            ]
+        )
         == 0
     )
     found = records(prepared)
@@ -84,7 +113,9 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
     assert main(arguments(made, tmp_path / "copied", "--flow", tmp_path / "flow")) == 0
     copied = records(tmp_path / "copied")
     assert all(copied[identity]["flow"] == record["flow"] for identity, record in found.items())
-    assert datasets.available("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe("fast")
+    assert datasets.available("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe(
+        "fast"
+    )
     (tmp_path / "flow" / "flow.json").unlink()  # Then nothing says how it was made.
     assert main(arguments(made, tmp_path / "unknown", "--flow", tmp_path / "flow")) == 0
     assert datasets.available("kinetics/400", str(tmp_path / "unknown")).flow_recipe is None
@@ -92,7 +123,11 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
 
 @pytest.mark.parametrize(
     "name,value,wanted",
-    [("format", "colours", "wanted 'h264'"), ("short_side", 48, "wanted 32"), ("frames", 9, "wanted None")],
+    [
+        ("format", "colours", "wanted 'h264'"),
+        ("short_side", 48, "wanted 32"),
+        ("frames", 9, "wanted None"),
+    ],
 )
 def test_flow_that_was_made_for_something_else_is_refused_before_anything_is_done(
     name, value, wanted, made, tmp_path, capsys, monkeypatch
@@ -111,15 +146,26 @@ def test_a_data_set_says_how_its_flow_was_made(prepared, capsys):
     assert datasets.available("kinetics/400", str(prepared)).flow_recipe == flow.recipe("fast")
 
 
-def test_rejected_flow_that_was_replaced_meanwhile_is_looked_at_again(made, prepared, tmp_path, capsys):
+def test_rejected_flow_that_was_replaced_meanwhile_is_looked_at_again(
+    made, prepared, tmp_path, capsys
+):
     identity, record = records(prepared).popitem()
     lists = tmp_path / "validate.csv"
     header, *rows = (made / "validate.csv").read_text().splitlines()
-    lists.write_text("\n".join([header, next(row for row in rows if identity.partition("_")[0] in row)]) + "\n")
+    lists.write_text(
+        "\n".join([header, next(row for row in rows if identity.partition("_")[0] in row)]) + "\n"
+    )
     path = tmp_path / "flow" / f"{identity}.mp4"
     path.parent.mkdir()
     path.write_bytes(record["flow"][:-500])
-    command = ["prepare", "kinetics/400", "--videos", str(made / "videos"), "--annotations", str(lists)]
+    command = [
+        "prepare",
+        "kinetics/400",
+        "--videos",
+        str(made / "videos"),
+        "--annotations",
+        str(lists),
+    ]
     command += ["--out", str(tmp_path / "out"), "--flow", str(path.parent)]
     assert main(command) == 2
     assert "none of the 1 clips of validation can be used" in capsys.readouterr().err
@@ -132,7 +178,9 @@ def test_processes_compute_the_same_flow(made, prepared, tmp_path):
     given = arguments(made, tmp_path, *COMPUTED, "--workers", 2)
     subprocess.run([sys.executable, "-c", DRIVER, *given], check=True, capture_output=True)
     for name in os.listdir(prepared / "kinetics" / "400" / "1.0.0"):
-        one, other = (folder / "kinetics" / "400" / "1.0.0" / name for folder in (prepared, tmp_path))
+        one, other = (
+            folder / "kinetics" / "400" / "1.0.0" / name for folder in (prepared, tmp_path)
+        )
         assert one.read_bytes() == other.read_bytes(), name
 
 
@@ -145,7 +193,9 @@ def test_another_recipe_computes_all_flow_anew(made, tmp_path, monkeypatch):
         assert main(arguments(made, tmp_path, *COMPUTED)) == 2
     written = []
     write = shards.write
-    monkeypatch.setattr(shards, "write", lambda job, *rest, **more: (written.append(job), write(job, *rest, **more)))
+    monkeypatch.setattr(
+        shards, "write", lambda job, *rest, **more: (written.append(job), write(job, *rest, **more))
+    )
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_place", stop)
         assert main(arguments(made, tmp_path, *COMPUTED)) == 2
@@ -162,9 +212,19 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
     info = weights.Info("i3d", classes, {"width": 0.1}, {"flow": (250, 1)}, short_side=32, crop=32)
     weights.save(tmp_path / "flow.safetensors", variables, info)
     given = ["--weights", str(tmp_path / "flow.safetensors")]
-    data = ["--dataset", "kinetics/400", "--data-dir", str(prepared), "--out", str(tmp_path / "out")]
+    data = [
+        "--dataset",
+        "kinetics/400",
+        "--data-dir",
+        str(prepared),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert evaluate.main([*given, *data]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 5
     capsys.readouterr()
     files = [str(made / "videos" / f"{line['id']}.mp4") for line in lines]
@@ -179,8 +239,14 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
     "given,message",
     [
         (["kinetics/400", "--flow"], "--videos and --annotations are missing"),
-        (["moving_shapes/videos", "--flow"], "makes its videos itself; leave --videos, --annotations and --flow out"),
-        (["kinetics/400", "--flow", ".", "--flow-preset", "fast"], "is for --flow without a folder"),
+        (
+            ["moving_shapes/videos", "--flow"],
+            "makes its videos itself; leave --videos, --annotations and --flow out",
+        ),
+        (
+            ["kinetics/400", "--flow", ".", "--flow-preset", "fast"],
+            "is for --flow without a folder",
+        ),
         (["kinetics/400", "--flow-preset", "fast"], "is for --flow without a folder"),
     ],
 )

@@ -65,7 +65,10 @@ def frames(out):
 def rejected(out):
     """By file, the start of the reason, and which was used instead."""
     with (out / FINAL / "rejected.csv").open(newline="") as file:
-        return {row["file"]: (row["reason"].partition(": Inv")[0], row["used_instead"]) for row in csv.DictReader(file)}
+        return {
+            row["file"]: (row["reason"].partition(": Inv")[0], row["used_instead"])
+            for row in csv.DictReader(file)
+        }
 
 
 def contents(folder):
@@ -88,11 +91,17 @@ def test_the_first_file_that_can_be_used_is_and_the_others_are_listed(made, tmp_
     printed = capsys.readouterr().out
     assert "train: 3 of 6 annotated clips (50.0% missing)" in printed
     assert "left out: 1 is missing\n" in printed and "left out: 1 is no file\n" in printed
-    assert "left out: 1 cannot be decoded\n" in printed and "of another than its preferred file: 2\n" in printed
+    assert (
+        "left out: 1 cannot be decoded\n" in printed
+        and "of another than its preferred file: 2\n" in printed
+    )
 
 
 def test_workers_use_the_same_files(made, tmp_path):
-    assert prepare(made, tmp_path / "one") == 0 and prepare(made, tmp_path / "two", "--workers", 2) == 0
+    assert (
+        prepare(made, tmp_path / "one") == 0
+        and prepare(made, tmp_path / "two", "--workers", 2) == 0
+    )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -100,9 +109,14 @@ def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
     videos, lists = made
     clips = video_files.clips(annotations.kinetics([lists], ["yoga"]), videos)
     written = []
-    for name, write in ("here", shards.write), ("sent", lambda job: shards._write_text(json.dumps(job))):
+    for name, write in (
+        ("here", shards.write),
+        ("sent", lambda job: shards._write_text(json.dumps(job))),
+    ):
         (tmp_path / name).mkdir()
-        (job,) = shards.shard_jobs(clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False))
+        (job,) = shards.shard_jobs(
+            clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False)
+        )
         write(job)
         assert shards.marker(job) is not None
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
@@ -168,9 +182,7 @@ def test_a_split_of_links_that_lead_nowhere_says_so(tmp_path, capsys):
     lists = real_files.write_list(tmp_path, "yoga,a,0,1,train")
     assert prepare((tmp_path / "videos", lists), tmp_path / "out") == 2
     place = tmp_path / "videos" / "a_000000_000001.mp4"
-    line = (
-        f"has a file among the videos: leave train's list out; {place}: is missing: a dangling link to /unmounted/a.mp4"
-    )
+    line = f"has a file among the videos: leave train's list out; {place}: is missing: a dangling link to /unmounted/a.mp4"
     assert line in capsys.readouterr().err
 
 
@@ -180,7 +192,10 @@ def test_own_videos_that_are_no_files_are_listed(tmp_path, capsys):
     (folder / "b.mp4").symlink_to("nowhere.mp4")
     os.mkfifo(folder / "c.mp4")
     out = tmp_path / "out"
-    assert main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--out", str(out)]) == 0
+    assert (
+        main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--out", str(out)])
+        == 0
+    )
     with (out / "own" / "videos" / "1.0.0" / "rejected.csv").open(newline="") as file:
         found = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert found == {

@@ -53,7 +53,11 @@ def stop(command, number, to_all, tmp_path):
     script.write_text(SCRIPT)
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, script, *command], start_new_session=True, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, script, *command],
+        start_new_session=True,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
     )
     wait_until(lambda: len(list(tmp_path.glob("script.py.*"))) == 2)
     if to_all:  # As a terminal does.
@@ -66,7 +70,9 @@ def stop(command, number, to_all, tmp_path):
     return process.returncode, errors.splitlines()
 
 
-@pytest.mark.parametrize("number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(
+    "number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
 def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp_path, monkeypatch):
     command = ["prepare", *made, "--out", str(tmp_path / "out")]
     status, lines = stop(command, number, to_all, tmp_path)
@@ -82,7 +88,9 @@ def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp
     monkeypatch.setattr(datasets.shards, "CLIPS", 1)
     written, write = [], datasets.shards.write
     monkeypatch.setattr(
-        datasets.shards, "write", lambda job, *more, **named: (written.append(job), write(job, *more, **named))
+        datasets.shards,
+        "write",
+        lambda job, *more, **named: (written.append(job), write(job, *more, **named)),
     )
     assert main(command[:-4] + command[-2:]) == 0 and len(written) == 2
     assert not parts.exists()

@@ -79,7 +79,9 @@ def make(folder: pathlib.Path, seed: int = 0, count: int = 240) -> Made:
             sort.write(path, rng)
             lasts = min(sort.times[-1] + sort.last, seconds)
             apart, aspect = float(max(np.diff(sort.times), default=0)), sort.width / sort.height
-            made.good[stem] = Good(path, label, written, seconds, lasts, aspect, apart, sort.pix_fmt != "gray")
+            made.good[stem] = Good(
+                path, label, written, seconds, lasts, aspect, apart, sort.pix_fmt != "gray"
+            )
         if split == "validate":
             label = label.replace(" ", "_")
         values = (label, identity, start, start + seconds, split)
@@ -107,7 +109,10 @@ class Sort(NamedTuple):
     options: tuple[tuple[str, str], ...] = ()  # Of the container.
 
     def write(self, path: pathlib.Path, rng: np.random.Generator) -> None:
-        images = [np.rot90(image, self.turned) for image in frames(self.height, self.width, self.times, rng)]
+        images = [
+            np.rot90(image, self.turned)
+            for image in frames(self.height, self.width, self.times, rng)
+        ]
         options = {"fflags": "+bitexact"} | dict(self.options)
         with av.open(f"file:{path}", "w", format=self.container, options=options) as target:
             stream = target.add_stream(self.codec, rate=self.rate)
@@ -115,15 +120,25 @@ class Sort(NamedTuple):
             base = fractions.Fraction(1, 1000) if self.varies else 1 / self.rate
             stream.codec_context.time_base, stream.codec_context.thread_count = base, 1
             if self.pix_fmt in ("gray", "yuvj420p"):
-                stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG  # 0 to 255, not 16 to 235.
+                stream.codec_context.color_range = (
+                    av.video.reformatter.ColorRange.JPEG
+                )  # 0 to 255, not 16 to 235.
             if self.codec == "libx264":
                 # MP4 has no times for how long the last of varying frames that are reordered is shown.
-                stream.options = {"preset": "veryfast", "crf": "20", **({"bf": "0"} if self.varies else {})}
-                stream.options |= {"x264-params": "mbtree=0"}  # See `video`: the same bytes every time.
+                stream.options = {
+                    "preset": "veryfast",
+                    "crf": "20",
+                    **({"bf": "0"} if self.varies else {}),
+                }
+                stream.options |= {
+                    "x264-params": "mbtree=0"
+                }  # See `video`: the same bytes every time.
             elif self.codec == "libvpx-vp9":
                 stream.options = {"cpu-used": "8", "deadline": "realtime"}
             sound = (
-                target.add_stream("libopus" if self.container == "webm" else "aac", rate=48000) if self.sound else None
+                target.add_stream("libopus" if self.container == "webm" else "aac", rate=48000)
+                if self.sound
+                else None
             )
             for image, time in zip(images, self.times, strict=True):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -150,7 +165,9 @@ class Sort(NamedTuple):
 
 def steady(count: int, rate: float | str, height: int = 48, width: int = 64, **options) -> Sort:
     each = fractions.Fraction(rate)
-    return Sort(height, width, [float(i / each) for i in range(count)], float(1 / each), each, **options)
+    return Sort(
+        height, width, [float(i / each) for i in range(count)], float(1 / each), each, **options
+    )
 
 
 def varying(times: Sequence[int], **options) -> Sort:
@@ -199,7 +216,9 @@ SORTS = (
 )
 
 
-def frames(height: int, width: int, times: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
+def frames(
+    height: int, width: int, times: Sequence[float], rng: np.random.Generator
+) -> list[np.ndarray]:
     """What a video shows; see above."""
     grain = rng.integers(-6, 7, (height, width, 1))
     where = rng.integers(width)
@@ -220,7 +239,9 @@ def tone(seconds: float) -> list[av.AudioFrame]:
     samples = np.sin(np.arange(round(48000 * seconds)) / 20).astype(np.float32)
     frames = []
     for start in range(0, len(samples), 960):
-        frame = av.AudioFrame.from_ndarray(samples[None, start : start + 960], format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            samples[None, start : start + 960], format="fltp", layout="mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = 48000, start, fractions.Fraction(1, 48000)
         frames.append(frame)
     return frames
@@ -293,7 +314,9 @@ def rot(path: pathlib.Path, rng: np.random.Generator, times: int = 8) -> None:
     Of single frames damaged like this H.264's decoder takes one in five for sound, and no reader can know better.
     """
     with av.open(f"file:{path}") as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 64]
+        places = [
+            (packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 64
+        ]
     data = bytearray(path.read_bytes())
     for number in rng.choice(np.arange(1, len(places)), times, replace=False):
         start, size = places[number]

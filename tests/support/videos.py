@@ -11,7 +11,9 @@ from i3d_jax.video import decoding
 
 def numbered(count, height=48, width=64):
     """Grey frames whose brightness tells their number."""
-    return np.broadcast_to((np.arange(count) * 3 + 20)[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
+    return np.broadcast_to(
+        (np.arange(count) * 3 + 20)[:, None, None, None], (count, height, width, 3)
+    ).astype(np.uint8)
 
 
 def numbers(frames):
@@ -33,11 +35,20 @@ def moving(count, height=48, width=64):
 
 def images(frames):
     """RGB images of frames as FFmpeg decodes them."""
-    return np.stack([frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames])
+    return np.stack(
+        [frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames]
+    )
 
 
 def encode(
-    frames, times, container="matroska", codec="libx264", pix_fmt="yuv420p", time_base="1/1000", sound=0.0, **options
+    frames,
+    times,
+    container="matroska",
+    codec="libx264",
+    pix_fmt="yuv420p",
+    time_base="1/1000",
+    sound=0.0,
+    **options,
 ):
     """Frames shown at given times, in milliseconds, and seconds of sound. Options of the muxer begin with mux_."""
     file = io.BytesIO()
@@ -56,7 +67,9 @@ def encode(
         target.mux(stream.encode())
         if voice:
             for start in range(0, round(48000 * sound), 960):
-                frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+                frame = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 960), np.int16), format="s16", layout="mono"
+                )
                 frame.sample_rate, frame.pts = 48000, start
                 target.mux(voice.encode(frame))
             target.mux(voice.encode())
@@ -69,10 +82,15 @@ def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
     `shift` is added to their times, and the last one is shown for `last` seconds.
     """
     file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container, options=muxing) as target:
+    with (
+        av.open(io.BytesIO(data)) as source,
+        av.open(file, "w", format=container, options=muxing) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.size]
-        begin = [packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets].index(True)
+        begin = [
+            packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets
+        ].index(True)
         if last is not None:
             packets[-1].duration = round(last / packets[-1].time_base)
         for packet in packets[begin:]:
@@ -84,7 +102,9 @@ def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
 
 def steady(count=40, container="mp4", first=0, **options):
     """A file of numbered frames, 25 per second."""
-    return encode(numbered(count), [40 * (first + number) for number in range(count)], container, **options)
+    return encode(
+        numbered(count), [40 * (first + number) for number in range(count)], container, **options
+    )
 
 
 MPEG4 = {"container": "avi", "codec": "mpeg4", "time_base": "1/25", "b": 4_000_000}

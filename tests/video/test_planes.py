@@ -30,7 +30,9 @@ def pictures(count, height, width):
 
 def flows(count, height, width):
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
-    return pixels.flow_bytes(10 * np.stack([np.sin(x / 10 + t / 5), np.cos(y / 10 - x / 30 + t / 6)], -1))
+    return pixels.flow_bytes(
+        10 * np.stack([np.sin(x / 10 + t / 5), np.cos(y / 10 - x / 30 + t / 6)], -1)
+    )
 
 
 @functools.cache
@@ -51,17 +53,22 @@ def cut(frame, window, stream, height=HEIGHT, width=WIDTH):
 
     def part(plane, top, left, size):
         rows, columns = (
-            np.minimum(np.arange(n, n + size), m - 1) for n, m in zip((top, left), plane.shape, strict=True)
+            np.minimum(np.arange(n, n + size), m - 1)
+            for n, m in zip((top, left), plane.shape, strict=True)
         )
         return plane[rows[:, None], columns[None]]
 
     if stream == "flow":
-        return np.concatenate([part(half, *window) for half in frame[: 2 * height].reshape(2, height, width)])
+        return np.concatenate(
+            [part(half, *window) for half in frame[: 2 * height].reshape(2, height, width)]
+        )
     y, u, v = np.split(frame.ravel(), [height * width, height * width * 5 // 4])
     u, v = (colour.reshape(height // 2, width // 2) for colour in (u, v))
     top, left, size = window.top // 2, window.left // 2, window.size // 2 + 1
     brightness = part(y.reshape(height, width), 2 * top, 2 * left, 2 * size)
-    return np.concatenate([brightness, np.concatenate([part(u, top, left, size), part(v, top, left, size)], 1)])
+    return np.concatenate(
+        [brightness, np.concatenate([part(u, top, left, size), part(v, top, left, size)], 1)]
+    )
 
 
 def assert_reads(stream, window, gop=16, start=0, frames=3, stride=1):
@@ -108,7 +115,14 @@ def test_frames_that_nobody_wants_are_skipped_and_the_others_are_exact(stream, s
 def test_a_video_that_ends_early_gives_what_there_is():
     for start, stride, count in (0, 1, COUNT), (COUNT - 1, 1, 1), (COUNT - 4, 3, 2), (10, 7, 8):
         assert_reads("rgb", Window(3, 3, 16), 16, start, 99, stride)
-        assert len(windows.read(stored("rgb", 16), Window(3, 3, 16), start=start, stride=stride, frames=99)) == count
+        assert (
+            len(
+                windows.read(
+                    stored("rgb", 16), Window(3, 3, 16), start=start, stride=stride, frames=99
+                )
+            )
+            == count
+        )
     for start in COUNT, COUNT + 1, 100_000:
         with pytest.raises(video.VideoError, match=rf"\d+ bytes of video: has no frame {start}$"):
             windows.read(stored("rgb", 16), Window(0, 0, 16), start=start, frames=1)
@@ -120,7 +134,9 @@ def test_transcoded_videos_are_read_exactly(tmp_path):
     assert len(whole(data)) == COUNT
     for start, stride in itertools.product((0, 1, 15, 17, 40), (1, 5)):
         found = windows.read(data, Window(5, 8, 30), start=start, frames=4, stride=stride)
-        wanted = [cut(frame, Window(5, 8, 30), "rgb", 46, 60) for frame in whole(data)[start::stride][:4]]
+        wanted = [
+            cut(frame, Window(5, 8, 30), "rgb", 46, 60) for frame in whole(data)[start::stride][:4]
+        ]
         np.testing.assert_array_equal(found, np.stack(wanted))
 
 
@@ -137,7 +153,11 @@ def test_threads_do_not_mix_their_windows():
 
 def cropped(packed, corner=(0, 0)):
     """RGB as bytes, not rounded, of packed planes [T, ...]."""
-    clips = {"rgb": packed[None], "corner": np.array([corner], np.int32), "mirrored": np.zeros(1, bool)}
+    clips = {
+        "rgb": packed[None],
+        "corner": np.array([corner], np.int32),
+        "mirrored": np.zeros(1, bool),
+    }
     return 127.5 * (np.asarray(planes.unpack(clips)["rgb"][0]) + 1)
 
 
@@ -148,14 +168,18 @@ def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
     wanted = video.decode(data, short_side=short_side, start=7, frames=6, stride=4).astype(float)
     size = decoding.resized(HEIGHT, WIDTH, short_side)
     assert wanted.shape[1:3] == size
-    corners = [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]  # Their ends, too.
+    corners = (
+        [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]
+    )  # Their ends, too.
     for top, left in corners:
         packed = windows.read(data, Window(top, left, 24), start=7, frames=6, stride=4, size=size)
         assert packed.shape == (6, 39, 26)
         found = cropped(packed, (top % 2, left % 2))
         differences = {
             (y, x): abs(found - part).mean()
-            for y, x in itertools.product(range(max(0, top - 1), top + 2), range(max(0, left - 1), left + 2))
+            for y, x in itertools.product(
+                range(max(0, top - 1), top + 2), range(max(0, left - 1), left + 2)
+            )
             if (part := wanted[:, y : y + 24, x : x + 24]).shape == found.shape
         }
         assert min(differences, key=lambda place: differences[place]) == (top, left)
@@ -163,9 +187,14 @@ def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
 
 
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
-@pytest.mark.parametrize("window", [(0, 0, 52), (35, 0, 16), (0, 51, 16), (-1, 0, 16), (0, -2, 16), (48, 64, 4)])
+@pytest.mark.parametrize(
+    "window", [(0, 0, 52), (35, 0, 16), (0, 51, 16), (-1, 0, 16), (0, -2, 16), (48, 64, 4)]
+)
 def test_a_window_outside_the_frame_is_named(window, stream):
-    with pytest.raises(ValueError, match=rf"cannot cut {window[2]}x{window[2]} at .{window[0]}, {window[1]}. .* 50x66"):
+    with pytest.raises(
+        ValueError,
+        match=rf"cannot cut {window[2]}x{window[2]} at .{window[0]}, {window[1]}. .* 50x66",
+    ):
         windows.read(stored(stream, 16), Window(*window), stream=stream, frames=1)
 
 
@@ -176,13 +205,20 @@ def test_flow_cannot_be_resized():
 
 def test_what_cannot_be_decoded_is_an_error_that_says_so():
     data = stored("rgb", 16)
-    for bad in data[:300], data[: len(data) // 2], b"", b"text" * 99, data.replace(b"avc1", b"zzzz"):
+    for bad in (
+        data[:300],
+        data[: len(data) // 2],
+        b"",
+        b"text" * 99,
+        data.replace(b"avc1", b"zzzz"),
+    ):
         with pytest.raises(video.VideoError, match=rf"^{len(bad)} bytes of video: .*decoded"):
             windows.read(bad, Window(0, 0, 16), frames=1)
     tagged = data.replace(b"Lavf", b"Caf\xe9")  # A tag that is not UTF-8.
     assert tagged != data
     np.testing.assert_array_equal(
-        windows.read(tagged, Window(0, 0, 16), frames=3), windows.read(data, Window(0, 0, 16), frames=3)
+        windows.read(tagged, Window(0, 0, 16), frames=3),
+        windows.read(data, Window(0, 0, 16), frames=3),
     )
 
 
@@ -196,7 +232,9 @@ def packed_clips(batch=8, count=3, size=6):
     """Clips of every corner, each as it is and mirrored."""
     rng = np.random.default_rng(0)
     return {
-        "rgb": rng.integers(16, 236, (batch, count, (size + 2) * 3 // 2, size + 2)).astype(np.uint8),
+        "rgb": rng.integers(16, 236, (batch, count, (size + 2) * 3 // 2, size + 2)).astype(
+            np.uint8
+        ),
         "flow": rng.integers(0, 256, (batch, 2 * count, 2 * size, size)).astype(np.uint8),
         "corner": np.array(list(itertools.product((0, 1), (0, 1))) * 2, np.int32),
         "mirrored": np.arange(8) >= 4,
@@ -211,7 +249,9 @@ def test_clips_are_cropped_at_their_corners_and_mirrored_as_they_are_to_be():
     assert found["rgb"].dtype == found["flow"].dtype == np.float32
     for number, (top, left) in enumerate(clips["corner"]):
         rgb = np.asarray(planes.rgb(clips["rgb"][number]))[:, top : top + 6, left : left + 6]
-        u, v = (clips["flow"][number].reshape(6, 2, 6, 6).swapaxes(0, 1).astype(np.float32) - 128) / np.float32(127)
+        u, v = (
+            clips["flow"][number].reshape(6, 2, 6, 6).swapaxes(0, 1).astype(np.float32) - 128
+        ) / np.float32(127)
         if number >= 4:
             rgb, u, v = rgb[:, :, ::-1], -u[..., ::-1], v[..., ::-1]
         np.testing.assert_array_equal(found["rgb"][number], rgb)
@@ -231,13 +271,19 @@ def test_streams_alone_are_what_they_are_together_and_other_keys_are_ignored():
 def mirror(flow, mirrored=True):
     """Flow bytes [T, H, W, 2] as a network sees them, mirrored or not."""
     packed = np.concatenate([flow[..., 0], flow[..., 1]], 1)
-    clips = {"flow": packed[None], "corner": np.zeros((1, 2), np.int32), "mirrored": np.array([mirrored])}
+    clips = {
+        "flow": packed[None],
+        "corner": np.zeros((1, 2), np.int32),
+        "mirrored": np.array([mirrored]),
+    }
     return np.asarray(planes.unpack(clips)["flow"][0])
 
 
 def test_mirroring_negates_u_exactly_and_exchanges_left_and_right():
     values = np.arange(256, dtype=np.uint8)
-    flow = np.stack(np.broadcast_arrays(values[None, None, :], values[None, ::-1, None]), -1)  # Every u with every v.
+    flow = np.stack(
+        np.broadcast_arrays(values[None, None, :], values[None, ::-1, None]), -1
+    )  # Every u with every v.
     found, plain = mirror(flow), mirror(flow, False)
     np.testing.assert_allclose(plain, pixels.to_unit(flow), atol=1e-7)
     np.testing.assert_array_equal(found[..., 0], -plain[:, :, ::-1, 0])
@@ -252,13 +298,22 @@ def test_no_motion_is_exactly_zero_and_20_pixels_are_one_mirrored_or_not():
         found = mirror(pixels.flow_bytes(flow), mirrored)
         wanted = flow / 20 if not mirrored else flow[:, :, ::-1] / 20 * [-1, 1]
         np.testing.assert_allclose(found, wanted, atol=0.5 / 127)
-        assert (found[wanted == 0] == 0).all() and (found[abs(wanted) == 1] == wanted[abs(wanted) == 1]).all()
+        assert (found[wanted == 0] == 0).all() and (
+            found[abs(wanted) == 1] == wanted[abs(wanted) == 1]
+        ).all()
 
 
 def test_a_clip_read_is_the_crop_of_what_is_shown_for_every_parity_of_its_corner():
     data = stored("rgb", 16)
     frames = np.stack([exact_rgb(frame, HEIGHT, WIDTH) for frame in whole(data)[:4]])
-    for top, left in (4, 6), (4, 7), (5, 6), (5, 7), (HEIGHT - 24, WIDTH - 24), (HEIGHT - 25, WIDTH - 25):
+    for top, left in (
+        (4, 6),
+        (4, 7),
+        (5, 6),
+        (5, 7),
+        (HEIGHT - 24, WIDTH - 24),
+        (HEIGHT - 25, WIDTH - 25),
+    ):
         found = cropped(windows.read(data, Window(top, left, 24), frames=4), (top % 2, left % 2))
         np.testing.assert_allclose(found, frames[:, top : top + 24, left : left + 24], atol=1e-3)
 
@@ -297,16 +352,22 @@ def test_colours_are_those_of_bt_601():
 def test_black_white_and_greys_are_exact():
     greys = np.arange(16, 236)
     found = np.asarray(planes.rgb(pack(greys, np.full(220, 128), np.full(220, 128))))[::2, 0]
-    np.testing.assert_allclose(found, np.broadcast_to((2 * (greys - 16) / 219 - 1)[:, None], (220, 3)), atol=1e-6)
+    np.testing.assert_allclose(
+        found, np.broadcast_to((2 * (greys - 16) / 219 - 1)[:, None], (220, 3)), atol=1e-6
+    )
     assert (found[0] == -1).all() and (found[-1] == 1).all()
-    beyond = np.asarray(planes.rgb(pack(np.array([0, 15, 236, 255]), np.full(4, 128), np.full(4, 128))))[::2, 0]
+    beyond = np.asarray(
+        planes.rgb(pack(np.array([0, 15, 236, 255]), np.full(4, 128), np.full(4, 128)))
+    )[::2, 0]
     assert (beyond[:2] == -1).all() and (beyond[2:] == 1).all()
 
 
 def test_primaries_come_back_to_a_level():
     primaries = np.array(list(itertools.product((0, 1), repeat=3)), float)
     luma = primaries @ [0.299, 0.587, 0.114]
-    cb, cr = ((primaries[:, c] - luma) / (2 * (1 - weight)) for c, weight in ((2, 0.114), (0, 0.299)))
+    cb, cr = (
+        (primaries[:, c] - luma) / (2 * (1 - weight)) for c, weight in ((2, 0.114), (0, 0.299))
+    )
     packed = pack(*(np.rint(x) for x in (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr)))
     found = np.asarray(planes.rgb(packed))[::2, 0]
     np.testing.assert_allclose(127.5 * (found + 1), 255 * primaries, atol=1.5)
@@ -331,4 +392,8 @@ def test_the_real_clip_transcoded_and_read_is_the_clip(shared_data):
         frames = cropped(windows.read(found.data, Window(0, left, 120), frames=50), (0, left % 2))
         difference = abs(frames - wanted[:, :, left : left + 120])
         assert difference.mean() < 3
-        assert abs(frames - wanted[:, :, left + 2 : left + 122]).mean() > 2 * difference.mean() if left < 90 else True
+        assert (
+            abs(frames - wanted[:, :, left + 2 : left + 122]).mean() > 2 * difference.mean()
+            if left < 90
+            else True
+        )

@@ -13,7 +13,13 @@ from i3d_jax.datasets.moving_shapes import MovingShapes
 from i3d_jax.datasets.own import Own
 from i3d_jax.datasets.ucf101 import UCF101
 
-BUILDERS = {"kinetics": Kinetics, "ucf101": UCF101, "hmdb51": HMDB51, "own": Own, "moving_shapes": MovingShapes}
+BUILDERS = {
+    "kinetics": Kinetics,
+    "ucf101": UCF101,
+    "hmdb51": HMDB51,
+    "own": Own,
+    "moving_shapes": MovingShapes,
+}
 
 
 def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
@@ -28,14 +34,20 @@ def builder(name: str, data_dir: str | None = None, **options) -> ClipBuilder:
     Raises:
       ValueError: no such data set or config, or `data_dir` is not UTF-8.
     """
-    names = [f"{family}/{config.name}" for family, made in BUILDERS.items() for config in made.BUILDER_CONFIGS]
+    names = [
+        f"{family}/{config.name}"
+        for family, made in BUILDERS.items()
+        for config in made.BUILDER_CONFIGS
+    ]
     if name not in names:
         raise ValueError(f"no data set is called {name!r}; there are {', '.join(names)}")
     family, config = name.split("/")
     if is_remote(data_dir):
         data_dir = remote.local(str(data_dir), _versioned(name), records=False)
     elif data_dir is not None:
-        data_dir = os.path.expanduser(data_dir)  # No shell does, of --config.dataset.data_dir=~/data.
+        data_dir = os.path.expanduser(
+            data_dir
+        )  # No shell does, of --config.dataset.data_dir=~/data.
         files.check_utf8(data_dir)  # The library for records has no other names.
     return BUILDERS[family](config=config, data_dir=data_dir, **options)
 
@@ -74,7 +86,9 @@ def prepared(name: str, data_dir: str | None = None) -> ClipBuilder:
     for split in found.info.splits.values():
         missing = [path for path in split.filepaths if not path.exists()]
         if missing:
-            raise ValueError(f"{missing[0]}: missing, and {len(missing) - 1} other files of {split.name}")
+            raise ValueError(
+                f"{missing[0]}: missing, and {len(missing) - 1} other files of {split.name}"
+            )
     description.check_shards(found.final)
     if found.fault:
         print(found.fault, file=sys.stderr)

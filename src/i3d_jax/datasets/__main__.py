@@ -31,13 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write a data set's records")
     check = commands.add_parser(
-        "doctor", help="check a folder of videos against its annotations; exit status 1 if anything is found"
+        "doctor",
+        help="check a folder of videos against its annotations; exit status 1 if anything is found",
     )
     show = commands.add_parser("show", help="what a prepared data set has")
     for command in (prepare, check):
         command.add_argument("name", help="data set and config: kinetics/400, ucf101/1, ...")
         command.add_argument("--videos", type=pathlib.Path, help="folder of the videos")
-        command.add_argument("--annotations", type=pathlib.Path, nargs="+", metavar="FILE", help="lists of clips")
+        command.add_argument(
+            "--annotations", type=pathlib.Path, nargs="+", metavar="FILE", help="lists of clips"
+        )
     prepare.add_argument("--workers", type=int, help="processes (default: this one, with threads)")
     check.add_argument("--workers", type=int, help="processes (default: 1)")
     prepare.add_argument("--out", required=True, help="folder for prepared data sets")
@@ -49,9 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder of the videos' flow, laid out as they are, from `python -m i3d_jax.flow`; without DIR: compute it",
     )
-    prepare.add_argument("--flow-preset", choices=flow.PRESETS, help="how --flow computes it (default: opencv)")
-    prepare.add_argument("--beam-runner", help="run under Apache Beam: DirectRunner, FlinkRunner, ...")
-    prepare.add_argument("--beam-options", help='more of Beam\'s, written --beam-options="--parallelism=64 ..."')
+    prepare.add_argument(
+        "--flow-preset", choices=flow.PRESETS, help="how --flow computes it (default: opencv)"
+    )
+    prepare.add_argument(
+        "--beam-runner", help="run under Apache Beam: DirectRunner, FlinkRunner, ..."
+    )
+    prepare.add_argument(
+        "--beam-options", help='more of Beam\'s, written --beam-options="--parallelism=64 ..."'
+    )
     check.add_argument("--out", type=pathlib.Path, metavar="CSV", help="file for all that is found")
     check.add_argument("--classes", action="store_true", help="also count what was found per class")
     check.add_argument("--quick", action="store_true", help="look files up, do not open them")
@@ -80,7 +89,9 @@ def _source(flags: argparse.Namespace, annotated: bool) -> clips.Source | None:
         else:
             folder = flags.flow
             if flags.flow_preset is not None:
-                raise ValueError("--flow-preset: is for --flow without a folder, which computes flow")
+                raise ValueError(
+                    "--flow-preset: is for --flow without a folder, which computes flow"
+                )
     if videos is None and lists is None and folder is None and preset is None:
         return None
     if lists is not None and not annotated:
@@ -106,10 +117,14 @@ def _prepare(flags: argparse.Namespace) -> int:
     given = any(each is not None for each in (flags.videos, flags.annotations, flags.flow))
     kind = type(datasets.builder(flags.name))
     if given and kind.SELF_MADE:
-        raise ValueError(f"{flags.name} makes its videos itself; leave --videos, --annotations and --flow out")
+        raise ValueError(
+            f"{flags.name} makes its videos itself; leave --videos, --annotations and --flow out"
+        )
     source = _source(flags, kind.ANNOTATED)
     if datasets.is_remote(flags.out):
-        raise ValueError(f"--out: {flags.out} is not a folder here; prepare to one, and copy it there")
+        raise ValueError(
+            f"--out: {flags.out} is not a folder here; prepare to one, and copy it there"
+        )
     out = str(pathlib.Path(flags.out).absolute())  # Beam's workers may be somewhere else.
     builder = datasets.builder(flags.name, out, source=source, workers=flags.workers, beam=beam)
     if source is None and not kind.SELF_MADE:
@@ -117,7 +132,9 @@ def _prepare(flags: argparse.Namespace) -> int:
         raise ValueError(f"{flags.name} is prepared from your files: {missing} missing")
     if builder.final.exists():
         print(f"{builder.final} is there already; remove it to prepare it anew", file=sys.stderr)
-        shards.remove_parts(builder.final)  # Its parts, if the process that prepared it was killed at the very end.
+        shards.remove_parts(
+            builder.final
+        )  # Its parts, if the process that prepared it was killed at the very end.
     else:
         with contextlib.redirect_stdout(sys.stderr):  # TFDS reports there; stdout is for results.
             builder.prepare()
@@ -134,7 +151,9 @@ def _warn(builder: datasets.ClipBuilder) -> None:
 def _doctor(flags: argparse.Namespace) -> int:
     builder = datasets.builder(flags.name)
     if not builder.ANNOTATED:
-        raise ValueError(f"{flags.name} has no annotations to check; prepare lists the videos that cannot be used")
+        raise ValueError(
+            f"{flags.name} has no annotations to check; prepare lists the videos that cannot be used"
+        )
     source = _source(flags, builder.ANNOTATED)
     if source is None:
         raise ValueError("--videos and --annotations are missing")
@@ -162,17 +181,24 @@ def described(builder: datasets.ClipBuilder, classes: bool = False) -> str:
     """What a prepared data set has, as text."""
     lines = [f"records: format {builder.format}"]
     if builder.flow_recipe is not None:
-        lines.append("flow: {method}, preset {preset}, version {version}".format_map(builder.flow_recipe))
+        lines.append(
+            "flow: {method}, preset {preset}, version {version}".format_map(builder.flow_recipe)
+        )
     for split, found in builder.statistics.items():
         seconds, size = found["frames"] / 25, builder.info.splits[split].num_bytes
         lines.append(
             f"{split}: {datasets.coverage(found)}, {seconds / 3600:,.3g} h, {size / 1e6:,.4g} MB, {', '.join(builder.streams)}"
         )
         lines += [f"  left out: {count} {kind}" for kind, count in found["rejected"].items()]
-        if replaced := found.get("replaced"):  # Data sets that were prepared earlier do not have it.
+        if replaced := found.get(
+            "replaced"
+        ):  # Data sets that were prepared earlier do not have it.
             lines.append(f"  of another than its preferred file: {replaced}")
         if classes:
-            lines += [f"  {label}: {used} of {number}" for label, (number, used) in found["classes"].items()]
+            lines += [
+                f"  {label}: {used} of {number}"
+                for label, (number, used) in found["classes"].items()
+            ]
     return "\n".join(lines)
 
 

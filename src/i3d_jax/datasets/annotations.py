@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
-SPLITS = {"train": "train", "val": "validation", "validate": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 
 class AnnotationError(ValueError):
@@ -56,7 +62,9 @@ def kinetics(paths: Sequence[Path], classes: Sequence[str]) -> list[Row]:
         (where, label), rest = unknown[0], ""
         if len(unknown) > 1:
             rest = f"; {len(unknown):,} rows have such labels, {len({label for _, label in unknown}):,} different ones"
-        raise AnnotationError(f"{where}: label {_shown(label)} is none of the {len(classes)} classes{rest}")
+        raise AnnotationError(
+            f"{where}: label {_shown(label)} is none of the {len(classes)} classes{rest}"
+        )
     return rows
 
 
@@ -71,7 +79,9 @@ def _csvs(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.name[0] != ".")
+        inside = sorted(
+            each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.name[0] != "."
+        )
         if not inside:
             raise AnnotationError(f"{path}: has no .csv")
         found += inside
@@ -88,7 +98,9 @@ def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, 
         try:
             header = next(reader, [])
             if missing := [name for name in COLUMNS if name not in header]:
-                message = f"no column {', '.join(missing)}; found {', '.join(header)[:200] or 'none'}"
+                message = (
+                    f"no column {', '.join(missing)}; found {', '.join(header)[:200] or 'none'}"
+                )
                 if missing == ["label"]:
                     message += " (as in test lists whose labels are held out: name the other files one by one)"
                 raise AnnotationError(message)
@@ -98,7 +110,10 @@ def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, 
                     if len(values) <= max(columns):
                         raise AnnotationError(f"{len(values)} values; wanted {len(header)}")
                     where = f"{path.name}:{reader.line_num}"
-                    yield reader.line_num, _kinetics_row([values[column] for column in columns], known, where)
+                    yield (
+                        reader.line_num,
+                        _kinetics_row([values[column] for column in columns], known, where),
+                    )
         except (AnnotationError, csv.Error) as error:
             raise AnnotationError(f"{path}:{reader.line_num or 1}: {error}") from error
 
@@ -114,7 +129,14 @@ def _kinetics_row(values: list[str], known: Mapping[str, str], where: str) -> Ro
     if split not in SPLITS:
         raise AnnotationError(f"split {_shown(split)}; wanted one of {', '.join(SPLITS)}")
     name = _stem(youtube_id, start, end)
-    return Row(name, name, known.get(label) or known.get(_plain(label), label), SPLITS[split], end - start, where)
+    return Row(
+        name,
+        name,
+        known.get(label) or known.get(_plain(label), label),
+        SPLITS[split],
+        end - start,
+        where,
+    )
 
 
 def _time(text: str) -> float:
@@ -162,9 +184,13 @@ def ucf101(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
             label = _official(label)
             where = f"{home / name}:{line}"
             if label not in numbers or not file:
-                raise AnnotationError(f"{where}: {_shown(video)}; wanted <one of {len(classes)} classes>/<video>")
+                raise AnnotationError(
+                    f"{where}: {_shown(video)}; wanted <one of {len(classes)} classes>/<video>"
+                )
             if (found or split == "train") and found != numbers[label]:
-                raise AnnotationError(f"{where}: class number {found or 'missing'}; {label} is {numbers[label]}")
+                raise AnnotationError(
+                    f"{where}: class number {found or 'missing'}; {label} is {numbers[label]}"
+                )
             stem = os.path.splitext(file)[0]
             rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
         if len(rows) == before:
@@ -211,7 +237,9 @@ def hmdb51(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
     official, archive = "testTrainMulti_7030_splits", "test_train_splits"
     home = _home(folder, number, names, (official, archive, f"{archive}/{official}"))
     if missing := [name for name in names if not (home / name).is_file()]:
-        raise AnnotationError(f"{home}: {len(missing)} of {len(names)} lists are missing: {', '.join(missing[:5])}")
+        raise AnnotationError(
+            f"{home}: {len(missing)} of {len(names)} lists are missing: {', '.join(missing[:5])}"
+        )
     splits = {"0": None, "1": "train", "2": "test"}
     rows: list[Row] = []
     for label, name in zip(classes, names):
@@ -219,7 +247,9 @@ def hmdb51(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
         for line, text in _lines(home / name):
             video, found = _last_word(text)
             if found not in splits or not video:
-                raise AnnotationError(f"{home / name}:{line}: {_shown(text)}; wanted <video> and 0, 1 or 2")
+                raise AnnotationError(
+                    f"{home / name}:{line}: {_shown(text)}; wanted <video> and 0, 1 or 2"
+                )
             if split := splits[found]:
                 stem = os.path.splitext(video)[0]
                 rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
@@ -245,7 +275,9 @@ def _open(path: Path) -> Iterator[TextIO]:
             yield file
     except UnicodeDecodeError as error:
         lines = enumerate(path.read_bytes().split(b"\n"), 1)
-        number = next(number for number, line in lines if line.decode(errors="ignore").encode() != line)
+        number = next(
+            number for number, line in lines if line.decode(errors="ignore").encode() != line
+        )
         raise AnnotationError(f"{path}:{number}: is not UTF-8") from error
     except OSError as error:
         raise AnnotationError(f"{path}: {error.strerror}") from error

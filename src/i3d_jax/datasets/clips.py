@@ -59,12 +59,19 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """
 
     SHORT_SIDE: ClassVar[int] = 256
-    FAULTS: ClassVar[dict[str, str]] = records.FAULTS  # What is wrong with records of earlier formats.
+    FAULTS: ClassVar[dict[str, str]] = (
+        records.FAULTS
+    )  # What is wrong with records of earlier formats.
     SELF_MADE: ClassVar[bool] = False  # Whether it is prepared from nothing.
     ANNOTATED: ClassVar[bool] = True  # Whether its videos come with lists.
 
     def __init__(
-        self, *, source: Source | None = None, workers: int | None = None, beam: list[str] | None = None, **others
+        self,
+        *,
+        source: Source | None = None,
+        workers: int | None = None,
+        beam: list[str] | None = None,
+        **others,
     ):
         self.source, self.workers, self.beam = source, workers, beam
         super().__init__(**others, file_format="array_record")
@@ -111,7 +118,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def fault(self) -> str | None:
         """What is wrong with the records that an earlier version prepared; None: nothing that is known."""
         reason = self.FAULTS.get(self.format) if self.final.exists() else None
-        return reason and f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
+        return (
+            reason and f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
+        )
 
     @property
     def _metadata(self) -> dict[str, Any]:
@@ -134,7 +143,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def has_flow(self) -> bool:
         """Whether what is prepared has flow, if nothing is prepared yet."""
-        return self.source is not None and (self.source.flow is not None or self.source.tv_l1 is not None)
+        return self.source is not None and (
+            self.source.flow is not None or self.source.tv_l1 is not None
+        )
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         """What the lists of clips say."""
@@ -146,7 +157,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             raise shards.PrepareError(
                 f"{self.full_name} is prepared from your files, by python -m i3d_jax.datasets prepare"
             )
-        return video_files.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
+        return video_files.clips(
+            self.rows(self.source.annotations), self.source.videos, self.source.flow
+        )
 
     def _info(self) -> Info:
         if self.final.exists():  # What is prepared says what it has.
@@ -163,7 +176,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None):
-        own = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
+        own = (
+            pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
+        )
         tv_l1 = None if self.source is None else self.source.tv_l1
         recipe = self._flow_recipe() if tv_l1 is None else flow.recipe(tv_l1)
         result = shards.prepare(
@@ -171,7 +186,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             name=self.name,
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
-            settings=records.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe),
+            settings=records.Settings(
+                self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe
+            ),
             processes=self.workers,
             beam=self.beam,
         )
@@ -192,7 +209,11 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         Raises:
           PrepareError: it is not flow that these records can have.
         """
-        path = None if self.source is None or self.source.flow is None else self.source.flow / flow.NOTE
+        path = (
+            None
+            if self.source is None or self.source.flow is None
+            else self.source.flow / flow.NOTE
+        )
         if path is None or not path.exists():
             return None
         try:
@@ -201,7 +222,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             raise shards.PrepareError(str(error)) from None
         for name, wanted in (("format", "h264"), ("short_side", self.SHORT_SIDE), ("frames", None)):
             if found.pop(name, wanted) != wanted:
-                raise shards.PrepareError(f"{path}: {name} is {files.read_json(path)[name]!r}, wanted {wanted!r}")
+                raise shards.PrepareError(
+                    f"{path}: {name} is {files.read_json(path)[name]!r}, wanted {wanted!r}"
+                )
         return {name: found[name] for name in flow.recipe("opencv") if name in found}
 
     def prepare(self, wait: bool = False) -> None:
@@ -223,7 +246,8 @@ class OfficialSplits(ClipBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=str(number), description=f"Split {number}.") for number in (1, 2, 3)
+        tfds.core.BuilderConfig(name=str(number), description=f"Split {number}.")
+        for number in (1, 2, 3)
     ]
     # Reads the folder of lists: annotations.ucf101 for one.
     read: ClassVar[Callable[[pathlib.Path, int, Sequence[str]], list[annotations.Row]]]
@@ -233,7 +257,9 @@ class OfficialSplits(ClipBuilder, skip_registration=True):
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         if len(lists) != 1:
-            raise annotations.AnnotationError(f"{len(lists)} annotations, wanted the one folder of lists")
+            raise annotations.AnnotationError(
+                f"{len(lists)} annotations, wanted the one folder of lists"
+            )
         return type(self).read(lists[0], int(self.config_name), self.classes())
 
 
@@ -255,14 +281,26 @@ class Records(Sequence[dict]):
         try:
             example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
             features = example.features.feature
-            record = {name: getattr(each, each.WhichOneof("kind")).value[0] for name, each in features.items()}
+            record = {
+                name: getattr(each, each.WhichOneof("kind")).value[0]
+                for name, each in features.items()
+            }
             if not 0 <= record["label"] < self.classes:  # A loss would not be finite.
                 raise ValueError(f"label {record['label']} of {self.classes} classes")
             return record | {"id": record["id"].decode()}
         # A shard that is damaged or gone.
-        except (RuntimeError, KeyError, TypeError, IndexError, ValueError, message.DecodeError) as error:
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            IndexError,
+            ValueError,
+            message.DecodeError,
+        ) as error:
             reason = " ".join(str(error).split())[:300]
-            raise video.VideoError(f"record {index} of {self.where}", f"cannot be read: {reason}") from None
+            raise video.VideoError(
+                f"record {index} of {self.where}", f"cannot be read: {reason}"
+            ) from None
 
 
 def _allow_open_files(number: int) -> None:
@@ -271,5 +309,7 @@ def _allow_open_files(number: int) -> None:
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < number:
         if hard != unlimited and hard < number:
-            raise OSError(f"{number} files must be open at once, the system's limit is {hard}: see `ulimit -n`")
+            raise OSError(
+                f"{number} files must be open at once, the system's limit is {hard}: see `ulimit -n`"
+            )
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))

@@ -17,7 +17,12 @@ from i3d_jax import files
 from i3d_jax.datasets import records
 
 CHECKSUMS = "checksums.json"
-INFO, FEATURES, METADATA, LABELS = FILES = "dataset_info.json", "features.json", "metadata.json", "label.labels.txt"
+INFO, FEATURES, METADATA, LABELS = FILES = (
+    "dataset_info.json",
+    "features.json",
+    "metadata.json",
+    "label.labels.txt",
+)
 
 
 class Description(NamedTuple):
@@ -34,7 +39,9 @@ def write_checksums(folder: pathlib.Path) -> None:
     files.write_json(folder / CHECKSUMS, {"sha256": digests, "bytes": shards})
 
 
-def read_description(folder: pathlib.Path, version: str, classes: Sequence[str] | None) -> Description:
+def read_description(
+    folder: pathlib.Path, version: str, classes: Sequence[str] | None
+) -> Description:
     """Reads and checks the description of a data set.
 
     Args:
@@ -69,7 +76,9 @@ def read_description(folder: pathlib.Path, version: str, classes: Sequence[str] 
         raise _damaged(folder / CHECKSUMS, "is missing")
     wanted = tuple(sorted(of_clips)) if classes is None else tuple(classes)
     if names != wanted or not of_clips <= set(names):
-        raise _damaged(folder / LABELS, f"its {len(names)} classes are not the {len(wanted)} of the data set")
+        raise _damaged(
+            folder / LABELS, f"its {len(names)} classes are not the {len(wanted)} of the data set"
+        )
     with _reading(folder / INFO) as path:
         _check_info(dataset_info.read_from_json(path), version, used)
     return found
@@ -127,4 +136,6 @@ def _reading(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - JSON, UTF-8, the protobuf, keys that are not there.
-        raise _damaged(path, f"is damaged: {' '.join((str(error) or repr(error)).split())[:200]}") from None
+        raise _damaged(
+            path, f"is damaged: {' '.join((str(error) or repr(error)).split())[:200]}"
+        ) from None

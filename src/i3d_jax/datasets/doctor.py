@@ -100,13 +100,22 @@ def _by_name(rows, clips, folder, labels, found) -> Iterator[Finding]:
             detail = f"annotated as {clip.label}, in the folder of {its_label}"
             yield Finding("wrong label", clip.split, clip.label, clip.id, paths[0], detail)
         if paths[1:]:
-            yield Finding("duplicated", clip.split, clip.label, clip.id, paths[0], f"also {', '.join(paths[1:])}")
+            yield Finding(
+                "duplicated",
+                clip.split,
+                clip.label,
+                clip.id,
+                paths[0],
+                f"also {', '.join(paths[1:])}",
+            )
     for path in video_files.unused_files(rows, found.files):
         detail = "not annotated" + (f"; {found.broken[path]}" if path in found.broken else "")
         yield Finding("extra", "", video_files.label_of(path, labels) or "", "", path, detail)
 
 
-def _of_files(clips: Sequence[video_files.Clip], checked: Sequence[Checked], folder: pathlib.Path) -> Iterator[Finding]:
+def _of_files(
+    clips: Sequence[video_files.Clip], checked: Sequence[Checked], folder: pathlib.Path
+) -> Iterator[Finding]:
     same: dict[bytes, Finding] = {}
     for clip, (used, failed, seconds, digest) in zip(clips, checked, strict=True):
         about = (clip.split, clip.label, clip.id)
@@ -120,11 +129,18 @@ def _of_files(clips: Sequence[video_files.Clip], checked: Sequence[Checked], fol
         if used is None or digest is None:
             continue
         if clip.seconds is not None and clip.seconds - seconds > SHORT:
-            yield Finding("too short", *about, os.path.relpath(used, folder), f"{seconds:.2f} s of {clip.seconds:g} s")
+            yield Finding(
+                "too short",
+                *about,
+                os.path.relpath(used, folder),
+                f"{seconds:.2f} s of {clip.seconds:g} s",
+            )
         here = Finding("duplicated", *about, os.path.relpath(used, folder), "")
         first = same.setdefault(digest, here)
         if first is not here:
-            yield here._replace(detail=f"the same bytes as {first.file} ({first.label}, {first.split})")
+            yield here._replace(
+                detail=f"the same bytes as {first.file} ({first.label}, {first.split})"
+            )
 
 
 def _checked(clips: Sequence[video_files.Clip], number: int) -> list[Checked]:
@@ -142,7 +158,9 @@ def _checked(clips: Sequence[video_files.Clip], number: int) -> list[Checked]:
 
         def tick() -> None:
             if stopped:
-                raise StoppedError(stopped, "stopped; not all files were checked, and nothing was written")
+                raise StoppedError(
+                    stopped, "stopped; not all files were checked, and nothing was written"
+                )
 
         def tried(indices: list[int]) -> list[str]:
             return [path for index in indices for clip in parts[index] for path in clip.paths]
@@ -175,7 +193,9 @@ def check(clip: video_files.Clip) -> Checked:
             failed.append((path, error.reason))
             continue
         with open(path, "rb") as file:
-            return Checked(path, failed, count / video.FPS, hashlib.file_digest(file, "sha256").digest())
+            return Checked(
+                path, failed, count / video.FPS, hashlib.file_digest(file, "sha256").digest()
+            )
     return Checked(None, failed)
 
 
@@ -197,11 +217,15 @@ def write_csv(path: pathlib.Path, findings: Sequence[Finding]) -> None:
         rows.writerows(findings)
 
 
-def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding], classes: bool = False) -> str:
+def summary(
+    rows: Sequence[annotations.Row], findings: Sequence[Finding], classes: bool = False
+) -> str:
     """What was found: a line per split, the classes that lack most, an example of everything, and perhaps every class."""
     annotated = collections.Counter(row.split for row in annotations.unique(rows))
     # One of each clip, which may have several files.
-    lost = {finding.id: finding for finding in findings if finding.kind in ("missing", "unreadable")}.values()
+    lost = {
+        finding.id: finding for finding in findings if finding.kind in ("missing", "unreadable")
+    }.values()
     lost_of_split = collections.Counter(finding.split for finding in lost)
     lines = [
         f"{split}: {number - lost_of_split[split]} of {number} clips can be used, "
@@ -209,15 +233,22 @@ def summary(rows: Sequence[annotations.Row], findings: Sequence[Finding], classe
         for split, number in annotated.items()
     ]
     per_class = collections.Counter(row.label for row in annotations.unique(rows))
-    shares = {label: number / per_class[label] for label, number in collections.Counter(f.label for f in lost).items()}
+    shares = {
+        label: number / per_class[label]
+        for label, number in collections.Counter(f.label for f in lost).items()
+    }
     worst = sorted(shares, key=lambda label: (-shares[label], label))[:5]
     if worst:
-        lines.append(f"classes that lack most: {', '.join(f'{label} {shares[label]:.0%}' for label in worst)}")
+        lines.append(
+            f"classes that lack most: {', '.join(f'{label} {shares[label]:.0%}' for label in worst)}"
+        )
     for kind in KINDS:
         found = [finding for finding in findings if finding.kind == kind]
         if found:
             example = found[0]
-            lines.append(f"{kind}: {len(found)}, such as {example.file or example.id} ({example.detail})")
+            lines.append(
+                f"{kind}: {len(found)}, such as {example.file or example.id} ({example.detail})"
+            )
     if classes:
         counts = collections.Counter((finding.label, finding.kind) for finding in findings)
         for label, number in sorted(per_class.items()):

@@ -39,7 +39,10 @@ CLASSES = {
     "videos": [f"{shape} {movement}" for shape in SHAPES for movement in MOVEMENTS],
     "images": list(SHAPES),
 }
-CLIPS_PER_CLASS = {"videos": {"train": 100, "validation": 20}, "images": {"train": 600, "validation": 100}}
+CLIPS_PER_CLASS = {
+    "videos": {"train": 100, "validation": 20},
+    "images": {"train": 600, "validation": 100},
+}
 
 
 class MovingShapes(clips.ClipBuilder):
@@ -50,9 +53,15 @@ class MovingShapes(clips.ClipBuilder):
     SELF_MADE = True
     FAULTS: ClassVar = {}  # Its own videos, MP4 at 25 frames per second, were read rightly in every format: the bytes are the same.
     VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES: ClassVar = {"2.0.0": "Written by shards.", "1.1.0": "Flow.", "1.0.0": "Videos and images."}
+    RELEASE_NOTES: ClassVar = {
+        "2.0.0": "Written by shards.",
+        "1.1.0": "Flow.",
+        "1.0.0": "Videos and images.",
+    }
     BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name="videos", description=f"{FRAMES} frames; the class is shape and movement."),
+        tfds.core.BuilderConfig(
+            name="videos", description=f"{FRAMES} frames; the class is shape and movement."
+        ),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
     ]
 
@@ -66,9 +75,14 @@ class MovingShapes(clips.ClipBuilder):
         return self.config_name == "videos"
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
-        lists = [write_videos(folder, self.config_name, *split) for split in CLIPS_PER_CLASS[self.config_name].items()]
+        lists = [
+            write_videos(folder, self.config_name, *split)
+            for split in CLIPS_PER_CLASS[self.config_name].items()
+        ]
         rows = annotations.kinetics(lists, self.classes())
-        return video_files.clips(rows, folder / "videos", folder / "flow" if self.has_flow() else None)
+        return video_files.clips(
+            rows, folder / "videos", folder / "flow" if self.has_flow() else None
+        )
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
@@ -124,8 +138,13 @@ def render(
     v = np.cos(angle) * y - np.sin(angle) * x
     inside = np.clip(0.5 - distance(shape, u, v, radius), 0, 1)[..., None]
     wave, tilt = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
-    stripes = np.sin(wave * (u * np.cos(tilt) + v * np.sin(tilt)) + rng.uniform(0, 2 * np.pi))[..., None]
-    image = background(rng, size) * (1 - inside) + rng.uniform(140, 255, 3) * (0.8 + 0.2 * stripes) * inside
+    stripes = np.sin(wave * (u * np.cos(tilt) + v * np.sin(tilt)) + rng.uniform(0, 2 * np.pi))[
+        ..., None
+    ]
+    image = (
+        background(rng, size) * (1 - inside)
+        + rng.uniform(140, 255, 3) * (0.8 + 0.2 * stripes) * inside
+    )
     moved = (
         right * speed + (np.cos(turn) - 1) * x - np.sin(turn) * y,
         down * speed + np.sin(turn) * x + (np.cos(turn) - 1) * y,
@@ -141,7 +160,9 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndar
     if shape == "square":
         return np.maximum(abs(u), abs(v)) - 0.8 * radius
     if shape == "triangle":
-        sides = [u * np.cos(turn) + v * np.sin(turn) for turn in np.pi * np.array([1 / 2, 7 / 6, 11 / 6])]
+        sides = [
+            u * np.cos(turn) + v * np.sin(turn) for turn in np.pi * np.array([1 / 2, 7 / 6, 11 / 6])
+        ]
         return np.maximum.reduce(sides) - 0.62 * radius
     upright, lying = (
         np.maximum(abs(u) - 0.3 * radius, abs(v) - radius),
@@ -156,5 +177,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     image = np.zeros((size, size))
     for _ in range(6):
         across, along = rng.integers(-5, 6, 2)
-        image += np.sin(across * place[None, :] + along * place[:, None] + rng.uniform(0, 2 * np.pi))
+        image += np.sin(
+            across * place[None, :] + along * place[:, None] + rng.uniform(0, 2 * np.pi)
+        )
     return 70 + 8 * image[..., None] + rng.uniform(-20, 20, 3)

@@ -33,12 +33,20 @@ def streams(rgb: tuple[int, int] | None = None, flow: tuple[int, int] | None = N
     Raises:
       ValueError: none, or not two positive whole numbers each.
     """
-    given: dict[str, Any] = {name: pair for name, pair in (("rgb", rgb), ("flow", flow)) if pair is not None}
+    given: dict[str, Any] = {
+        name: pair for name, pair in (("rgb", rgb), ("flow", flow)) if pair is not None
+    }
     if not given:
         raise ValueError("clips have neither rgb nor flow")
     for name, pair in given.items():
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-            raise ValueError(f"{name}: {pair}, wanted (frames, step between them), two positive whole numbers")
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not all(isinstance(n, int) and n > 0 for n in pair)
+        ):
+            raise ValueError(
+                f"{name}: {pair}, wanted (frames, step between them), two positive whole numbers"
+            )
     return given
 
 
@@ -70,7 +78,9 @@ def frames_of(
         number = min(count, -(-(length - start) // stride))
         data = record["video" if stream == "rgb" else stream]
         try:
-            part = windows.read(data, window, stream=stream, start=start, frames=number, stride=stride, size=size)
+            part = windows.read(
+                data, window, stream=stream, start=start, frames=number, stride=stride, size=size
+            )
         except video.VideoError as error:
             raise video.VideoError(f"record {record['id']}", f"{stream}: {error}") from None
         if len(part) != number:
@@ -107,7 +117,9 @@ def random_clip(
     if backwards:
         for stream, (frames, stride) in streams.items():
             starts[stream] = start + span - 1 - (frames - 1) * stride - (stream == "flow")
-    clip = packed_clip(record, planes.Window(top, left, crop), streams, starts, short_side, mirrored)
+    clip = packed_clip(
+        record, planes.Window(top, left, crop), streams, starts, short_side, mirrored
+    )
     clip |= {"backwards": np.bool_(backwards)} if reverse else {}
     return clip | {"label": np.int32(record["label"])}
 
@@ -129,7 +141,13 @@ def packed_clip(
     """One clip of what `planes.unpack` takes, whose streams have their first frames at `starts`."""
     clip: dict = {
         stream: frames_of(
-            record, stream, window, start=starts[stream], count=frames, stride=stride, short_side=short_side
+            record,
+            stream,
+            window,
+            start=starts[stream],
+            count=frames,
+            stride=stride,
+            short_side=short_side,
         )
         for stream, (frames, stride) in streams.items()
     }
@@ -216,22 +234,30 @@ def train_batches(
       ValueError: the batch is empty or cannot be cut into equal shares, there are no clips, no stream is wanted, or the crop is odd.
     """
     if batch_size < 1 or not len(source):
-        raise ValueError(f"batches of {batch_size} of {len(source)} clips: wanted one or more of each")
+        raise ValueError(
+            f"batches of {batch_size} of {len(source)} clips: wanted one or more of each"
+        )
     if batch_size % processes:
-        raise ValueError(f"a batch of {batch_size} clips cannot be cut into {processes} equal shares")
+        raise ValueError(
+            f"a batch of {batch_size} clips cannot be cut into {processes} equal shares"
+        )
     options = {"crop": check_even(crop), "flip": flip, "reverse": reverse, "short_side": short_side}
     clip = functools.partial(random_clip, streams=streams(rgb, flow), **options)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(clip)
     local = batch_size // processes
     # Threads and processes work on, and buffers hold, pieces of a few clips: a batch may be gigabytes.
     size = max(each for each in range(1, CLIPS_PER_TASK + 1) if local % each == 0)
-    share = grain.MapDataset.source(ProcessShard(dataset, local, start * processes + process, processes))
+    share = grain.MapDataset.source(
+        ProcessShard(dataset, local, start * processes + process, processes)
+    )
     # Batched before the threads and processes: piece number n is then the same clips, however many there are.
     pieces = share.batch(size, drop_remainder=True).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain asks absl for flags, also in programs that have none.
+        if (
+            not flags.FLAGS.is_parsed()
+        ):  # Grain asks absl for flags, also in programs that have none.
             flags.FLAGS.mark_as_parsed()
         pieces = pieces.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
@@ -310,11 +336,18 @@ def eval_chunks(
             for stream, (_, stride) in wanted.items():
                 per_tick = timing.frames(stream)
                 part = {stream: ((window.stop - window.start) * per_tick, stride)}
-                clip |= packed_clip(record, centre, part, {stream: window.start * per_tick * stride}, short_side)
+                clip |= packed_clip(
+                    record, centre, part, {stream: window.start * per_tick * stride}, short_side
+                )
             rows.append(clip)
         rows += rows[:1] * (share - len(rows))
-        about = [{name: value for name, value in record.items() if name not in ("video", "flow")} for record in records]
-        return Chunk(about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        about = [
+            {name: value for name, value in record.items() if name not in ("video", "flow")}
+            for record in records
+        ]
+        return Chunk(
+            about, ticks, window, {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        )
 
     def jobs() -> Iterator[tuple]:
         for ticks, records in batch_by_length(source, length, batch_size):
@@ -323,7 +356,9 @@ def eval_chunks(
                     yield records, ticks, window
 
     def length(record: dict) -> int:
-        available = {stream: -(-record["frames"] // stride) for stream, (_, stride) in wanted.items()}
+        available = {
+            stream: -(-record["frames"] // stride) for stream, (_, stride) in wanted.items()
+        }
         return timing.ticks(available, most)
 
     yield from prefetch(lambda job: load(*job), jobs(), threads)

@@ -81,7 +81,9 @@ def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
     assert settings.tv_l1 is not None
     most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
     grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
-    return h264.encode(map(pixels.flow_bytes, flow_of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
+    return h264.encode(
+        map(pixels.flow_bytes, flow_of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1))
+    )
 
 
 def read_flow(clip: Clip, path: str, found: h264.Transcoded) -> bytes:

@@ -60,7 +60,9 @@ def local(url: str, name: str, records: bool = True) -> str:
         if left > (free := shutil.disk_usage(folder).free):
             raise ValueError(f"{folder}: {left / 1e9:.1f} GB to copy, {free / 1e9:.1f} GB are free")
         label = f"copying {name}"
-        with tqdm.tqdm(total=sum(wanted.values()), desc=label, unit="B", unit_scale=True, disable=not records) as bar:
+        with tqdm.tqdm(
+            total=sum(wanted.values()), desc=label, unit="B", unit_scale=True, disable=not records
+        ) as bar:
             for found, size in sorted(wanted.items()):
                 _copy(system, f"{there}/{found}", folder / found, size)
                 bar.update(size)

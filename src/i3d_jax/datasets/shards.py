@@ -80,7 +80,8 @@ def prepare(
       StoppedError: SIGINT or SIGTERM came while processes were at work; shards that are done are kept too.
     """
     jobs = {
-        split: list(shard_jobs(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
+        split: list(shard_jobs(clips, split, name, parts, settings))
+        for split in dict.fromkeys(c.split for c in clips)
     }
     for split in jobs:  # Better now than after hours.
         _check_files([clip for clip in clips if clip.split == split], split)
@@ -88,7 +89,9 @@ def prepare(
     remove_leftovers(parts)
     left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
     clips_left = sum(len(job.clips) for job in left)
-    with tqdm.tqdm(total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05) as bar:
+    with tqdm.tqdm(
+        total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05
+    ) as bar:
         try:
             if beam is not None:
                 run_on_beam(left, beam)
@@ -99,7 +102,9 @@ def prepare(
                 run(left, processes, bar)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
+            raise PrepareError(
+                f"{parts}: {where}{error.strerror or error}; shards that are done are kept"
+            ) from None
     result, rejected = {}, []
     for split, of_split in jobs.items():
         found = [marker(job) for job in of_split]
@@ -108,13 +113,22 @@ def prepare(
             raise PrepareError(
                 f"{missing[0]} and {len(missing) - 1} other shards are not there, though their jobs ended"
             )
-        annotated, done = [clip for job in of_split for clip in job.clips], [each for each in found if each is not None]
+        annotated, done = (
+            [clip for job in of_split for clip in job.clips],
+            [each for each in found if each is not None],
+        )
         rejected += [(split, *row) for each in done for row in each["rejected"]]
         lengths = [sum(each["used"].values()) for each in done]
         if not sum(lengths):
-            reasons = "; ".join(f"{path or clip}: {reason}" for _, clip, path, reason, _ in rejected[-3:])
-            raise PrepareError(f"none of the {len(annotated)} clips of {split} can be used: {reasons}, ...")
-        result[split] = Split(lengths, sum(each["bytes"] for each in done), statistics(annotated, done))
+            reasons = "; ".join(
+                f"{path or clip}: {reason}" for _, clip, path, reason, _ in rejected[-3:]
+            )
+            raise PrepareError(
+                f"none of the {len(annotated)} clips of {split} can be used: {reasons}, ..."
+            )
+        result[split] = Split(
+            lengths, sum(each["bytes"] for each in done), statistics(annotated, done)
+        )
     for of_split in jobs.values():
         for job in of_split:
             _place(pathlib.Path(job.shard), folder)
@@ -126,12 +140,17 @@ def _check_files(clips: Sequence[Clip], split: str) -> None:
     if not any(clip.has_file for clip in clips):
         broken = [each for clip in clips for each in clip.broken]
         what = f"; {': '.join(broken[0])}, and {len(broken) - 1} more like it" if broken else ""
-        raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out{what}")
+        raise PrepareError(
+            f"none of the clips of {split} has a file among the videos: leave {split}'s list out{what}"
+        )
 
 
 def _write_rejected(path: pathlib.Path, rows: Sequence[tuple]) -> None:
     # Names of files are bytes, and not all are UTF-8.
-    with naming_errors(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        naming_errors(path),
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("split", "id", "file", "reason", "used_instead"))
         writer.writerows(rows)
@@ -163,7 +182,9 @@ def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
     }
 
 
-def shard_jobs(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings) -> Iterator[Job]:
+def shard_jobs(
+    clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings
+) -> Iterator[Job]:
     chosen = [clip for clip in clips if clip.split == split]
     # An order that depends on the clips alone; neighbours of one video or class end in different shards.
     chosen.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
@@ -203,7 +224,9 @@ def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1)
     with atomic_write(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for clip, (found, problems) in zip(job.clips, prefetch(example, job.clips, threads), strict=True):
+        for clip, (found, problems) in zip(
+            job.clips, prefetch(example, job.clips, threads), strict=True
+        ):
             if problems:
                 rejected += problems
                 sizes |= {path: _size(path) for path in (*clip.paths, *clip.flows)}
@@ -233,7 +256,10 @@ def _written(shard: pathlib.Path, call: Callable[..., Any], *data: bytes) -> Non
 def fingerprint(job: Job) -> str:
     # The folder may be another: videos are known by their names.
     clips = [
-        [*clip[:4], *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows))]
+        [
+            *clip[:4],
+            *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows)),
+        ]
         for clip in job.clips
     ]
     text = json.dumps([FORMAT, clips, job.settings])
@@ -251,8 +277,14 @@ def marker(job: Job) -> dict | None:
     """
     try:
         found = json.loads(marker_path(job).read_text())
-        whole = found["made_from"] == fingerprint(job) and found["file"] == os.stat(job.shard).st_size
-        return found if whole and all(_size(path) == size for path, size in found["sizes"].items()) else None
+        whole = (
+            found["made_from"] == fingerprint(job) and found["file"] == os.stat(job.shard).st_size
+        )
+        return (
+            found
+            if whole and all(_size(path) == size for path, size in found["sizes"].items())
+            else None
+        )
     except (OSError, ValueError, KeyError):
         return None
 
@@ -282,12 +314,17 @@ def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
 
             def tick() -> None:
                 if stopped:
-                    raise StoppedError(stopped, "stopped; shards that are done are kept, and the same command goes on")
+                    raise StoppedError(
+                        stopped,
+                        "stopped; shards that are done are kept, and the same command goes on",
+                    )
                 bar.update(before + counter.get_obj().value - bar.n)
 
             workers.run(_write, jobs, number, suspects=tried, tick=tick, shared=counter)
     except workers.DeadWorkerError as error:
-        raise PrepareError(f"{error}; shards that are done are kept, and the same command goes on") from None
+        raise PrepareError(
+            f"{error}; shards that are done are kept, and the same command goes on"
+        ) from None
 
 
 def _write(job: Job) -> None:
@@ -315,7 +352,9 @@ def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
         import apache_beam  # pyright: ignore - an extra
         from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore
     except ImportError:
-        raise PrepareError("Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'") from None
+        raise PrepareError(
+            "Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'"
+        ) from None
     with apache_beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         # As text: Beam has ideas of its own about named tuples.
         texts = pipeline | apache_beam.Create([json.dumps(job) for job in jobs])

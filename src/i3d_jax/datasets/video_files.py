@@ -10,7 +10,19 @@ from i3d_jax.video import listing
 from i3d_jax.video.listing import VIDEO
 
 # What downloads, and work on them, leave beside videos under the same names.
-NOT_VIDEO = {".json", ".jpg", ".jpeg", ".png", ".webp", ".txt", ".vtt", ".srt", ".csv", ".part", ".ytdl"}
+NOT_VIDEO = {
+    ".json",
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".txt",
+    ".vtt",
+    ".srt",
+    ".csv",
+    ".part",
+    ".ytdl",
+}
 NOT_VIDEO |= {".m4a", ".mp3", ".wav", ".npy", ".npz"}
 
 
@@ -71,7 +83,9 @@ def find(folder: Path) -> Found:
     return found
 
 
-def clips(rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Found | None = None) -> list[Clip]:
+def clips(
+    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Found | None = None
+) -> list[Clip]:
     """Joins the first row of each id with its files.
 
     Of several files of one name those come first that are videos by their extension, that lie below a folder of the
@@ -106,7 +120,9 @@ def _files(row: Row, found: Mapping[str, list[str]]) -> list[str]:
     if len(paths) < 2:
         return paths
     first, *others = sorted(paths, key=penalties)
-    if "/" in row.id:  # Names are unique within their class only: elsewhere they are of other videos.
+    if (
+        "/" in row.id
+    ):  # Names are unique within their class only: elsewhere they are of other videos.
         others = [path for path in others if label_of(path, {row.label})]
     return [first, *others]
 
@@ -134,4 +150,6 @@ def unused_files(rows: Iterable[Row], found: Mapping[str, list[str]]) -> list[st
     """The files that are no row's, sorted; those that are not videos by their extension are left out."""
     wanted = {row.stem for row in rows}
     unwanted = (stem for stem in found if stem not in wanted and respelt(stem) not in wanted)
-    return sorted(path for stem in unwanted for path in found[stem] if _extension(path) not in NOT_VIDEO)
+    return sorted(
+        path for stem in unwanted for path in found[stem] if _extension(path) not in NOT_VIDEO
+    )

@@ -44,7 +44,9 @@ def run(
     Raises:
       DeadWorkerError: a process died.
     """
-    leave = CONTEXT.RawValue(ctypes.c_bool, False)  # Without a lock, which a process may hold when it dies.
+    leave = CONTEXT.RawValue(
+        ctypes.c_bool, False
+    )  # Without a lock, which a process may hold when it dies.
     waiting, running = enumerate(jobs), {}
     try:
         with _Executor(number, CONTEXT, _begin, (shared, leave, os.getpid())) as executor:
@@ -54,7 +56,9 @@ def run(
                         running[executor.submit(function, job)] = index
                     if not running:
                         break
-                    finished, _ = concurrent.futures.wait(running, 0.5, concurrent.futures.FIRST_COMPLETED)
+                    finished, _ = concurrent.futures.wait(
+                        running, 0.5, concurrent.futures.FIRST_COMPLETED
+                    )
                     tick()
                     for future in finished:
                         done(running[future], future.result())

@@ -37,7 +37,9 @@ __all__ = [
 
 # Of all conversions. Without the other two flags swscale takes shortcuts that make colours darker by 1 or 2 of 255.
 BILINEAR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-MAX_ASPECT = 16  # Of frames that are resized: a strip as long as 1,000 times its width would take gigabytes.
+MAX_ASPECT = (
+    16  # Of frames that are resized: a strip as long as 1,000 times its width would take gigabytes.
+)
 
 
 def decode(
@@ -85,7 +87,9 @@ def decode(
     previous, image, size = None, np.empty(0), None
     scaler = av.video.reformatter.VideoReformatter()
     images: list[np.ndarray] = []
-    for each in playback.play(video, fps=fps, start=start, frames=frames, stride=stride, threads=threads):
+    for each in playback.play(
+        video, fps=fps, start=start, frames=frames, stride=stride, threads=threads
+    ):
         if size is None:  # A stream may change its size; all frames get the first one's.
             size = _size(video, each, short_side)
         if each.frame is not previous:
@@ -138,7 +142,10 @@ def yuv(video: str | os.PathLike, *, short_side: int, **options: Any) -> Iterato
                 scaled = _bt601(each.frame, _stored(size, each.frame), *scalers)
             turned = [playback.upright(plane(scaled, number), each.frame) for number in range(3)]
             height, width = (side // 2 for side in turned[0].shape)
-            planes = [turned[0][: 2 * height, : 2 * width], *(x[:height, :width] for x in turned[1:])]
+            planes = [
+                turned[0][: 2 * height, : 2 * width],
+                *(x[:height, :width] for x in turned[1:]),
+            ]
             previous = each.frame
         yield planes
 
@@ -168,7 +175,9 @@ def resized(height: int, width: int | Fraction, short_side: int) -> tuple[int, i
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _size(video: str | os.PathLike | bytes, shown: Shown, short_side: int | None) -> tuple[int, int]:
+def _size(
+    video: str | os.PathLike | bytes, shown: Shown, short_side: int | None
+) -> tuple[int, int]:
     """(height, width) of the images that are made of a video's frames."""
     height, width = shown.frame.height, shown.frame.width
     if short_side is not None:
@@ -199,7 +208,9 @@ def _pixels(frame, size: tuple[int, int], scaler, stream: str) -> np.ndarray:
     if stream == "flow":
         grey = scaler.reformat(frame, width, height, "gray").to_ndarray()
         return np.moveaxis(grey.reshape(2, -1, width), 0, -1)
-    return playback.upright(scaler.reformat(frame, width, height, "rgb24", interpolation=BILINEAR).to_ndarray(), frame)
+    return playback.upright(
+        scaler.reformat(frame, width, height, "rgb24", interpolation=BILINEAR).to_ndarray(), frame
+    )
 
 
 def _bt601(frame, size: tuple[int, int], scaler, to_rgb) -> av.VideoFrame:
@@ -209,4 +220,6 @@ def _bt601(frame, size: tuple[int, int], scaler, to_rgb) -> av.VideoFrame:
     if frame.color_range == av.video.reformatter.ColorRange.JPEG and not frame.format.is_rgb:
         # swscale's own conversion of the range makes U and V larger by 0.3 of 255.
         frame = to_rgb.reformat(frame, width, height, "rgb24", **options)
-    return scaler.reformat(frame, width, height, "yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", **options)
+    return scaler.reformat(
+        frame, width, height, "yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG", **options
+    )

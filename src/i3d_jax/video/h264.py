@@ -22,7 +22,9 @@ from i3d_jax.video.decoding import FPS, TAGS, VideoError
 GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
 
 
-def encode(frames: Iterable[np.ndarray], *, fps: int = 25, crf: int | None = None, gop: int = GOP) -> bytes:
+def encode(
+    frames: Iterable[np.ndarray], *, fps: int = 25, crf: int | None = None, gop: int = GOP
+) -> bytes:
     """Encodes uint8 frames [H, W, 3], RGB, or [H, W, 2], flow, as an H.264 file (MP4); H and W must be even.
 
     A key frame every `gop` frames keeps seeking cheap, `fastdecode` the reading. `crf` is 18 for RGB
@@ -37,13 +39,17 @@ def encode(frames: Iterable[np.ndarray], *, fps: int = 25, crf: int | None = Non
     if first is None:
         raise ValueError("encode: no frames")
     if first.ndim != 3 or first.shape[-1] not in (2, 3) or first.shape[0] % 2 or first.shape[1] % 2:
-        raise ValueError(f"encode: frames of shape {first.shape}, wanted [H, W, 3 or 2] with even H and W")
+        raise ValueError(
+            f"encode: frames of shape {first.shape}, wanted [H, W, 3 or 2] with even H and W"
+        )
     height, width, channels = first.shape
     frames = itertools.chain([first], frames)
     if channels == 3:
         images = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames)
         return _encoded(images, height, width, "yuv420p", fps, RGB_CRF if crf is None else crf, gop)
-    stacks = (np.moveaxis(frame, -1, 0).reshape(2 * height, width) for frame in frames)  # u above v.
+    stacks = (
+        np.moveaxis(frame, -1, 0).reshape(2 * height, width) for frame in frames
+    )  # u above v.
     images = (av.VideoFrame.from_ndarray(stack, format="gray") for stack in stacks)
     return _encoded(images, 2 * height, width, "gray", fps, FLOW_CRF if crf is None else crf, gop)
 
@@ -57,7 +63,9 @@ class Transcoded(NamedTuple):
     width: int
 
 
-def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None = None) -> Transcoded:
+def transcode(
+    path: str | os.PathLike, *, short_side: int, seconds: float | None = None
+) -> Transcoded:
     """Makes a video file what records hold: H.264 at 25 frames per second, upright, of a given short side, without sound.
 
     The same bytes every time. The long side's last odd pixel is cut off. Frames are scaled as they are stored, in YUV, the
@@ -80,7 +88,10 @@ def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None
         previous, packed = None, np.empty((0, 0), np.uint8)
         for planes in itertools.chain([first], images):
             if planes is not previous:
-                packed, previous = np.concatenate([part.ravel() for part in planes]).reshape(-1, width), planes
+                packed, previous = (
+                    np.concatenate([part.ravel() for part in planes]).reshape(-1, width),
+                    planes,
+                )
             count += 1
             yield av.VideoFrame.from_ndarray(packed, format="yuv420p")
 
@@ -89,7 +100,13 @@ def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None
 
 
 def _encoded(
-    images: Iterable[av.VideoFrame], height: int, width: int, pix_fmt: str, fps: int, crf: int, gop: int
+    images: Iterable[av.VideoFrame],
+    height: int,
+    width: int,
+    pix_fmt: str,
+    fps: int,
+    crf: int,
+    gop: int,
 ) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -97,7 +114,9 @@ def _encoded(
         stream.height, stream.width = height, width
         stream.pix_fmt = pix_fmt
         if pix_fmt == "gray":
-            stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG  # 0 to 255, not 16 to 235.
+            stream.codec_context.color_range = (
+                av.video.reformatter.ColorRange.JPEG
+            )  # 0 to 255, not 16 to 235.
         stream.gop_size = gop
         stream.codec_context.thread_count = 1
         # x264's macroblock tree reads memory that it has not written (seen with AVX-512 at widths such as 72: up to 16
@@ -129,5 +148,6 @@ def check_flow(path: str | os.PathLike) -> None:
     if kind != ("mov", "h264", FPS) or not full:
         found = f"{kind[0]}, {kind[1]}, {kind[2]:g} frames per second, {'full' if full else 'not full'} range"
         raise VideoError(
-            name, f"is not as `python -m i3d_jax.flow` writes it: {found}; wanted mov (MP4), h264, {FPS:g}, full range"
+            name,
+            f"is not as `python -m i3d_jax.flow` writes it: {found}; wanted mov (MP4), h264, {FPS:g}, full range",
         )

@@ -73,7 +73,9 @@ def find_videos(folder: Path, but: Path | None = None) -> list[PurePath]:
       OSError: as `list_files`.
     """
     left_out = None if but is None else os.path.join(os.path.realpath(but), "")
-    found = [PurePath(name) for name in list_files(folder) if os.path.splitext(name)[1].lower() in VIDEO]
+    found = [
+        PurePath(name) for name in list_files(folder) if os.path.splitext(name)[1].lower() in VIDEO
+    ]
     if left_out is not None:
         found = [name for name in found if not os.path.realpath(folder / name).startswith(left_out)]
     if not found:

@@ -59,7 +59,9 @@ def unpack(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return found
 
 
-def _turned(streams: dict[str, jax.Array], which: jax.Array, axis: int, signs: np.ndarray) -> dict[str, jax.Array]:
+def _turned(
+    streams: dict[str, jax.Array], which: jax.Array, axis: int, signs: np.ndarray
+) -> dict[str, jax.Array]:
     """The clips, those of `which` reversed along an axis, the flow's u and v times `signs`."""
     turned = {stream: jnp.flip(frames, axis) for stream, frames in streams.items()}
     if "flow" in turned:
@@ -92,5 +94,7 @@ def rgb(packed: jax.Array) -> jax.Array:
 
 def _cut(frames: jax.Array, corner: jax.Array) -> jax.Array:
     for axis in (1, 2):
-        frames = jax.lax.dynamic_slice_in_dim(frames, corner[axis - 1], frames.shape[axis] - 2, axis)
+        frames = jax.lax.dynamic_slice_in_dim(
+            frames, corner[axis - 1], frames.shape[axis] - 2, axis
+        )
     return frames

@@ -26,11 +26,15 @@ from i3d_jax import files
 FPS = 25.0  # Of everything the paper trains and tests on.
 LONGEST = 60  # Seconds that a video which is not damaged shows one frame.
 MAX_STILL = 3600  # Seconds; where the next frame comes later than that another recording begins.
-MAX_PIXELS = 8192 * 4352  # Of a frame as it is stored, which 8K is below: some dozens of them may be in memory.
+MAX_PIXELS = (
+    8192 * 4352
+)  # Of a frame as it is stored, which 8K is below: some dozens of them may be in memory.
 # FFmpeg's names of those whose index says where key frames are; in others it may land after what it was to find.
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 # Tags of files need not be UTF-8, which PyAV before 19 is to be told.
-TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+TAGS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 # FFmpeg's muxer writes so many frames to an AVI header that it cannot go back to.
 UNKNOWN_FRAMES = 2**30
 LOOKAHEAD = 8  # Frames that are decoded before the first one's time is believed.
@@ -96,7 +100,9 @@ def play(
             elif first is not None:
                 decoded = itertools.chain([first], decoded)
             aspect = track.sample_aspect_ratio or Fraction(1)
-            for index, frame in _resample(decoded, track, origin, fps, start, np.inf if strict else MAX_STILL):
+            for index, frame in _resample(
+                decoded, track, origin, fps, start, np.inf if strict else MAX_STILL
+            ):
                 end, before, since = (index + 1) / fps, frame, since if frame is before else index
                 if strict and index - since >= LONGEST * fps:
                     raise VideoError(name, f"is damaged: shows one frame for more than {LONGEST} s")
@@ -122,7 +128,9 @@ def play(
             lost = f"all after {end:.2f} s" if reading.cut else f"{packets} could not be decoded"
             warnings.warn(f"{name}: is damaged: left out: {lost}", DamageWarning, 3)
     if not found:
-        raise VideoError(name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else ""))
+        raise VideoError(
+            name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else "")
+        )
 
 
 def name_of(video: str | os.PathLike | bytes) -> str:
@@ -183,7 +191,9 @@ def _opened(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterat
         with contextlib.suppress(OSError):  # FFmpeg says what the matter is.
             if kind := files.special_file_kind(os.stat(video).st_mode):
                 raise VideoError(name, f"is {kind}, wanted a file")
-    with av.open(io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **TAGS) as container:
+    with av.open(
+        io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **TAGS
+    ) as container:
         assert isinstance(container, av.container.InputContainer)
         # PyAV has FFmpeg invent presentation times where there are none: out of order, where frames refer to later ones.
         container.flags &= ~av.container.Flags.gen_pts.value
@@ -195,7 +205,8 @@ def _opened(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterat
             raise VideoError(name, "cannot be decoded: there is no decoder for it")
         if decoder.width * decoder.height > MAX_PIXELS:
             raise VideoError(
-                name, f"has frames of {decoder.height}x{decoder.width}, wanted {MAX_PIXELS} pixels at most"
+                name,
+                f"has frames of {decoder.height}x{decoder.width}, wanted {MAX_PIXELS} pixels at most",
             )
         # Not "FRAME": where frames are damaged, how many others are lost would depend on the number of threads.
         track.thread_type, decoder.thread_count = "SLICE", threads
@@ -207,7 +218,9 @@ def _seek(container, track, origin: int, seconds: float) -> None:
     # Half a frame early: the frame nearest to the time wanted may lie before it. And 4 more: AVI's index says when a key
     # frame is decoded; where there are B-frames, it is shown later.
     seconds -= 4.5 / float(track.average_rate or FPS)
-    container.seek(max(track.start_time or 0, round(seconds / track.time_base) + origin), stream=track)
+    container.seek(
+        max(track.start_time or 0, round(seconds / track.time_base) + origin), stream=track
+    )
 
 
 def _duration(container, track, origin: int) -> float:
@@ -248,7 +261,9 @@ def _decoded(container, track, name: str, reading: _Reading) -> Iterator[av.Vide
 def _packets(container, track, reading: _Reading) -> Iterator[av.Packet]:
     try:
         yield from container.demux(track)
-    except IndexError:  # PyAV's, after the last packet, if there is a stream that was not there at the beginning.
+    except (
+        IndexError
+    ):  # PyAV's, after the last packet, if there is a stream that was not there at the beginning.
         return
     except av.error.FFmpegError as error:
         reading.lose(error)
@@ -283,7 +298,9 @@ def _begins_anew(packets: deque[av.Packet]) -> bool:
     )
 
 
-def _timed(decoded: Iterator[av.VideoFrame], faults: list[int]) -> Iterator[tuple[av.VideoFrame, int | None]]:
+def _timed(
+    decoded: Iterator[av.VideoFrame], faults: list[int]
+) -> Iterator[tuple[av.VideoFrame, int | None]]:
     """Yields frames and their times in ticks, None where there is none.
 
     That is the presentation time or, where this one goes back more often than the time of decoding does, that one: the decoder
@@ -308,7 +325,9 @@ def _timed(decoded: Iterator[av.VideoFrame], faults: list[int]) -> Iterator[tupl
                 if time is not None:
                     faults[which] += time <= last[which]
                     last[which] = time
-        by_decoding = faults[0] > faults[1] + 1 and np.isfinite(last[1])  # One alone may have come twice.
+        by_decoding = faults[0] > faults[1] + 1 and np.isfinite(
+            last[1]
+        )  # One alone may have come twice.
         while len(waiting) > (0 if frame is None else LOOKAHEAD):
             oldest = waiting.popleft()
             yield oldest, oldest.dts if by_decoding or oldest.pts is None else oldest.pts

@@ -57,14 +57,21 @@ def read(
             assert isinstance(container, av.container.InputContainer)
             tracks = container.streams.video
             if not tracks or cast(Any, tracks[0].codec_context) is None:
-                raise decoding.VideoError(f"{len(data)} bytes of video", "has no video stream that can be decoded")
+                raise decoding.VideoError(
+                    f"{len(data)} bytes of video", "has no video stream that can be decoded"
+                )
             track = tracks[0]
-            decoder, ticks = track.codec_context, max(1, round(1 / (decoding.FPS * float(track.time_base or 1))))
+            decoder, ticks = (
+                track.codec_context,
+                max(1, round(1 / (decoding.FPS * float(track.time_base or 1)))),
+            )
             track.thread_type, decoder.thread_count = "SLICE", 1
             if start:
                 container.seek(start * ticks, stream=track)
             for packet in container.demux(track):
-                if packet.pts is not None:  # Frames that are neither wanted nor needed for others are not decoded.
+                if (
+                    packet.pts is not None
+                ):  # Frames that are neither wanted nor needed for others are not decoded.
                     decoder.skip_frame = "DEFAULT" if wanted(packet.pts // ticks) else "NONREF"
                 for frame in packet.decode():
                     if count < frames and wanted((frame.pts or 0) // ticks):
@@ -77,7 +84,9 @@ def read(
                 if count == frames:
                     break
     except av.error.FFmpegError as error:
-        raise decoding.VideoError(f"{len(data)} bytes of video", f"cannot be decoded: {error.strerror}") from None
+        raise decoding.VideoError(
+            f"{len(data)} bytes of video", f"cannot be decoded: {error.strerror}"
+        ) from None
     if not count:
         raise decoding.VideoError(f"{len(data)} bytes of video", f"has no frame {start}")
     return out[:count]
@@ -97,10 +106,18 @@ def _keep_memory() -> None:
         library.mallopt(mmap_threshold, 2**25)
 
 
-def _copy(frame: av.VideoFrame, out: np.ndarray, window: Window, outer: Window, stream: str) -> None:
+def _copy(
+    frame: av.VideoFrame, out: np.ndarray, window: Window, outer: Window, stream: str
+) -> None:
     height, width = frame.height // (2 if stream == "flow" else 1), frame.width
-    if window.top + window.size > height or window.left + window.size > width or min(window[:2]) < 0:
-        raise ValueError(f"cannot cut {window.size}x{window.size} at {window[:2]} out of frames of {height}x{width}")
+    if (
+        window.top + window.size > height
+        or window.left + window.size > width
+        or min(window[:2]) < 0
+    ):
+        raise ValueError(
+            f"cannot cut {window.size}x{window.size} at {window[:2]} out of frames of {height}x{width}"
+        )
     top, left, size = outer
     brightness = decoding.plane(frame, 0)
     if stream == "flow":
@@ -118,4 +135,6 @@ def _put(out: np.ndarray, plane: np.ndarray, top: int, left: int) -> None:
     if part.shape == out.shape:
         out[:] = part
     else:  # What is `around` a window may go beyond the frame, by pixels that are cut off again.
-        out[:] = np.pad(part, [(0, n - m) for n, m in zip(out.shape, part.shape, strict=True)], "edge")
+        out[:] = np.pad(
+            part, [(0, n - m) for n, m in zip(out.shape, part.shape, strict=True)], "edge"
+        )
