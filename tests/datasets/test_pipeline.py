@@ -78,7 +78,7 @@ def coloured(frame):
 def whole(data, stream):
     if stream == "flow":
         return video.decode(data, stream=stream)
-    return np.stack([coloured(frame) for frame in video.shown(data)])
+    return np.stack([coloured(frame) for frame in video.iter_frames(data)])
 
 
 def assert_seen(found, wanted):
@@ -322,7 +322,7 @@ def test_frames_are_looped_from_their_start(source):
 def test_short_side_resizes_the_frames_before_they_are_cut(source):
     batches = take(source[1:2], 16, rgb=(2, 3), crop=20, short_side=20, flip=False)
     resized = {"width": 24, "height": 20, "format": "yuv420p", "interpolation": decoding.BILINEAR}
-    frames = [frame.reformat(**resized).to_ndarray() for frame in video.shown(source[1]["video"])]
+    frames = [frame.reformat(**resized).to_ndarray() for frame in video.iter_frames(source[1]["video"])]
     small = np.stack([exact_rgb(frame, 20, 24) for frame in frames])
     lefts = set()
     for clip in (clip for batch in batches for clip in seen(batch)["rgb"]):

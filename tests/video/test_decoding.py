@@ -299,7 +299,7 @@ def test_what_records_show_is_as_bright_as_what_decoding_shows(shared_data):
     for index, planes_ in enumerate(decoding.yuv(clip, short_side=256, frames=20)):
         y, u, v = planes_
         packed = np.concatenate([y, np.concatenate([u, v], 1)])
-        difference = 127.5 * (1 + np.asarray(planes.rgb(packed))) - shown[index]
+        difference = 127.5 * (1 + np.asarray(planes.to_rgb(packed))) - shown[index]
         assert abs(difference.mean((0, 1))).max() < 0.1
 
 
@@ -394,7 +394,7 @@ def test_flow_cannot_be_resized():
 def test_the_short_side_is_resized_and_the_aspect_kept():
     assert video.decode(h264.encode(numbered(3, 48, 64)), short_side=24).shape == (3, 24, 32, 3)
     assert video.decode(h264.encode(numbered(3, 64, 48)), short_side=96).shape == (3, 128, 96, 3)
-    assert decoding.resized(240, 426, 256) == (256, 454)
+    assert decoding.resized_shape(240, 426, 256) == (256, 454)
 
 
 def test_rotation_in_the_metadata_is_undone():
@@ -674,12 +674,12 @@ def test_what_is_shown_is_what_is_decoded():
         {"start": 3, "frames": 5, "stride": 4, "threads": 1},
     ):
         np.testing.assert_array_equal(
-            images(video.shown(data, **options)), video.decode(data, **options)
+            images(video.iter_frames(data, **options)), video.decode(data, **options)
         )
 
 
 def test_a_frame_that_is_shown_for_long_comes_again():
-    first, second, third, *others = video.shown(encode(numbered(3), [0, 120, 240]))
+    first, second, third, *others = video.iter_frames(encode(numbered(3), [0, 120, 240]))
     assert first is second is third and first is not others[0]
 
 
@@ -747,7 +747,7 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
     (tmp_path / "x").write_bytes(make())
     frames = video.decode(tmp_path / "x")
     for threads in 0, 1:
-        strict = images(video.shown(tmp_path / "x", strict=True, threads=threads))
+        strict = images(video.iter_frames(tmp_path / "x", strict=True, threads=threads))
         np.testing.assert_array_equal(strict, frames)
     found = video.decode(h264.transcode(tmp_path / "x", short_side=48).data)
     assert numbers(found) == numbers(frames)
@@ -869,8 +869,8 @@ def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(data)
         for read in (
-            lambda path: list(video.shown(path, strict=True)),
-            lambda path: list(video.shown(path, strict=True, threads=1)),
+            lambda path: list(video.iter_frames(path, strict=True)),
+            lambda path: list(video.iter_frames(path, strict=True, threads=1)),
             lambda path: h264.transcode(path, short_side=48),
         ):
             with pytest.raises(video.VideoError) as caught:
@@ -881,7 +881,7 @@ def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
 
 @pytest.mark.parametrize("container", ["avi", "matroska"])
 def test_half_a_second_may_be_missing(container):
-    assert len(list(video.shown(claiming(container, 2.0), strict=True))) == 40
+    assert len(list(video.iter_frames(claiming(container, 2.0), strict=True))) == 40
 
 
 def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):

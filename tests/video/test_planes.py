@@ -141,13 +141,13 @@ def test_transcoded_videos_are_read_exactly(tmp_path):
 
 
 def test_threads_do_not_mix_their_windows():
-    windows = [Window(n, 2 * n, 16) for n in range(12)]
+    corners = [Window(n, 2 * n, 16) for n in range(12)]
 
     def read(window):
         return windows.read(stored("rgb", 16), window, start=window.top, frames=9, size=(60, 80))
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for found, window in zip(pool.map(read, windows), windows, strict=True):
+        for found, window in zip(pool.map(read, corners), corners, strict=True):
             np.testing.assert_array_equal(found, read(window))
 
 
@@ -166,7 +166,7 @@ def cropped(packed, corner=(0, 0)):
 def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
     data = stored("rgb", 16)
     wanted = video.decode(data, short_side=short_side, start=7, frames=6, stride=4).astype(float)
-    size = decoding.resized(HEIGHT, WIDTH, short_side)
+    size = decoding.resized_shape(HEIGHT, WIDTH, short_side)
     assert wanted.shape[1:3] == size
     corners = (
         [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]
@@ -248,7 +248,7 @@ def test_clips_are_cropped_at_their_corners_and_mirrored_as_they_are_to_be():
     assert found["rgb"].shape == (8, 3, 6, 6, 3) and found["flow"].shape == (8, 6, 6, 6, 2)
     assert found["rgb"].dtype == found["flow"].dtype == np.float32
     for number, (top, left) in enumerate(clips["corner"]):
-        rgb = np.asarray(planes.rgb(clips["rgb"][number]))[:, top : top + 6, left : left + 6]
+        rgb = np.asarray(planes.to_rgb(clips["rgb"][number]))[:, top : top + 6, left : left + 6]
         u, v = (
             clips["flow"][number].reshape(6, 2, 6, 6).swapaxes(0, 1).astype(np.float32) - 128
         ) / np.float32(127)
@@ -343,7 +343,7 @@ def pack(y, cb, cr):
 def test_colours_are_those_of_bt_601():
     rng = np.random.default_rng(0)
     y, cb, cr = (rng.integers(0, 256, 5000) for _ in range(3))
-    found = np.asarray(planes.rgb(pack(y, cb, cr)))
+    found = np.asarray(planes.to_rgb(pack(y, cb, cr)))
     np.testing.assert_allclose(found[::2, 0], 2 * np.clip(colours(y, cb, cr), 0, 1) - 1, atol=3e-6)
     np.testing.assert_array_equal(found[::2], found[1::2])
     np.testing.assert_array_equal(found[:, 0], found[:, 1])
@@ -351,13 +351,13 @@ def test_colours_are_those_of_bt_601():
 
 def test_black_white_and_greys_are_exact():
     greys = np.arange(16, 236)
-    found = np.asarray(planes.rgb(pack(greys, np.full(220, 128), np.full(220, 128))))[::2, 0]
+    found = np.asarray(planes.to_rgb(pack(greys, np.full(220, 128), np.full(220, 128))))[::2, 0]
     np.testing.assert_allclose(
         found, np.broadcast_to((2 * (greys - 16) / 219 - 1)[:, None], (220, 3)), atol=1e-6
     )
     assert (found[0] == -1).all() and (found[-1] == 1).all()
     beyond = np.asarray(
-        planes.rgb(pack(np.array([0, 15, 236, 255]), np.full(4, 128), np.full(4, 128)))
+        planes.to_rgb(pack(np.array([0, 15, 236, 255]), np.full(4, 128), np.full(4, 128)))
     )[::2, 0]
     assert (beyond[:2] == -1).all() and (beyond[2:] == 1).all()
 
@@ -369,7 +369,7 @@ def test_primaries_come_back_to_a_level():
         (primaries[:, c] - luma) / (2 * (1 - weight)) for c, weight in ((2, 0.114), (0, 0.299))
     )
     packed = pack(*(np.rint(x) for x in (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr)))
-    found = np.asarray(planes.rgb(packed))[::2, 0]
+    found = np.asarray(planes.to_rgb(packed))[::2, 0]
     np.testing.assert_allclose(127.5 * (found + 1), 255 * primaries, atol=1.5)
 
 

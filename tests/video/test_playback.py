@@ -64,7 +64,7 @@ def test_odd_files_are_shown_right_wherever_they_are_read(name, shared_data):
 @pytest.mark.parametrize("name,count", [("stale.mkv", 100), ("pipe.avi", 100), ("two.ts", 200)])
 def test_odd_files_that_are_whole_pass_a_strict_reading(name, count, shared_data):
     path = shared_data / "odd" / name
-    assert len(list(video.shown(path, strict=True))) == len(video.decode(path)) == count
+    assert len(list(video.iter_frames(path, strict=True))) == len(video.decode(path)) == count
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_a_video_of_which_nothing_can_be_decoded_is_an_error():
 
 
 def test_a_strict_reading_refuses_frames_that_cannot_be_decoded():
-    frames = video.shown(damaged_mjpeg([5]), strict=True, threads=1)
+    frames = video.iter_frames(damaged_mjpeg([5]), strict=True, threads=1)
     assert numbers(images(next(frames) for _ in range(4))) == [0, 1, 2, 3]
     with pytest.raises(video.VideoError, match="is damaged: after 0.16 s: Invalid data"):
         list(frames)
-    assert len(list(video.shown(damaged_mjpeg([5]), strict=True, threads=1, frames=4))) == 4
+    assert len(list(video.iter_frames(damaged_mjpeg([5]), strict=True, threads=1, frames=4))) == 4
 
 
 def test_the_joint_of_two_recordings_is_no_damage_but_a_hole_is():
@@ -209,12 +209,12 @@ def test_the_joint_of_two_recordings_is_no_damage_but_a_hole_is():
     assert numbers(video.decode(one * 2)) == [*range(50)] * 2
     with av.open(io.BytesIO(one * 2)) as file:
         assert any(packet.is_corrupt for packet in file.demux(video=0))
-    assert len(list(video.shown(one * 2, strict=True))) == 100
+    assert len(list(video.iter_frames(one * 2, strict=True))) == 100
     hole = (
         one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]
     )  # Three packets of the stream are gone.
     with pytest.raises(video.VideoError, match="is damaged"):
-        list(video.shown(hole, strict=True))
+        list(video.iter_frames(hole, strict=True))
 
 
 @pytest.mark.parametrize("container,codec", [("mp3", "libmp3lame"), ("mp4", "aac")])
@@ -287,7 +287,7 @@ def test_how_many_frames_are_lost_does_not_depend_on_threads(threads, broken):
         56, 60
     )  # A frame that others refer to may spoil these.
     with pytest.raises(video.VideoError, match="is damaged"):
-        list(video.shown(bytes(data), threads=threads, strict=True))
+        list(video.iter_frames(bytes(data), threads=threads, strict=True))
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
@@ -311,7 +311,7 @@ def test_a_frame_that_comes_hours_late_begins_another_recording():
     data = encode(numbered(4), [0, 40, 80, 3 * 3600 * 1000])
     assert numbers(video.decode(data)) == [0, 1, 2, 3]
     with pytest.raises(video.VideoError, match="is damaged: shows one frame for more than 60 s"):
-        list(video.shown(data, strict=True))
+        list(video.iter_frames(data, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"frames": 0}, {"stride": 0}])

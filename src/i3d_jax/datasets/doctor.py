@@ -181,13 +181,13 @@ def _check_all(clips: Sequence[video_files.Clip]) -> list[Checked]:
 def check(clip: video_files.Clip) -> Checked:
     """Reads the videos of a clip as `prepare` would, to the first that can be used, without writing it."""
     broken, failed = dict(clip.broken), []
-    most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
+    most = None if clip.seconds is None else decoding.frame_count(clip.seconds)
     for path in clip.paths:
         if path in broken:
             failed.append((path, broken[path]))
             continue
         try:
-            count = sum(1 for _ in video.shown(path, frames=most, threads=1, strict=True))
+            count = sum(1 for _ in video.iter_frames(path, frames=most, threads=1, strict=True))
         except video.VideoError as error:
             records.check_storage(path)
             failed.append((path, error.reason))

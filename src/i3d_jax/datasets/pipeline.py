@@ -127,7 +127,7 @@ def random_clip(
 def frame_size(record: dict, short_side: int | None) -> tuple[int, int]:
     """Height and width of a record's frames, as they are or resized."""
     size = int(record["height"]), int(record["width"])
-    return size if short_side is None else decoding.resized(*size, short_side)
+    return size if short_side is None else decoding.resized_shape(*size, short_side)
 
 
 def packed_clip(

@@ -79,7 +79,7 @@ def make_record(clip: Clip, path: str, settings: Settings) -> dict:
 def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
     """The TV-L1 flow of one of a clip's files; other clips are worked on at the same time."""
     assert settings.tv_l1 is not None
-    most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
+    most = None if clip.seconds is None else decoding.frame_count(clip.seconds)
     grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
     return h264.encode(
         map(pixels.flow_bytes, flow_of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1))
@@ -141,6 +141,6 @@ def flow_shape(path: str) -> tuple[int, int, int]:
     """
     h264.check_flow(path)
     count, height, width = 0, 0, 0
-    for frame in video.shown(path, threads=1, strict=True):
+    for frame in video.iter_frames(path, threads=1, strict=True):
         count, height, width = count + 1, frame.height // 2, frame.width
     return count, height, width
