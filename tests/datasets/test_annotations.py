@@ -277,7 +277,7 @@ def test_ucf101_spells_one_class_in_two_ways(tmp_path, listed, there):
     folder = touch(tmp_path / "UCF-101", f"{there}_g08_c01.avi")
     (clip,) = video_files.clips([row], folder)
     assert clip.paths == (os.path.join(folder, f"{there}_g08_c01.avi"),)
-    assert video_files.unused_files([row], video_files.videos(folder)) == []
+    assert video_files.unused_files([row], video_files.find(folder).files) == []
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_videos_are_all_files_below_a_folder_but_hidden_ones(tmp_path):
         "a/._x.mkv",
         "lost+found/x.mp4",
     )
-    assert video_files.videos(tmp_path) == {
+    assert video_files.find(tmp_path).files == {
         "x": ["a/x.mkv", "b/x.mp4"],
         "y.tar": ["y.tar.mp4"],
         "z": ["-c/_d/z"],
@@ -477,16 +477,16 @@ def test_videos_follow_links_but_not_for_ever(tmp_path):
     (tmp_path / "videos" / "up").symlink_to(tmp_path / "videos")
     (tmp_path / "elsewhere" / "around").symlink_to(tmp_path / "videos")
     (tmp_path / "videos" / "itself").symlink_to(tmp_path / "videos" / "itself")
-    assert video_files.videos(tmp_path / "videos") == {
+    assert video_files.find(tmp_path / "videos").files == {
         "x": ["linked/yoga/x.mp4"], "y": ["train/y.mp4"], "z": ["train/z.mp4"], "itself": ["itself"],
     }  # fmt: skip
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(AnnotationError, match="nowhere/?: No such file or directory"):
-        video_files.videos(tmp_path / "nowhere")
+        video_files.find(tmp_path / "nowhere").files
     with pytest.raises(AnnotationError, match="x.mp4/?: Not a directory"):
-        video_files.videos(touch(tmp_path, "x.mp4") / "x.mp4")
+        video_files.find(touch(tmp_path, "x.mp4") / "x.mp4").files
     with pytest.raises(AnnotationError, match="flow/?: No such file"):
         video_files.clips([row()], tmp_path, tmp_path / "flow")
 
@@ -581,7 +581,7 @@ def test_clips_carry_what_their_rows_say_and_their_flow(tmp_path):
 
 def test_an_index_that_is_there_is_not_made_again(tmp_path):
     (clip,) = video_files.clips(
-        [row()], tmp_path / "nowhere", found=video_files.Found({STEM: [f"x/{STEM}.mp4"]}, {})
+        [row()], tmp_path / "nowhere", found=video_files.FolderFiles({STEM: [f"x/{STEM}.mp4"]}, {})
     )
     assert clip.paths == (os.path.join(tmp_path, "nowhere", f"x/{STEM}.mp4"),)
 
@@ -611,7 +611,7 @@ def test_others_are_the_videos_that_no_row_wants(tmp_path):
         "z.dat",
         "train.csv",
     )
-    found = video_files.videos(tmp_path)
+    found = video_files.find(tmp_path).files
     assert video_files.unused_files([row()], found) == ["b/other.mp4", "z.dat"]
     assert video_files.candidates(STEM, found) == [f"a/{STEM}.mp4", f"b/{STEM}.webm"]
     assert video_files.candidates("nothing", found) == []

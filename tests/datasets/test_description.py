@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(own.Own, "SHORT_SIDE", 16)
-        given = ["--videos", str(folder / "videos"), "--out", str(folder / "out")]
+        given = ["--videos", str(folder / "videos"), "--data-dir", str(folder / "out")]
         assert main(["prepare", "own/videos", *given]) == 0
     return folder / "out"
 
@@ -133,7 +133,7 @@ def test_a_data_set_of_known_classes_must_have_them(tmp_path, monkeypatch):
         "label,youtube_id,time_start,time_end,split\nyoga,a,0,1,train\n"
     )
     given = ["--videos", str(tmp_path / "videos"), "--annotations", str(tmp_path / "list.csv")]
-    assert main(["prepare", "kinetics/400", *given, "--out", str(tmp_path)]) == 0
+    assert main(["prepare", "kinetics/400", *given, "--data-dir", str(tmp_path)]) == 0
     final = pathlib.Path("kinetics", "400", "1.0.0")
     as_before(tmp_path, final)
     path, features = tmp_path / final / "label.labels.txt", tmp_path / final / "features.json"
@@ -194,7 +194,7 @@ def test_builders_leave_nothing_and_ask_no_network(tmp_path, monkeypatch):
 
 def test_a_data_set_says_the_format_of_its_records(made, capsys):
     builder = datasets.prepared("own/videos", str(made))
-    assert builder.format == records.FORMAT == "2" and builder.fault is None
+    assert builder.format == records.FORMAT == "2" and builder.known_problem is None
     assert say(made) == 0
     captured = capsys.readouterr()
     assert "\nrecords: format 2\n" in captured.out and captured.err == ""

@@ -180,7 +180,7 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
 
 
 def test_quick_finds_what_names_tell_and_opens_no_file(ill, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_checked", None)
+    monkeypatch.setattr(doctor, "_check_in_pool", None)
     assert check(*ill, "--out", tmp_path / "found.csv", "--quick") == 1
     assert_found(listed(tmp_path / "found.csv"), BY_NAME)
 

@@ -38,7 +38,7 @@ def videos(tmp_path):
 
 def prepare(videos, out, *more):
     return main(
-        ["prepare", "own/videos", "--videos", str(videos), "--out", str(out), *map(str, more)]
+        ["prepare", "own/videos", "--videos", str(videos), "--data-dir", str(out), *map(str, more)]
     )
 
 
@@ -133,22 +133,22 @@ def test_a_network_learns_and_predicts_own_classes(tmp_path):
     "arguments,message",
     [
         (
-            "prepare own/videos --videos {0}/videos/train --out {0}/out",
+            "prepare own/videos --videos {0}/videos/train --data-dir {0}/out",
             "wanted SPLIT/CLASS/1.avi, SPLIT one of train, val",
         ),
-        ("prepare own/videos --videos {0}/empty --out {0}/out", "empty: has no videos"),
-        ("prepare own/videos --videos {0}/nothing --out {0}/out", "nothing: no such folder"),
+        ("prepare own/videos --videos {0}/empty --data-dir {0}/out", "empty: has no videos"),
+        ("prepare own/videos --videos {0}/nothing --data-dir {0}/out", "nothing: no such folder"),
         (
-            "prepare own/videos --out {0}/out",
+            "prepare own/videos --data-dir {0}/out",
             "own/videos is prepared from your files: --videos is missing",
         ),
-        ("prepare own/videos --flow --out {0}/out", "--videos is missing"),
+        ("prepare own/videos --flow --data-dir {0}/out", "--videos is missing"),
         (
-            "prepare own/videos --videos {0}/videos --annotations x --out {0}/out",
+            "prepare own/videos --videos {0}/videos --annotations x --data-dir {0}/out",
             "own/videos has no annotations: leave",
         ),
         ("doctor own/videos --videos {0}/videos", "own/videos has no annotations to check"),
-        ("show own/videos --data-dir {0}/out", "prepare own/videos --videos DIR --out"),
+        ("show own/videos --data-dir {0}/out", "prepare own/videos --videos DIR --data-dir"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, videos, tmp_path, capsys):

@@ -298,7 +298,7 @@ def test_videos_shorter_than_a_clip_are_looped_in_both_streams(
 
 def test_frames_are_looped_from_their_start(source):
     def frames_of(**options):
-        packed = pipeline.frames_of(source[0], "rgb", planes.Window(0, 0, 32), **options)
+        packed = pipeline.read_frames(source[0], "rgb", planes.Window(0, 0, 32), **options)
         return where(
             seen(
                 {

@@ -33,7 +33,7 @@ import os, sys
 os.cpu_count = lambda: 2
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
-shards.CLIPS = 8
+shards.CLIPS_PER_SHARD = 8
 {}
 sys.exit(main(sys.argv[1:]))
 """
@@ -47,7 +47,7 @@ def arguments(made, out, *more):
         made.videos,
         "--annotations",
         *made.annotations,
-        "--out",
+        "--data-dir",
         out,
         *more,
     ]
@@ -331,7 +331,7 @@ def test_what_is_left_is_the_data_set_and_nothing_else(few_prepared):
 
 
 DEATHS = {
-    "while shards are put in place": "place = shards._place; shards._place = lambda *x: (place(*x), os._exit(9))",
+    "while shards are put in place": "place = shards._link_or_copy; shards._link_or_copy = lambda *x: (place(*x), os._exit(9))",
     "while it is described": "import tensorflow_datasets as t; t.core.DatasetInfo.write_to_directory = lambda *x: os._exit(9)",
     "before parts are removed": "shards.clean = lambda final: os._exit(9)",
 }
@@ -355,7 +355,7 @@ def interrupted(made, out, *more):
         def stop(*_):
             raise shards.PrepareError("stopped")
 
-        patch.setattr(shards, "_place", stop)
+        patch.setattr(shards, "_link_or_copy", stop)
         assert main(arguments(made, out, *more)) == 2
     return stamps(out / PARTS)
 
@@ -446,7 +446,7 @@ def test_what_is_there_is_not_prepared_again(few, few_prepared, capsys, monkeypa
     assert main(arguments(few, few_prepared)) == 0
     captured = capsys.readouterr()
     assert (
-        captured.err == f"{few_prepared / FINAL} is there already; remove it to prepare it anew\n"
+        captured.err == f"{few_prepared / FINAL} exists; remove it to prepare it again\n"
     )
     assert captured.out.startswith(f"{few_prepared / FINAL}\nrecords: format 2\ntrain: ")
     assert contents(few_prepared) == before
@@ -463,7 +463,7 @@ def test_a_disk_that_is_full_is_one_line_and_what_is_done_is_kept(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     line = last_line(capsys.readouterr())
-    assert "File too large" in line and line.endswith("shards that are done are kept"), line
+    assert "File too large" in line and line.endswith("finished shards are kept"), line
     assert f"{tmp_path / PARTS}/kinetics-" in line
     assert [path.name for path in tmp_path.rglob("incomplete.*")] == []
     assert main(arguments(few, tmp_path)) == 0
@@ -503,7 +503,7 @@ import os, signal, sys
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
 
-shards.CLIPS, record = 8, shards.make_record
+shards.CLIPS_PER_SHARD, record = 8, shards.make_record
 
 def dying(clip, *given):
     if clip.id == {!r}:
@@ -534,7 +534,7 @@ def test_storage_that_goes_away_is_an_error_and_no_damage(
     assert main(arguments(moved, tmp_path / "out")) == 2
     line = last_line(capsys.readouterr())
     assert (
-        "No such file or directory; shards that are done are kept" in line
+        "No such file or directory; finished shards are kept" in line
         and "Traceback" not in line
     )
     gone.rename(here)
@@ -637,25 +637,25 @@ def test_nothing_usable_is_an_error_that_gives_reasons(few, tmp_path, capsys):
 @pytest.mark.parametrize(
     "given,message",
     [
-        ("prepare kinetics/40 --out {0}/out", "no data set is called 'kinetics/40'; there are kinetics/400, "),
-        ("prepare kinetics/400 --out {0}/out", "kinetics/400 is prepared from your files: --videos and --annotations are"),
-        ("prepare kinetics/400 --annotations {0}/list.csv --out {0}/out", "--videos is missing"),
-        ("prepare kinetics/400 --videos {0} --out {0}/out", "--annotations is missing"),
-        ("prepare kinetics/400 --videos {0}/no --annotations {0}/list.csv --out {0}/out", "--videos: {0}/no: no such folder"),
+        ("prepare kinetics/40 --data-dir {0}/out", "no data set is called 'kinetics/40'; there are kinetics/400, "),
+        ("prepare kinetics/400 --data-dir {0}/out", "kinetics/400 is prepared from your files: --videos and --annotations are"),
+        ("prepare kinetics/400 --annotations {0}/list.csv --data-dir {0}/out", "--videos is missing"),
+        ("prepare kinetics/400 --videos {0} --data-dir {0}/out", "--annotations is missing"),
+        ("prepare kinetics/400 --videos {0}/no --annotations {0}/list.csv --data-dir {0}/out", "--videos: {0}/no: no such folder"),
         (
-            "prepare kinetics/400 --videos {0} --flow {0}/no --annotations {0}/list.csv --out {0}/out",
+            "prepare kinetics/400 --videos {0} --flow {0}/no --annotations {0}/list.csv --data-dir {0}/out",
             "--flow: {0}/no: no such folder",
         ),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/no.csv --out {0}/out", "{0}/no.csv: No such file"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/bare.csv --out {0}/out", "{0}/bare.csv:1: no column time_start"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/odd.csv --out {0}/out", "{0}/odd.csv:2: label 'knitting sand'"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --out gs://a/b", "--out: gs://a/b is not a folder here"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --out {0}/list.csv", "list.csv"),
-        ("prepare moving_shapes/videos --videos {0} --annotations {0}/list.csv --out {0}/out", "makes its videos itself"),
-        ("prepare ucf101/1 --videos {0} --annotations {0} {0} --out {0}/out", "2 annotations, wanted the one folder"),
-        ("prepare hmdb51/1 --videos {0} --annotations {0} --out {0}/out", "{0}: has no brush_hair_test_split1.txt"),
+        ("prepare kinetics/400 --videos {0} --annotations {0}/no.csv --data-dir {0}/out", "{0}/no.csv: No such file"),
+        ("prepare kinetics/400 --videos {0} --annotations {0}/bare.csv --data-dir {0}/out", "{0}/bare.csv:1: no column time_start"),
+        ("prepare kinetics/400 --videos {0} --annotations {0}/odd.csv --data-dir {0}/out", "{0}/odd.csv:2: label 'knitting sand'"),
+        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir gs://a/b", "--data-dir: gs://a/b is not a local folder"),
+        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir {0}/list.csv", "list.csv"),
+        ("prepare moving_shapes/videos --videos {0} --annotations {0}/list.csv --data-dir {0}/out", "generates its own videos"),
+        ("prepare ucf101/1 --videos {0} --annotations {0} {0} --data-dir {0}/out", "2 annotations, wanted the one folder"),
+        ("prepare hmdb51/1 --videos {0} --annotations {0} --data-dir {0}/out", "{0}: has no brush_hair_test_split1.txt"),
         ("doctor kinetics/400", "--videos and --annotations are missing"),
-        ("doctor moving_shapes/videos --videos {0} --annotations {0}/list.csv", "makes its videos itself"),
+        ("doctor moving_shapes/videos --videos {0} --annotations {0}/list.csv", "generates its own videos"),
         ("show kinetics/400 --data-dir {0}/out", "kinetics/400 is not prepared in {0}/out: python -m i3d_jax.datasets prep"),
         ("show moving_shapes/videos --data-dir {0}/out", "moving_shapes/videos is not prepared in {0}/out"),
     ],
@@ -770,7 +770,7 @@ def test_ucf101_is_prepared_from_its_lists_and_the_share_that_is_missing_stated(
         "HandstandPushups/v_HandStandPushups_g01_c01.avi",
     )
     made = ["--videos", str(videos), "--annotations", str(lists)]
-    assert main(["prepare", "ucf101/1", *made, "--out", str(tmp_path / "out")]) == 0
+    assert main(["prepare", "ucf101/1", *made, "--data-dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "\ntrain: 3 of 202 annotated clips (98.5% missing), " in printed
     assert (
@@ -797,7 +797,7 @@ def test_hmdb51_is_prepared_from_its_lists(tmp_path, capsys):
     there = [f"April_09_wave_u_nm_np1_ba_goo_{number}" for number in range(3)]
     real_files.some_videos(tmp_path / "hmdb51_org", *[f"wave/{stem}.avi" for stem in there])
     made = ["--videos", str(tmp_path / "hmdb51_org"), "--annotations", str(tmp_path)]
-    assert main(["prepare", "hmdb51/1", *made, "--out", str(tmp_path / "out")]) == 0
+    assert main(["prepare", "hmdb51/1", *made, "--data-dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "\ntrain: 1 of 51 annotated clips (98.0% missing), " in printed
     assert "\ntest: 1 of 51 annotated clips (98.0% missing), " in printed

@@ -22,7 +22,7 @@ import sys
 from i3d_jax import datasets
 from i3d_jax.datasets import shards
 from i3d_jax.datasets.__main__ import main
-datasets.Kinetics.SHORT_SIDE, shards.CLIPS = 32, 2
+datasets.Kinetics.SHORT_SIDE, shards.CLIPS_PER_SHARD = 32, 2
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -61,7 +61,7 @@ def arguments(made, out, *more):
         made / "videos",
         "--annotations",
         made / "validate.csv",
-        "--out",
+        "--data-dir",
         out,
         *more,
     ]
@@ -166,7 +166,7 @@ def test_rejected_flow_that_was_replaced_meanwhile_is_looked_at_again(
         "--annotations",
         str(lists),
     ]
-    command += ["--out", str(tmp_path / "out"), "--flow", str(path.parent)]
+    command += ["--data-dir", str(tmp_path / "out"), "--flow", str(path.parent)]
     assert main(command) == 2
     assert "none of the 1 clips of validation can be used" in capsys.readouterr().err
     path.write_bytes(record["flow"])
@@ -189,7 +189,7 @@ def test_another_recipe_computes_all_flow_anew(made, tmp_path, monkeypatch):
         raise shards.PrepareError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_place", stop)
+        patch.setattr(shards, "_link_or_copy", stop)
         assert main(arguments(made, tmp_path, *COMPUTED)) == 2
     written = []
     write = shards.write
@@ -197,7 +197,7 @@ def test_another_recipe_computes_all_flow_anew(made, tmp_path, monkeypatch):
         shards, "write", lambda job, *rest, **more: (written.append(job), write(job, *rest, **more))
     )
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_place", stop)
+        patch.setattr(shards, "_link_or_copy", stop)
         assert main(arguments(made, tmp_path, *COMPUTED)) == 2
         assert not written
         patch.setitem(flow.PRESETS, "fast", flow.TVL1(scales=1, warps=1, outer=1, inner=1))
@@ -241,7 +241,7 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
         (["kinetics/400", "--flow"], "--videos and --annotations are missing"),
         (
             ["moving_shapes/videos", "--flow"],
-            "makes its videos itself; leave --videos, --annotations and --flow out",
+            "generates its own videos: leave --videos, --annotations and --flow out",
         ),
         (
             ["kinetics/400", "--flow", ".", "--flow-preset", "fast"],
@@ -251,6 +251,6 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
     ],
 )
 def test_mistakes_are_one_line(given, message, tmp_path, capsys):
-    assert main(["prepare", *given, "--out", str(tmp_path)]) == 2
+    assert main(["prepare", *given, "--data-dir", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1

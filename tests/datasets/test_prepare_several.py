@@ -52,7 +52,7 @@ def made(tmp_path):
 
 def prepare(made, out, *more):
     videos, lists = made
-    given = ["--videos", videos, "--annotations", lists, "--out", out, *more]
+    given = ["--videos", videos, "--annotations", lists, "--data-dir", out, *more]
     return main(["prepare", "kinetics/400", *map(str, given)])
 
 
@@ -93,7 +93,7 @@ def test_the_first_file_that_can_be_used_is_and_the_others_are_listed(made, tmp_
     assert "left out: 1 is missing\n" in printed and "left out: 1 is no file\n" in printed
     assert (
         "left out: 1 cannot be decoded\n" in printed
-        and "of another than its preferred file: 2\n" in printed
+        and "made from another than the preferred file: 2\n" in printed
     )
 
 
@@ -111,14 +111,14 @@ def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
     written = []
     for name, write in (
         ("here", shards.write),
-        ("sent", lambda job: shards._write_text(json.dumps(job))),
+        ("sent", lambda job: shards._write_json(json.dumps(job))),
     ):
         (tmp_path / name).mkdir()
         (job,) = shards.shard_jobs(
             clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False)
         )
         write(job)
-        assert shards.marker(job) is not None
+        assert shards.read_marker(job) is not None
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1] and len(written[0]) == 2
 
@@ -130,7 +130,7 @@ def stopped(made, out, *more):
         def stop(*_):
             raise shards.PrepareError("stopped")
 
-        patch.setattr(shards, "_place", stop)
+        patch.setattr(shards, "_link_or_copy", stop)
         assert prepare(made, out, *more) == 2
 
 
@@ -193,7 +193,7 @@ def test_own_videos_that_are_no_files_are_listed(tmp_path, capsys):
     os.mkfifo(folder / "c.mp4")
     out = tmp_path / "out"
     assert (
-        main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--out", str(out)])
+        main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--data-dir", str(out)])
         == 0
     )
     with (out / "own" / "videos" / "1.0.0" / "rejected.csv").open(newline="") as file:

@@ -21,7 +21,7 @@ from i3d_jax.datasets import doctor, shards
 from i3d_jax.datasets.__main__ import main
 
 record, check = shards.make_record, doctor.check
-shards.CLIPS, datasets.Kinetics.SHORT_SIDE, doctor.CHUNK = 1, 16, 1
+shards.CLIPS_PER_SHARD, datasets.Kinetics.SHORT_SIDE, doctor.CLIPS_PER_TASK = 1, 16, 1
 
 def wait_for_ever(clip):
     if not clip.id.startswith("a_"):
@@ -74,11 +74,11 @@ def stop(command, number, to_all, tmp_path):
     "number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
 )
 def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp_path, monkeypatch):
-    command = ["prepare", *made, "--out", str(tmp_path / "out")]
+    command = ["prepare", *made, "--data-dir", str(tmp_path / "out")]
     status, lines = stop(command, number, to_all, tmp_path)
     assert status == 128 + number
     assert lines[-1] == (
-        "python -m i3d_jax.datasets: stopped; shards that are done are kept, and the same command goes on"
+        "python -m i3d_jax.datasets: stopped; finished shards are kept, and the same command resumes"
     )
     parts = tmp_path / "out" / "kinetics" / "400" / "1.0.0.parts"
     assert len(list(parts.glob("*.json"))) == 1
