@@ -39,7 +39,7 @@ def row(stem="abcdefghijk_000001_000011", label="air drumming", split="train", i
 
 
 def found_path(tmp_path, *paths, **about):
-    """Where the clip of `row(**about)` is found first among these files."""
+    """The preferred file of the clip `row(**about)` among these files."""
     return next(iter(found_paths(tmp_path, *paths, **about)), None)
 
 
@@ -123,8 +123,10 @@ def test_a_folder_stands_for_its_csvs_in_order(tmp_path):
     write(tmp_path / "README.txt", "not a list")
     more = write(tmp_path / "more" / "more.csv", HEADER, "yoga,m,1,11,train")
     assert [row.where for row in annotations.kinetics([tmp_path, more], CLASSES)] == [
-        "train.csv:2", "val.csv:2", "more.csv:2",
-    ]  # fmt: skip
+        "train.csv:2",
+        "val.csv:2",
+        "more.csv:2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,8 @@ def test_unknown_labels_are_counted_over_all_lists(tmp_path):
     with pytest.raises(AnnotationError) as error:
         annotations.kinetics([tmp_path], CLASSES)
     assert str(error.value) == (
-        f"{tmp_path}/a.csv:3: label 'knitting' is none of the 3 classes; 1,501 rows have such labels, 2 different ones"
+        f"{tmp_path}/a.csv:3: label 'knitting' is none of the 3 classes; "
+        "1,501 rows have such labels, 2 different ones"
     )
 
 
@@ -217,8 +220,10 @@ def test_clips_named_twice_are_kept_once_and_reported(tmp_path):
     ]
     clips = video_files.clips(rows, touch(tmp_path / "videos", "a_000001_000011.mp4"))
     assert [(clip.label, clip.split, clip.paths == ()) for clip in clips] == [
-        ("yoga", "train", False), ("yoga", "train", True), ("yoga", "train", True),
-    ]  # fmt: skip
+        ("yoga", "train", False),
+        ("yoga", "train", True),
+        ("yoga", "train", True),
+    ]
 
 
 def test_what_is_written_can_be_read(tmp_path):
@@ -253,9 +258,13 @@ def test_ucf101_lists_as_they_are_published(tmp_path, below, end):
     write_ucf101(tmp_path / below, end)
     rows = annotations.ucf101(tmp_path, 1, class_names("ucf101"))
     assert rows[0] == Row(
-        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01", "v_ApplyEyeMakeup_g08_c01", "ApplyEyeMakeup", "train", None,
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01",
+        "v_ApplyEyeMakeup_g08_c01",
+        "ApplyEyeMakeup",
+        "train",
+        None,
         "trainlist01.txt:1",
-    )  # fmt: skip
+    )
     assert [(row.stem, row.label, row.split, row.where) for row in rows[1:]] == [
         ("v_YoYo_g25_c05", "YoYo", "train", "trainlist01.txt:3"),
         ("v_ApplyEyeMakeup_g01_c01", "ApplyEyeMakeup", "test", "testlist01.txt:1"),
@@ -329,7 +338,7 @@ def test_lists_of_ucf101_that_are_not_there_are_named(tmp_path):
     assert len(annotations.ucf101(tmp_path, 1, class_names("ucf101"))) == 4
 
 
-# As they are in the lists of HMDB-51, but for the spaces.
+# As in the lists of HMDB-51, apart from the spaces.
 HOSTILE = [
     "(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_0",
     "Geena_und_die_Radschl_ge___;-)_cartwheel_f_cm_np1_fr_med_2",
@@ -361,9 +370,13 @@ def test_hmdb51_lists_as_they_are_published(tmp_path, below):
     rows = annotations.hmdb51(tmp_path, 1, class_names("hmdb51"))
     assert len(rows) == 50 * 4 + len(HOSTILE)
     assert rows[0] == Row(
-        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1", "April_09_brush_hair_u_nm_np1_ba_goo_1", "brush_hair",
-        "train", None, "brush_hair_test_split1.txt:2",
-    )  # fmt: skip
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1",
+        "April_09_brush_hair_u_nm_np1_ba_goo_1",
+        "brush_hair",
+        "train",
+        None,
+        "brush_hair_test_split1.txt:2",
+    )
     assert [row.split for row in rows[:4]] == ["train", "test", "train", "test"]
     assert [row.stem for row in rows if row.label == "cartwheel"] == HOSTILE
 
@@ -478,15 +491,18 @@ def test_videos_follow_links_but_not_for_ever(tmp_path):
     (tmp_path / "elsewhere" / "around").symlink_to(tmp_path / "videos")
     (tmp_path / "videos" / "itself").symlink_to(tmp_path / "videos" / "itself")
     assert video_files.find(tmp_path / "videos").files == {
-        "x": ["linked/yoga/x.mp4"], "y": ["train/y.mp4"], "z": ["train/z.mp4"], "itself": ["itself"],
-    }  # fmt: skip
+        "x": ["linked/yoga/x.mp4"],
+        "y": ["train/y.mp4"],
+        "z": ["train/z.mp4"],
+        "itself": ["itself"],
+    }
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(AnnotationError, match="nowhere/?: No such file or directory"):
-        video_files.find(tmp_path / "nowhere").files
+        video_files.find(tmp_path / "nowhere")
     with pytest.raises(AnnotationError, match="x.mp4/?: Not a directory"):
-        video_files.find(touch(tmp_path, "x.mp4") / "x.mp4").files
+        video_files.find(touch(tmp_path, "x.mp4") / "x.mp4")
     with pytest.raises(AnnotationError, match="flow/?: No such file"):
         video_files.clips([row()], tmp_path, tmp_path / "flow")
 
@@ -570,12 +586,17 @@ def test_clips_carry_what_their_rows_say_and_their_flow(tmp_path):
     rgb, flow = os.path.join(tmp_path, "rgb"), os.path.join(tmp_path, "flow")
     assert video_files.clips(rows, tmp_path / "rgb", tmp_path / "flow") == [
         (
-            "yoga/a", "yoga", "validation", 10.0, (f"{rgb}/train/yoga/a.mp4",),
-            (f"{flow}/validation/yoga/a.mp4", f"{flow}/train/yoga/a.avi"), (),
+            "yoga/a",
+            "yoga",
+            "validation",
+            10.0,
+            (f"{rgb}/train/yoga/a.mp4",),
+            (f"{flow}/validation/yoga/a.mp4", f"{flow}/train/yoga/a.avi"),
+            (),
         ),
         ("yoga/b", "yoga", "validation", 10.0, (f"{rgb}/b.mp4",), (), ()),
         ("yoga/c", "yoga", "validation", 10.0, (), (f"{flow}/c.mp4",), ()),
-    ]  # fmt: skip
+    ]
     assert [clip.flows for clip in video_files.clips(rows, tmp_path / "rgb")] == [(), (), ()]
 
 
@@ -623,7 +644,7 @@ def test_others_are_the_videos_that_no_row_wants(tmp_path):
 def test_class_names_are_as_many_as_the_data_set_has_and_sorted(name, count):
     text = (LABELS / f"{name}.txt").read_bytes().decode("ascii")
     names = text.split("\n")[:-1]
-    # UCF-101's are sorted without regard to case: Hammering, HammerThrow.
+    # UCF-101 sorts its classes without regard to case: Hammering, HammerThrow.
     assert len(set(names)) == count and names == sorted(
         names, key=str.casefold if name == "ucf101" else None
     )
@@ -643,7 +664,7 @@ def test_kinetics_700_keeps_all_but_three_classes_of_kinetics_600():
 
 
 def test_class_numbers_of_ucf101_are_the_published_ones():
-    # From lines of the published train lists.
+    # Taken from lines of the published train lists.
     numbers = {
         "ApplyEyeMakeup": 1,
         "HandstandPushups": 37,

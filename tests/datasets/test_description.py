@@ -1,4 +1,4 @@
-"""What describes prepared data sets: what happens when it is damaged, or of an earlier version."""
+"""The files that describe prepared data sets: damaged ones, and those of earlier versions."""
 
 import json
 import pathlib
@@ -41,7 +41,7 @@ def copy(made, tmp_path):
 
 
 def say(out):
-    """The command's status."""
+    """Runs `show`, and returns its exit status."""
     return main(["show", "own/videos", "--data-dir", str(out)])
 
 
@@ -50,7 +50,7 @@ def change(path, **values):
 
 
 def as_before(out, final=FINAL):
-    """Makes a data set what it was before it had checksums and said its format."""
+    """Turns a data set into one of an earlier version: without checksums and format."""
     (out / final / description.CHECKSUMS).unlink()
     metadata = json.loads((out / final / "metadata.json").read_text())
     del metadata["format"]
@@ -71,7 +71,8 @@ def test_a_damaged_file_is_named_in_one_line(name, damage, copy, capsys):
         path.unlink()
     assert say(copy) == 2
     error = capsys.readouterr().err
-    if (name, damage) != (description.CHECKSUMS, "a bit"):  # It may seem to be another file then.
+    # With another bit, checksums.json may accuse another file.
+    if (name, damage) != (description.CHECKSUMS, "a bit"):
         assert error.startswith(f"python -m i3d_jax.datasets: {path}: ")
     assert error.count("\n") <= 1 and "Traceback" not in error
 
@@ -105,17 +106,45 @@ def edit_info(before, after):
     "damage,name,message",
     [
         (shorten_labels, "features.json", "it has 2 classes, label.labels.txt has 1"),
-        (shorten_labels_and_their_number, "label.labels.txt", "its 1 classes are not the 2 of the data set"),
+        (
+            shorten_labels_and_their_number,
+            "label.labels.txt",
+            "its 1 classes are not the 2 of the data set",
+        ),
         (exchange_a_label, "label.labels.txt", "its 2 classes are not the 2 of the data set"),
         (edit_info('"splits"', '"splits'), "dataset_info.json", "is damaged: "),
-        (edit_info('"version": "1.0.0"', '"version": "1.0.1"'), "dataset_info.json", "version '1.0.1', wanted '1.0.0'"),
-        (edit_info('"2"', '"3"'), "dataset_info.json", "clips of splits are {'train': 3, 'validation': 3}, by metadata"),
-        (edit_info('"{DATASET}', '"../../{DATASET}'), "dataset_info.json", "'../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD"),
-        (lambda folder: change(folder / "metadata.json", splits=7), "metadata.json", "is damaged: "),
-        (lambda folder: change(folder / "features.json", featuresDict={}), "features.json", "is damaged: 'features'"),
-        (lambda folder: (folder / "features.json").write_bytes(b"\xff{}"), "features.json", "is damaged: 'utf-8' codec"),
+        (
+            edit_info('"version": "1.0.0"', '"version": "1.0.1"'),
+            "dataset_info.json",
+            "version '1.0.1', wanted '1.0.0'",
+        ),
+        (
+            edit_info('"2"', '"3"'),
+            "dataset_info.json",
+            "clips of splits are {'train': 3, 'validation': 3}, by metadata",
+        ),
+        (
+            edit_info('"{DATASET}', '"../../{DATASET}'),
+            "dataset_info.json",
+            "'../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD",
+        ),
+        (
+            lambda folder: change(folder / "metadata.json", splits=7),
+            "metadata.json",
+            "is damaged: ",
+        ),
+        (
+            lambda folder: change(folder / "features.json", featuresDict={}),
+            "features.json",
+            "is damaged: 'features'",
+        ),
+        (
+            lambda folder: (folder / "features.json").write_bytes(b"\xff{}"),
+            "features.json",
+            "is damaged: 'utf-8' codec",
+        ),
     ],
-)  # fmt: skip
+)
 def test_without_checksums_files_must_agree_with_each_other(damage, name, message, copy, capsys):
     as_before(copy)
     damage(copy / FINAL)

@@ -1,4 +1,4 @@
-"""What `python -m i3d_jax.datasets doctor` finds in folders that have something wrong, and in one that has not."""
+"""What `python -m i3d_jax.datasets doctor` finds in folders with problems, and in a good one."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ def write(folder, place, sort=None, seed=0):
 
 @pytest.fixture(scope="module")
 def ill(tmp_path_factory):
-    """A folder that has one of everything, and a list of it."""
+    """A folder with a finding of every kind, and its list of clips."""
     folder = tmp_path_factory.mktemp("ill")
     videos = folder / "videos"
     write(videos, "train/yoga/good_000000_000001.mp4", seed=1)
@@ -86,54 +86,135 @@ def ill(tmp_path_factory):
 BY_NAME = [
     ("missing", "validation", "yoga", "gone_000000_000001", "", "no file"),
     (
-        "missing", "train", "yoga", "hollow_000000_000001", "train/yoga/hollow_000000_000001.mp4",
+        "missing",
+        "train",
+        "yoga",
+        "hollow_000000_000001",
+        "train/yoga/hollow_000000_000001.mp4",
         "is missing: a dangling link to /nowhere/x.mp4",
     ),
-    ("unreadable", "train", "abseiling", "pipe_000000_000001", "pipe_000000_000001.mp4", "is no file: a FIFO"),
     (
-        "replaced", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
-        "is missing: a dangling link to /nowhere/x.mp4; replacement/linked_000000_000001.mp4 is used",
+        "unreadable",
+        "train",
+        "abseiling",
+        "pipe_000000_000001",
+        "pipe_000000_000001.mp4",
+        "is no file: a FIFO",
     ),
     (
-        "duplicated", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
+        "replaced",
+        "train",
+        "yoga",
+        "linked_000000_000001",
+        "train/yoga/linked_000000_000001.mp4",
+        (
+            "is missing: a dangling link to /nowhere/x.mp4; "
+            "replacement/linked_000000_000001.mp4 is used"
+        ),
+    ),
+    (
+        "duplicated",
+        "train",
+        "yoga",
+        "linked_000000_000001",
+        "train/yoga/linked_000000_000001.mp4",
         "also replacement/linked_000000_000001.mp4",
     ),
     (
-        "duplicated", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
+        "duplicated",
+        "train",
+        "yoga",
+        "worn_000000_000001",
+        "train/yoga/worn_000000_000001.mp4",
         "also replacement/worn_000000_000001.mp4",
     ),
     (
-        "duplicated", "validation", "abseiling", "twice_000000_000001", "",
+        "duplicated",
+        "validation",
+        "abseiling",
+        "twice_000000_000001",
+        "",
         "annotated twice: as yoga, train at list.csv:10, and at list.csv:11",
     ),
     (
-        "duplicated", "train", "yoga", "two_000000_000001", "train/yoga/two_000000_000001.mp4",
+        "duplicated",
+        "train",
+        "yoga",
+        "two_000000_000001",
+        "train/yoga/two_000000_000001.mp4",
         "also again/two_000000_000001.webm",
     ),
     (
-        "wrong label", "train", "yoga", "wrong_000000_000001", "playing_cricket/wrong_000000_000001.mp4",
+        "wrong label",
+        "train",
+        "yoga",
+        "wrong_000000_000001",
+        "playing_cricket/wrong_000000_000001.mp4",
         "annotated as yoga, in the folder of playing cricket",
     ),
     ("extra", "", "yoga", "", "yoga/extra_000000_000001.mp4", "not annotated"),
     (
-        "extra", "", "", "", "stray_000000_000001.mp4",
+        "extra",
+        "",
+        "",
+        "",
+        "stray_000000_000001.mp4",
         "not annotated; is missing: a dangling link to /nowhere/x.mp4",
     ),
-]  # fmt: skip
+]
 BY_CONTENT = [
-    ("unreadable", "train", "abseiling", "cut_000000_000010", "abseiling/cut_000000_000010.mkv", "is truncated: ends"),
-    ("unreadable", "train", "abseiling", "text_000000_000010", "text_000000_000010.mp4", "cannot be decoded: Invalid"),
-    ("unreadable", "validation", "abseiling", "empty_000000_000010", "empty_000000_000010.mp4", "is empty"),
     (
-        "replaced", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
-        "cannot be decoded: Invalid data found when processing input; replacement/worn_000000_000001.mp4 is used",
+        "unreadable",
+        "train",
+        "abseiling",
+        "cut_000000_000010",
+        "abseiling/cut_000000_000010.mkv",
+        "is truncated: ends",
     ),
-    ("too short", "train", "yoga", "short_000000_000003", "short_000000_000003.mp4", "2.40 s of 3 s"),
     (
-        "duplicated", "validation", "abseiling", "as this_000000_000001", "as this_000000_000001.mkv",
+        "unreadable",
+        "train",
+        "abseiling",
+        "text_000000_000010",
+        "text_000000_000010.mp4",
+        "cannot be decoded: Invalid",
+    ),
+    (
+        "unreadable",
+        "validation",
+        "abseiling",
+        "empty_000000_000010",
+        "empty_000000_000010.mp4",
+        "is empty",
+    ),
+    (
+        "replaced",
+        "train",
+        "yoga",
+        "worn_000000_000001",
+        "train/yoga/worn_000000_000001.mp4",
+        (
+            "cannot be decoded: Invalid data found when processing input; "
+            "replacement/worn_000000_000001.mp4 is used"
+        ),
+    ),
+    (
+        "too short",
+        "train",
+        "yoga",
+        "short_000000_000003",
+        "short_000000_000003.mp4",
+        "2.40 s of 3 s",
+    ),
+    (
+        "duplicated",
+        "validation",
+        "abseiling",
+        "as this_000000_000001",
+        "as this_000000_000001.mkv",
         "the same bytes as same_000000_000001.mp4 (yoga, train)",
     ),
-]  # fmt: skip
+]
 
 
 def check(videos, lists, *more, name="kinetics/400"):
@@ -245,7 +326,8 @@ def test_ucf101_is_checked_with_both_of_its_spellings(tmp_path, capsys):
         ("extra", "", "YoYo", "", "YoYo/v_YoYo_g02_c01.avi", "not annotated"),
     ]
     assert capsys.readouterr().out.startswith(
-        "train: 2 of 2 clips can be used, 0.0% cannot\ntest: 0 of 1 clips can be used, 100.0% cannot\n"
+        "train: 2 of 2 clips can be used, 0.0% cannot\n"
+        "test: 0 of 1 clips can be used, 100.0% cannot\n"
     )
 
 
@@ -267,10 +349,14 @@ def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
     rows = [row for row in listed(tmp_path / "found.csv") if row[0] != "missing"]
     assert rows == [
         (
-            "wrong label", "train", "jump", "jump/fight_jump_0", "run/fight_jump_0.avi",
+            "wrong label",
+            "train",
+            "jump",
+            "jump/fight_jump_0",
+            "run/fight_jump_0.avi",
             "annotated as jump, in the folder of run",
         )
-    ]  # fmt: skip
+    ]
 
 
 def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
@@ -294,7 +380,7 @@ def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     assert "extra: 1, such as " in done.stdout
 
 
-# A worker runs what is above the last two lines, too.
+# Workers run the lines before the last two as well.
 CHECKS = """
 import os, pathlib, signal, sys, time
 from i3d_jax.datasets import doctor

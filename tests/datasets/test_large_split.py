@@ -1,4 +1,4 @@
-"""A split larger than 1000 MiB, from where on TFDS's own writer needs TensorFlow."""
+"""A split larger than 1000 MiB, above which TFDS's own writer needs TensorFlow."""
 
 import importlib.util
 
@@ -33,7 +33,7 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(
     transcode = h264.transcode
 
     def padded(path, **options):
-        """A video as long as it should be, and bytes after it that belong to no box."""
+        """The transcoded video, with bytes after it that belong to no MP4 box."""
         found = transcode(path, **options)
         noise = np.random.default_rng([ord(c) for c in str(path)]).bytes(PADDING)
         return found._replace(data=found.data + (8 + PADDING).to_bytes(4, "big") + b"free" + noise)

@@ -1,4 +1,4 @@
-"""Videos of one's own, in folders of splits and classes: prepared, trained on, predicted."""
+"""Your own videos, in folders of splits and classes: prepared, trained on, predicted."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def test_classes_that_would_come_back_as_others_are_refused(label, tmp_path, cap
 def test_flow_lies_where_the_flow_command_puts_it(videos, tmp_path):
     flow = tmp_path / "flow" / "val" / "run" / "1.mp4"
     flow.parent.mkdir(parents=True)
-    (tmp_path / "flow" / "1.mp4").touch()  # Another's, of this name.
+    (tmp_path / "flow" / "1.mp4").touch()  # Another video's flow, of the same name.
     shutil.rmtree(videos / "train")
     shutil.rmtree(videos / "val" / "high jump")
     flow.write_bytes(h264.encode(pixels.flow_bytes(np.zeros((9, 48, 64, 2)))))

@@ -1,4 +1,4 @@
-"""Preparing real files as users have them, by the command, and what may happen while that goes on."""
+"""The command `prepare` on real files as users have them, and its interruptions."""
 
 import csv
 import errno
@@ -27,7 +27,7 @@ from i3d_jax.video import h264
 
 FINAL = pathlib.Path("kinetics", "400", "1.0.0")
 PARTS = FINAL.with_name("1.0.0.parts")
-# The command with small shards; with -c, the workers that it starts do not run it again.
+# The command with small shards. It is run with -c, so that workers do not run it again.
 DRIVER = """
 import os, sys
 os.cpu_count = lambda: 2
@@ -55,7 +55,7 @@ def arguments(made, out, *more):
 
 
 def run(*command, code=0):
-    """Runs Python to its end, and returns what it printed."""
+    """Runs Python to its end, and returns the finished process with its output."""
     done = subprocess.run(
         [sys.executable, *map(str, command)], check=False, capture_output=True, text=True
     )
@@ -64,7 +64,7 @@ def run(*command, code=0):
 
 
 def contents(out):
-    """Everything below a folder: the bytes of files, None of folders."""
+    """Everything below a folder: the bytes of files, None for folders."""
     return {
         str(p.relative_to(out)): None if p.is_dir() else p.read_bytes()
         for p in sorted(out.rglob("*"))
@@ -105,22 +105,22 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(real, tmp_path_factory):
-    """The data set and what the command printed."""
+    """The data set's folder, and the output of the command."""
     out = tmp_path_factory.mktemp("prepared")
     return out, run("-m", "i3d_jax.datasets", *arguments(real, out)).stdout
 
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(shards, "CLIPS", 8)
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 8)
 
 
 @pytest.fixture(scope="module")
 def few_prepared(few, tmp_path_factory):
-    """In small shards."""
+    """The few videos, prepared in small shards."""
     out = tmp_path_factory.mktemp("few_prepared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CLIPS", 8)
+        patch.setattr(shards, "CLIPS_PER_SHARD", 8)
         assert main(arguments(few, out)) == 0
     return out
 
@@ -200,7 +200,7 @@ def test_records_show_what_the_files_do_upright_and_in_time(real, prepared):
             assert (
                 red[corner].mean() > 190 and green[corner].mean() < 60 and blue[corner].mean() < 60
             ), good
-        # Where nothing is red but the codec's blur, the brightness tells the time.
+        # Outside of the red quarter and its blur, brightness encodes the time.
         rest = np.s_[:, height // 2 + 16 :, 16:]
         assert abs(red[rest] - green[rest]).mean() < 12, good
         wanted = [real_files.brightness(index / 25) for index in range(len(frames))]
@@ -253,19 +253,19 @@ def test_without_beam_the_command_says_what_to_install(few, tmp_path, capsys):
 
 
 def stamps(folder):
-    """What tells whether a shard was written again, by name."""
+    """Inode and time of each shard, by name; they change if it is written again."""
     found = {path.name: path.stat() for path in folder.glob(f"kinetics-*-of-{5 * '[0-9]'}")}
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
 
 
 def finished(parts):
-    """The stamps of shards that are done."""
+    """The stamps of finished shards."""
     found = stamps(parts)
     return {name: stamp for name, stamp in found.items() if (parts / f"{name}.json").exists()}
 
 
 def start(*command, parts):
-    """Starts Python in a group of its own, and returns it once it has begun to write parts."""
+    """Starts Python in its own process group; returns the process once it writes parts."""
     before = set(os.listdir(parts)) if parts.exists() else set()
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(
@@ -290,14 +290,14 @@ def test_a_preparation_killed_ten_times_ends_in_the_same_bytes_and_redoes_only_s
     for number in range(10):
         workers = ("--workers", 2) if number % 2 else ()
         process = start("-c", DRIVER.format(""), *arguments(real, out, *workers), parts=out / PARTS)
-        # In the first shard or the second, at any moment of it.
+        # At a random moment of the first or the second shard.
         first = len(done) + rng.integers(2)
         wait_until(lambda number=first: len(finished(out / PARTS)) >= number)
         time.sleep(rng.uniform(0, lasted / 31))
         assert process.poll() is None
         process.kill()
         process.wait()
-        wait_until(lambda group=process.pid: gone(group))  # Its workers end by themselves.
+        wait_until(lambda group=process.pid: gone(group))  # Workers end by themselves.
         now = finished(out / PARTS)
         assert {name: now.get(name) for name in done} == done
         done = now
@@ -331,9 +331,11 @@ def test_what_is_left_is_the_data_set_and_nothing_else(few_prepared):
 
 
 DEATHS = {
-    "while shards are put in place": "place = shards._link_or_copy; shards._link_or_copy = lambda *x: (place(*x), os._exit(9))",
-    "while it is described": "import tensorflow_datasets as t; t.core.DatasetInfo.write_to_directory = lambda *x: os._exit(9)",
-    "before parts are removed": "shards.clean = lambda final: os._exit(9)",
+    "while shards are put in place": "link = shards._link_or_copy\n"
+    "shards._link_or_copy = lambda *x: (link(*x), os._exit(9))",
+    "while it is described": "import tensorflow_datasets as t\n"
+    "t.core.DatasetInfo.write_to_directory = lambda *x: os._exit(9)",
+    "before parts are removed": "shards.remove_parts = lambda final: os._exit(9)",
 }
 
 
@@ -349,7 +351,7 @@ def test_a_death_at_the_very_end_costs_nothing(
 
 
 def interrupted(made, out, *more):
-    """Prepares all shards, and stops there."""
+    """Prepares all shards, but does not move them into place; returns their stamps."""
     with pytest.MonkeyPatch.context() as patch:
 
         def stop(*_):
@@ -361,7 +363,7 @@ def interrupted(made, out, *more):
 
 
 def rewritten(before, out):
-    """The shards that are not what they were, by number."""
+    """The names of the shards that were written again."""
     after = stamps(out / FINAL)
     return [name.removeprefix("kinetics-") for name in sorted(after) if before[name] != after[name]]
 
@@ -445,9 +447,7 @@ def test_what_is_there_is_not_prepared_again(few, few_prepared, capsys, monkeypa
     before = contents(few_prepared)
     assert main(arguments(few, few_prepared)) == 0
     captured = capsys.readouterr()
-    assert (
-        captured.err == f"{few_prepared / FINAL} exists; remove it to prepare it again\n"
-    )
+    assert captured.err == f"{few_prepared / FINAL} exists; remove it to prepare it again\n"
     assert captured.out.startswith(f"{few_prepared / FINAL}\nrecords: format 2\ntrain: ")
     assert contents(few_prepared) == before
 
@@ -481,7 +481,7 @@ def test_a_disk_that_is_full_is_one_line_and_what_is_done_is_kept(
 def test_a_disk_that_is_full_at_the_very_end_is_one_line_that_names_a_file(
     where, call, tmp_path, monkeypatch, capsys
 ):
-    def fail(*_):  # As Python does: a write does not name its file.
+    def fail(*_):  # Like Python's error, which does not name the file.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     real_files.some_videos(tmp_path / "videos", "good_000000_000001.mp4")
@@ -533,10 +533,7 @@ def test_storage_that_goes_away_is_an_error_and_no_damage(
     monkeypatch.setattr(h264, "transcode", unmounting)
     assert main(arguments(moved, tmp_path / "out")) == 2
     line = last_line(capsys.readouterr())
-    assert (
-        "No such file or directory; finished shards are kept" in line
-        and "Traceback" not in line
-    )
+    assert "No such file or directory; finished shards are kept" in line and "Traceback" not in line
     gone.rename(here)
     assert main(arguments(moved, tmp_path / "out")) == 0
     assert set(rejections(tmp_path / "out")) == set(few.bad)
@@ -637,29 +634,80 @@ def test_nothing_usable_is_an_error_that_gives_reasons(few, tmp_path, capsys):
 @pytest.mark.parametrize(
     "given,message",
     [
-        ("prepare kinetics/40 --data-dir {0}/out", "no data set is called 'kinetics/40'; there are kinetics/400, "),
-        ("prepare kinetics/400 --data-dir {0}/out", "kinetics/400 is prepared from your files: --videos and --annotations are"),
-        ("prepare kinetics/400 --annotations {0}/list.csv --data-dir {0}/out", "--videos is missing"),
-        ("prepare kinetics/400 --videos {0} --data-dir {0}/out", "--annotations is missing"),
-        ("prepare kinetics/400 --videos {0}/no --annotations {0}/list.csv --data-dir {0}/out", "--videos: {0}/no: no such folder"),
         (
-            "prepare kinetics/400 --videos {0} --flow {0}/no --annotations {0}/list.csv --data-dir {0}/out",
+            "prepare kinetics/40 --data-dir {0}/out",
+            "no data set is called 'kinetics/40'; there are kinetics/400, ",
+        ),
+        (
+            "prepare kinetics/400 --data-dir {0}/out",
+            "kinetics/400 is prepared from your files: --videos and --annotations are",
+        ),
+        (
+            "prepare kinetics/400 --annotations {0}/list.csv --data-dir {0}/out",
+            "--videos is missing",
+        ),
+        ("prepare kinetics/400 --videos {0} --data-dir {0}/out", "--annotations is missing"),
+        (
+            "prepare kinetics/400 --videos {0}/no --annotations {0}/list.csv --data-dir {0}/out",
+            "--videos: {0}/no: no such folder",
+        ),
+        (
+            (
+                "prepare kinetics/400 --videos {0} --flow {0}/no --annotations {0}/list.csv "
+                "--data-dir {0}/out"
+            ),
             "--flow: {0}/no: no such folder",
         ),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/no.csv --data-dir {0}/out", "{0}/no.csv: No such file"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/bare.csv --data-dir {0}/out", "{0}/bare.csv:1: no column time_start"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/odd.csv --data-dir {0}/out", "{0}/odd.csv:2: label 'knitting sand'"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir gs://a/b", "--data-dir: gs://a/b is not a local folder"),
-        ("prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir {0}/list.csv", "list.csv"),
-        ("prepare moving_shapes/videos --videos {0} --annotations {0}/list.csv --data-dir {0}/out", "generates its own videos"),
-        ("prepare ucf101/1 --videos {0} --annotations {0} {0} --data-dir {0}/out", "2 annotations, wanted the one folder"),
-        ("prepare hmdb51/1 --videos {0} --annotations {0} --data-dir {0}/out", "{0}: has no brush_hair_test_split1.txt"),
+        (
+            "prepare kinetics/400 --videos {0} --annotations {0}/no.csv --data-dir {0}/out",
+            "{0}/no.csv: No such file",
+        ),
+        (
+            "prepare kinetics/400 --videos {0} --annotations {0}/bare.csv --data-dir {0}/out",
+            "{0}/bare.csv:1: no column time_start",
+        ),
+        (
+            "prepare kinetics/400 --videos {0} --annotations {0}/odd.csv --data-dir {0}/out",
+            "{0}/odd.csv:2: label 'knitting sand'",
+        ),
+        (
+            "prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir gs://a/b",
+            "--data-dir: gs://a/b is not a local folder",
+        ),
+        (
+            "prepare kinetics/400 --videos {0} --annotations {0}/list.csv --data-dir {0}/list.csv",
+            "list.csv",
+        ),
+        (
+            (
+                "prepare moving_shapes/videos --videos {0} --annotations {0}/list.csv "
+                "--data-dir {0}/out"
+            ),
+            "generates its own videos",
+        ),
+        (
+            "prepare ucf101/1 --videos {0} --annotations {0} {0} --data-dir {0}/out",
+            "2 annotations, wanted the one folder",
+        ),
+        (
+            "prepare hmdb51/1 --videos {0} --annotations {0} --data-dir {0}/out",
+            "{0}: has no brush_hair_test_split1.txt",
+        ),
         ("doctor kinetics/400", "--videos and --annotations are missing"),
-        ("doctor moving_shapes/videos --videos {0} --annotations {0}/list.csv", "generates its own videos"),
-        ("show kinetics/400 --data-dir {0}/out", "kinetics/400 is not prepared in {0}/out: python -m i3d_jax.datasets prep"),
-        ("show moving_shapes/videos --data-dir {0}/out", "moving_shapes/videos is not prepared in {0}/out"),
+        (
+            "doctor moving_shapes/videos --videos {0} --annotations {0}/list.csv",
+            "generates its own videos",
+        ),
+        (
+            "show kinetics/400 --data-dir {0}/out",
+            "kinetics/400 is not prepared in {0}/out: python -m i3d_jax.datasets prep",
+        ),
+        (
+            "show moving_shapes/videos --data-dir {0}/out",
+            "moving_shapes/videos is not prepared in {0}/out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_commands_are_one_line(given, message, tmp_path, capsys):
     real_files.write_list(tmp_path, "yoga,a,0,1,train")
     (tmp_path / "bare.csv").write_text("label,youtube_id,split\nyoga,a,train\n")
@@ -811,12 +859,15 @@ def test_hmdb51_is_prepared_from_its_lists(tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert shown.count("  wave: 1 of 1") == 2 and shown.count("  walk: 0 of 1") == 2
     final = tmp_path / "out" / "hmdb51" / "1" / "1.0.0"
-    (final / "checksums.json").unlink()  # As an earlier version made it.
+    (final / "checksums.json").unlink()  # Earlier versions did not write it.
     (final / "metadata.json").write_text(
         (final / "metadata.json").read_text().replace(', "format": "2"', "")
     )
     assert main(["show", "hmdb51/1", "--data-dir", str(tmp_path / "out")]) == 0
-    message = "prepared by an earlier version, made with the fault that B-frames in AVI came out of order; prepare it again"
+    message = (
+        "prepared by an earlier version, made with the fault that B-frames in AVI came out of "
+        "order; prepare it again"
+    )
     assert capsys.readouterr().err == f"python -m i3d_jax.datasets: {final}: {message}\n"
 
 

@@ -1,4 +1,4 @@
-"""Flow in records: computed while they are prepared, and what sees it there."""
+"""Flow in records: computed during preparation, copied from files, and read by commands."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from i3d_jax.datasets.__main__ import main
 from i3d_jax.flow.__main__ import main as flow_main
 from i3d_jax.video import h264
 
-# The command with small videos and shards; with -c, the workers that it starts do not run it again.
+# The command with small videos and shards. It is run with -c, so that workers do not run it again.
 DRIVER = """
 import sys
 from i3d_jax import datasets
@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Five clips of Kinetics of a second each, and their CSV."""
+    """Five clips of a second each in Kinetics' layout, and their CSV."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "videos").mkdir()
     rows = []
@@ -52,7 +52,7 @@ def made(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 32)
-    monkeypatch.setattr(shards, "CLIPS", 2)
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 2)
 
 
 def arguments(made, out, *more):
@@ -76,7 +76,7 @@ def prepared(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.Kinetics, "SHORT_SIDE", 32)
-        patch.setattr(shards, "CLIPS", 2)
+        patch.setattr(shards, "CLIPS_PER_SHARD", 2)
         assert main(arguments(made, out, *COMPUTED)) == 0
     return out
 
@@ -116,7 +116,7 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
     assert datasets.available("kinetics/400", str(tmp_path / "copied")).flow_recipe == flow.recipe(
         "fast"
     )
-    (tmp_path / "flow" / "flow.json").unlink()  # Then nothing says how it was made.
+    (tmp_path / "flow" / "flow.json").unlink()  # It says how the flow was made.
     assert main(arguments(made, tmp_path / "unknown", "--flow", tmp_path / "flow")) == 0
     assert datasets.available("kinetics/400", str(tmp_path / "unknown")).flow_recipe is None
 
@@ -232,7 +232,7 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
     for line, said in zip(lines, capsys.readouterr().out.splitlines(), strict=True):
         logits = {each["class"]: each["logit"] for each in json.loads(said)["top"]}
         found, wanted = np.array(line["logits"]), np.array([logits[name] for name in classes])
-        assert np.corrcoef(found, wanted)[0, 1] > 0.98  # Records are compressed.
+        assert np.corrcoef(found, wanted)[0, 1] > 0.98  # Compression changes them a little.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Clips that have several files, or something that is no file, in what prepare and doctor make of them."""
+"""`prepare` and `doctor` on clips that have several files, or one that is not a regular file."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def small(monkeypatch):
 
 
 def write(path, frames, side=16):
-    """A video of so many frames, by which it is known."""
+    """Writes a video; tests recognise it by its number of frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     real_files.steady(frames, 25, side, side).write(path, np.random.default_rng(frames))
     return path
@@ -31,7 +31,10 @@ def write(path, frames, side=16):
 
 @pytest.fixture
 def made(tmp_path):
-    """Six clips: one good, one each with a damaged or dangling preferred file, and three that cannot be used."""
+    """Six clips: a good one, two with a bad preferred file, and three that cannot be used.
+
+    Of the two, one has a damaged file, the other a dangling link.
+    """
     videos = tmp_path / "videos"
     yoga, others = videos / "train" / "yoga", videos / "replacement"
     write(yoga / "good_000000_000001.mp4", 3)
@@ -57,13 +60,13 @@ def prepare(made, out, *more):
 
 
 def frames(out):
-    """By name of the clip, how many frames its record has."""
+    """The number of frames of each record, by the clip's name."""
     builder = datasets.prepared("kinetics/400", str(out))
     return {record["id"].partition("_")[0]: record["frames"] for record in builder.records("train")}
 
 
 def rejected(out):
-    """By file, the start of the reason, and which was used instead."""
+    """Rejected files, each with the start of the reason and the file used instead."""
     with (out / FINAL / "rejected.csv").open(newline="") as file:
         return {
             row["file"]: (row["reason"].partition(": Inv")[0], row["used_instead"])
@@ -124,7 +127,7 @@ def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
 
 
 def stopped(made, out, *more):
-    """Prepares everything, but puts nothing in place."""
+    """Prepares all shards, but does not move them into place."""
     with pytest.MonkeyPatch.context() as patch:
 
         def stop(*_):
@@ -182,7 +185,10 @@ def test_a_split_of_links_that_lead_nowhere_says_so(tmp_path, capsys):
     lists = real_files.write_list(tmp_path, "yoga,a,0,1,train")
     assert prepare((tmp_path / "videos", lists), tmp_path / "out") == 2
     place = tmp_path / "videos" / "a_000000_000001.mp4"
-    line = f"has a file among the videos: leave train's list out; {place}: is missing: a dangling link to /unmounted/a.mp4"
+    line = (
+        f"has a file among the videos: leave train's list out; {place}: "
+        "is missing: a dangling link to /unmounted/a.mp4"
+    )
     assert line in capsys.readouterr().err
 
 
@@ -193,7 +199,9 @@ def test_own_videos_that_are_no_files_are_listed(tmp_path, capsys):
     os.mkfifo(folder / "c.mp4")
     out = tmp_path / "out"
     assert (
-        main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--data-dir", str(out)])
+        main(
+            ["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--data-dir", str(out)]
+        )
         == 0
     )
     with (out / "own" / "videos" / "1.0.0" / "rejected.csv").open(newline="") as file:

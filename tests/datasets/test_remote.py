@@ -1,4 +1,4 @@
-"""Data sets that were prepared elsewhere, in fsspec's memory file system for one, read from a copy here."""
+"""Data sets in a remote store (fsspec's memory file system), copied to the cache and read there."""
 
 import fsspec
 import pytest
@@ -19,7 +19,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A small data set, prepared here."""
+    """The folder of a small data set, prepared locally."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moving_shapes, "CLIPS_PER_CLASS", {"images": {"train": 2, "validation": 1}})
@@ -29,7 +29,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture
 def there(here, tmp_path, monkeypatch):
-    """The file system that has it, and which files were copied from it; nothing is in the cache."""
+    """The store with that data set, and the files copied from it so far; the cache is empty."""
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path))
     system = fsspec.filesystem("memory")
     system.put(str(here / NAME), f"/bucket/prepared/{NAME}", recursive=True)
@@ -53,7 +53,7 @@ def same(builder, here):
 
 
 def left(tmp_path):
-    """The names of the data set's files in the cache, with what was left of copying."""
+    """The names of the data set's files in the cache, temporary ones included."""
     return {path.name for path in tmp_path.rglob(f"{VERSION}/*")}
 
 

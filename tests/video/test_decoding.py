@@ -18,7 +18,10 @@ from i3d_jax.video import decoding, h264, planes
 
 
 def smooth_flow(count, height=48, width=64):
-    """Flow in pixels of a camera that pans, zooms and rolls: up to 10 of them, and 0.12 more per pixel."""
+    """Flow of a camera that pans, zooms and rolls, in pixels.
+
+    It is up to 10 pixels, and changes by up to 0.12 from pixel to pixel.
+    """
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     zoom, roll, pan = 0.1 * np.cos(t / 9), 0.06 * np.sin(t / 7), 5 * np.sin(t / 6)
     u = zoom * (x - width / 2) - roll * (y - height / 2) + pan
@@ -27,14 +30,18 @@ def smooth_flow(count, height=48, width=64):
 
 
 def psnr(found, wanted):
-    """Of the worst frame, in dB."""
+    """The peak signal-to-noise ratio of the worst frame, in dB."""
     return -10 * np.log10(
         (((found.astype(float) - wanted) / 255) ** 2).mean((1, 2, 3)).max() + 1e-9
     )
 
 
 def assert_on_screen(found, times):
-    """That frame `found[i]` is on the screen 40 i ms on, or begins within 20 ms and is nearer than that one; ties go either way."""
+    """Asserts that frame `found[i]` is the one to show at 40 i ms.
+
+    That is the frame on the screen, or the next one if it begins within 20 ms and is nearer. Ties
+    may go either way.
+    """
     for index, number in enumerate(found):
         now = 40 * index
         shown = max(np.flatnonzero(times <= now))
@@ -55,9 +62,8 @@ def test_of_any_frame_rate_the_frame_is_taken_that_is_on_the_screen(rate):
     count = 40
     times = np.rint(np.arange(count) / rate * 1000).astype(int)
     found = numbers(video.decode(encode(numbered(count), times.tolist())))
-    assert len(found) == pytest.approx(
-        (count - 1) / rate * 25 + 1, abs=1
-    )  # The encoder says that the last one is shown for 40 ms.
+    # The encoder gives the last frame a duration of 40 ms.
+    assert len(found) == pytest.approx((count - 1) / rate * 25 + 1, abs=1)
     assert_on_screen(found, times)
 
 
@@ -127,7 +133,10 @@ def test_frames_too_long_to_be_resized_are_named(height, width, tmp_path):
     path.write_bytes(
         encode(np.zeros((2, height, width, 3), np.uint8), [0, 40], codec="ffv1", pix_fmt="bgr0")
     )
-    message = f"ribbon.mkv: cannot be resized: frames of {height}x{width} are more than 16 times as long as wide"
+    message = (
+        f"ribbon.mkv: cannot be resized: frames of {height}x{width} "
+        "are more than 16 times as long as wide"
+    )
     for read in (
         lambda: video.decode(path, short_side=256),
         lambda: next(video.grey(path, short_side=256)),
@@ -200,13 +209,16 @@ def test_encoding_takes_frames_one_by_one():
 
 
 def coloured(place, height, width, axis):
-    """RGB [..., 3] at a place (y, x), in pixels, of an image whose colours change steadily along an axis."""
+    """RGB [..., 3] at a place (y, x) of an image whose colours change linearly along an axis."""
     share = place[axis] / (height, width)[axis]
     return np.stack([50 + 140 * share, 120 + 0 * share, 190 - 130 * share], -1)
 
 
 def write_coloured(path, height, width, axis, weights, code, full):
-    """A lossless H.264 file of it, whose colour samples lie as H.264's do: at the left one of two pixels, between two rows."""
+    """Writes that image as a lossless H.264 file.
+
+    Colour samples lie where H.264 has them: at the left one of two pixels, between two rows.
+    """
 
     def value(place, channel):
         r, g, b = np.moveaxis(coloured(place, height, width, axis), -1, 0)
@@ -247,10 +259,8 @@ def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(
     (found,) = video.decode(tmp_path / "x.mp4", short_side=256).astype(float)
     place = np.mgrid[: found.shape[0], : found.shape[1]] + 0.5
     place *= np.array([height / found.shape[0], width / found.shape[1]])[:, None, None]
-    exact, inside = (
-        coloured(place - 0.5, height, width, axis),
-        (slice(16, -16), slice(16, -16)),
-    )  # Resizing looks past no border.
+    exact = coloured(place - 0.5, height, width, axis)
+    inside = (slice(16, -16), slice(16, -16))  # Resizing cannot look past the borders.
     assert (
         abs((found - exact)[inside].mean((0, 1))).max() < 0.1
         and abs(found - exact)[inside].max() < 3
@@ -259,7 +269,7 @@ def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(
     brightness = (exact @ [0.299, 0.587, 0.114])[: grey.shape[0], : grey.shape[1]]
     assert abs((grey - brightness)[inside].mean()) < 0.1
     _, u, v = next(decoding.yuv(tmp_path / "x.mp4", short_side=256))
-    # What records have of colours: the mean may be off by a third of a pixel where a side is odd.
+    # The colours of records: their mean may be off by a third of a pixel where a side is odd.
     rows, columns = np.mgrid[: u.shape[0], : u.shape[1]].astype(float)
     place = (
         (2 * rows + 1) * height / found.shape[0] - 0.5,
@@ -309,11 +319,10 @@ def test_grey_is_the_brightness_of_what_records_show(tmp_path):
     assert found.shape == (9, 24, 32) and found.dtype == np.uint8  # 33 wide, but for the odd pixel.
     record = h264.transcode(tmp_path / "x.mp4", short_side=24)
     assert (record.frames, record.height, record.width) == found.shape
-    weights = np.array([0.299, 0.587, 0.114])  # Of OpenCV's grey.
+    weights = np.array([0.299, 0.587, 0.114])  # OpenCV's weights for grey.
     wanted = video.decode(record.data) @ weights
-    assert (
-        abs(found - wanted).mean() < 2 and abs(found - wanted).max() < 20
-    )  # The record is compressed.
+    # The record is compressed.
+    assert abs(found - wanted).mean() < 2 and abs(found - wanted).max() < 20
     exact = video.decode(tmp_path / "x.mp4", short_side=24)[:, :, :32] @ weights
     assert abs(found - exact).mean() < 1
 
@@ -335,7 +344,7 @@ def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_te
     found = video.decode(h264.encode(pixels.flow_bytes(flow)), stream="flow")
     assert found.shape == flow.shape and found.dtype == np.uint8
     error = abs(pixels.MAX_FLOW * pixels.to_unit(found) - flow)
-    # The 8 bits alone are off by 0.04 in the mean, and by 0.08 at most.
+    # The mean error of the 8 bits alone is 0.04, the maximum 0.08.
     assert error.mean(axis=(0, 1, 2)).max() < mean and error.max() < most
 
 
@@ -364,13 +373,8 @@ def test_no_motion_is_exactly_128_and_exactly_zero():
 def test_flow_is_truncated_to_20_pixels_which_are_one():
     flow = np.array([[-1e6, -20.1], [-20, -10], [-0.1, 0.05], [10, 20], [20.1, np.inf]])
     bytes_ = pixels.flow_bytes(flow)
-    assert bytes_.tolist() == [
-        [1, 1],
-        [1, 64],
-        [127, 128],
-        [192, 255],
-        [255, 255],
-    ]  # 191.5 is rounded to even.
+    # 191.5 is rounded to even.
+    assert bytes_.tolist() == [[1, 1], [1, 64], [127, 128], [192, 255], [255, 255]]
     wanted = np.clip(flow, -20, 20) / 20
     np.testing.assert_allclose(pixels.to_unit(bytes_), wanted, atol=0.5 / 127 + 1e-6)
     assert pixels.to_unit(bytes_)[0].tolist() == [-1, -1] and pixels.to_unit(bytes_)[
@@ -401,7 +405,7 @@ def test_rotation_in_the_metadata_is_undone():
     frames = np.zeros((4, 32, 64, 3), np.uint8)
     frames[:, :, :32, 0] = 220  # The left half is red.
     data = bytearray(h264.encode(frames))
-    # The track header's display matrix: what a phone held upright writes.
+    # The display matrix in the track header, as a phone held upright writes it.
     where = data.index(b"tkhd") + 44
     data[where : where + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     upright = video.decode(bytes(data))
@@ -509,7 +513,7 @@ def test_the_real_clips(shared_data):
 
 
 def regular(count, rate):
-    """When the frames of a constant rate are shown, in milliseconds."""
+    """The times of frames at a constant rate, in milliseconds."""
     return np.rint(np.arange(count) / rate * 1000).astype(int).tolist()
 
 
@@ -532,7 +536,7 @@ def test_transcoding_keeps_what_decoding_shows(rate, container, tmp_path):
         assert stream.average_rate == 25 and stream.frames == found.frames
     frames = video.decode(found.data)
     assert frames.shape == wanted.shape and psnr(frames, wanted) > 34
-    assert psnr(frames[1:], wanted[:-1]) < 28  # What a frame too many or too few would give.
+    assert psnr(frames[1:], wanted[:-1]) < 28  # A frame too many or too few would give this.
 
 
 @pytest.mark.parametrize(
@@ -575,7 +579,7 @@ def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
     found = h264.transcode(tmp_path / "x", short_side=48)
     assert (found.height, found.width) == upright.shape[1:3]
     assert psnr(video.decode(found.data), upright) > 26
-    # Of brightness: colours, of which there are fewer samples, are turned about another point.
+    # Brightness only: colours have fewer samples, and are turned about another point.
     brightness = np.array([[0.299], [0.587], [0.114]])
     shown = video.decode(tmp_path / "x", short_side=48)
     assert psnr(video.decode(found.data) @ brightness, shown @ brightness) > 36
@@ -595,7 +599,14 @@ def test_transcoding_gives_the_same_bytes_every_time_and_whatever_else_runs(tmp_
 
 
 def planar(rgb, red, blue, full):
-    """Y, Cb and Cr of RGB [H, W, 3] by the luma weights of a standard, in its full range of values or not."""
+    """Converts RGB [H, W, 3] to Y, Cb and Cr.
+
+    Args:
+      rgb: the image.
+      red: luma weight of red in a standard.
+      blue: luma weight of blue.
+      full: whether the full range of values is used.
+    """
     r, g, b = np.moveaxis(rgb / 255, -1, 0)
     y = red * r + (1 - red - blue) * g + blue * b
     colours = [(b - y) / (1 - blue) / 2, (r - y) / (1 - red) / 2]
@@ -631,10 +642,8 @@ def test_transcoding_keeps_colours_whatever_standard_the_video_follows(space, fu
         assert (frame.colorspace, frame.color_range) == (code, 2 if full else 1)
     (decoded,) = video.decode(tmp_path / "x.mp4").astype(float)
     (found,) = video.decode(h264.transcode(tmp_path / "x.mp4", short_side=64).data).astype(float)
-    middle = (
-        slice(5, None, 16),
-        slice(5, None, 16),
-    )  # Away from the patches' borders, where colours mix.
+    # Away from the patches' borders, where colours mix.
+    middle = (slice(5, None, 16), slice(5, None, 16))
     assert abs(decoded - image)[middle].max() < 5
     assert abs(found - decoded)[middle].max() < 7 and abs(found - image)[middle].max() < 9
 
@@ -654,13 +663,14 @@ def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path
         import resource, sys
         from i3d_jax.video import h264
         def peak(seconds):
-            assert h264.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
+            found = h264.transcode(sys.argv[1], short_side=64, seconds=seconds)
+            assert found.frames == 25 * seconds
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(-(peak(12) - peak(120)))"""
     process = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x"], check=True, stdout=subprocess.PIPE, text=True
     )
-    # The planes of 2,700 frames more would be 16,200 KiB, the file is 1,000.
+    # The planes of 2,700 more frames would take 16,200 KiB; the file takes 1,000.
     assert int(process.stdout) < 8000
 
 
@@ -703,7 +713,8 @@ FINE = {
     ),
     "B-frames": (lambda: steady(x264_params="bframes=3:b-adapt=0:b-pyramid=normal"), range(40)),
     "open groups": (lambda: steady(x264_params=OPEN), range(40)),
-    # What refers to frames that were left out is lost; x264's first group is shorter by its three B-frames.
+    # Frames that refer to frames left out are lost. x264's first group of pictures is shorter by
+    # its three B-frames.
     "cut out of open groups, mp4": (
         lambda: copied(steady(x264_params=OPEN), "mp4", 0.3),
         range(12, 40),
@@ -756,7 +767,7 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
 
 
 def detailed(count=40):
-    """Frames that make a large file."""
+    """Frames with so much detail that their file is large."""
     rng = np.random.default_rng(0)
     grain = np.kron(rng.integers(-60, 60, (count, 48, 64, 1)), np.ones((1, 2, 2, 1)))
     return np.clip(moving(count, 96, 128) + grain, 0, 255).astype(np.uint8)
@@ -772,7 +783,10 @@ def detailed_file(container, **options):
 
 
 def rotten(container, **options):
-    """40 bytes in the middle of some frames are others; of one frame H.264's decoder could take them for sound."""
+    """A file with 40 wrong bytes in the middle of some frames.
+
+    In a single frame, H.264's decoder might not notice them.
+    """
     data = bytearray(detailed_file(container, **options))
     with av.open(io.BytesIO(data)) as file:
         places = [packet.pos + packet.size // 2 for packet in file.demux(video=0) if packet.size]
@@ -795,7 +809,7 @@ def sound_only():
 
 
 def claiming(container, seconds):
-    """1.6 seconds of video that claim to be longer."""
+    """A file with 1.6 seconds of video that states a longer duration."""
     if container == "avi":
         data = bytearray(encode(numbered(40), range(40), **MPEG4))
         where, claim = data.index(b"strh") + 40, struct.pack("<I", round(25 * seconds))
@@ -813,10 +827,10 @@ def part(data, share):
 def between_frames(data, number):
     with av.open(io.BytesIO(data)) as file:
         places = [packet.pos for packet in file.demux(video=0) if packet.size]
-    return data[: places[number] - 8]  # AVI's chunks begin with 8 bytes.
+    return data[: places[number] - 8]  # A chunk of AVI begins with a header of 8 bytes.
 
 
-INDEX_FIRST = {"mux_moov_size": 10_000}  # As +faststart does, which cannot write to memory.
+INDEX_FIRST = {"mux_moov_size": 10_000}  # Like +faststart, which cannot write to memory.
 CUT = ("is damaged", "is truncated")
 BAD = {
     "cut off, mkv": (lambda: [part(detailed_file("matroska"), s) for s in (0.1, 0.4, 0.6)], CUT),
@@ -890,7 +904,7 @@ def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):
 
 
 def test_frame_0_is_the_first_that_is_there():
-    # AVI has no times but places, also for frames that are not there.
+    # AVI has no timestamps: positions count, those of missing frames too.
     data = encode(numbered(30), range(50, 80), bf=2, **MPEG4)
     frames = video.decode(data)
     assert numbers(frames) == list(range(30))

@@ -20,7 +20,7 @@ GOPS = [1, 5, 16, 250]
 
 
 def pictures(count, height, width):
-    """Coloured shapes with grain, past which a camera moves by a pixel a frame."""
+    """Coloured shapes with grain; the camera moves past them by a pixel a frame."""
     y, x = np.mgrid[: height + count, :width]
     waves = [np.sin(x / 11 + c) * np.cos(y / 13 + 2 * c) for c in range(3)]
     grain = np.random.default_rng(0).integers(-20, 21, (height + count, width, 1))
@@ -43,13 +43,13 @@ def stored(stream, gop, height=HEIGHT, width=WIDTH, count=COUNT):
 
 @functools.cache
 def whole(data):
-    """All frames of a file as FFmpeg's decoder gives them, one after another: I420, for grey ones too."""
+    """All frames of a file as FFmpeg's decoder gives them, in order: I420, or grey."""
     with av.open(io.BytesIO(data)) as file:
         return [frame.to_ndarray() for frame in file.decode(video=0)]
 
 
 def cut(frame, window, stream, height=HEIGHT, width=WIDTH):
-    """The part of a frame that a window should give, by indexing pixel by pixel; beyond the frame is its last pixel."""
+    """The expected part of a frame, indexed pixel by pixel; beyond the frame its last pixel."""
 
     def part(plane, top, left, size):
         rows, columns = (
@@ -152,7 +152,7 @@ def test_threads_do_not_mix_their_windows():
 
 
 def cropped(packed, corner=(0, 0)):
-    """RGB as bytes, not rounded, of packed planes [T, ...]."""
+    """Unpacks planes [T, ...] to RGB from 0 to 255, not rounded."""
     clips = {
         "rgb": packed[None],
         "corner": np.array([corner], np.int32),
@@ -168,9 +168,8 @@ def test_frames_are_resized_before_a_window_is_cut(corner, short_side):
     wanted = video.decode(data, short_side=short_side, start=7, frames=6, stride=4).astype(float)
     size = decoding.resized_shape(HEIGHT, WIDTH, short_side)
     assert wanted.shape[1:3] == size
-    corners = (
-        [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]
-    )  # Their ends, too.
+    # At the ends of the frames, too.
+    corners = [corner, (size[0] - 24, size[1] - 24)] if corner == (8, 18) else [corner]
     for top, left in corners:
         packed = windows.read(data, Window(top, left, 24), start=7, frames=6, stride=4, size=size)
         assert packed.shape == (6, 39, 26)
@@ -214,7 +213,7 @@ def test_what_cannot_be_decoded_is_an_error_that_says_so():
     ):
         with pytest.raises(video.VideoError, match=rf"^{len(bad)} bytes of video: .*decoded"):
             windows.read(bad, Window(0, 0, 16), frames=1)
-    tagged = data.replace(b"Lavf", b"Caf\xe9")  # A tag that is not UTF-8.
+    tagged = data.replace(b"Lavf", b"Caf\xe9")  # This tag is not UTF-8.
     assert tagged != data
     np.testing.assert_array_equal(
         windows.read(tagged, Window(0, 0, 16), frames=3),
@@ -269,7 +268,7 @@ def test_streams_alone_are_what_they_are_together_and_other_keys_are_ignored():
 
 
 def mirror(flow, mirrored=True):
-    """Flow bytes [T, H, W, 2] as a network sees them, mirrored or not."""
+    """A network's input for flow bytes [T, H, W, 2], mirrored or not."""
     packed = np.concatenate([flow[..., 0], flow[..., 1]], 1)
     clips = {
         "flow": packed[None],
@@ -281,9 +280,8 @@ def mirror(flow, mirrored=True):
 
 def test_mirroring_negates_u_exactly_and_exchanges_left_and_right():
     values = np.arange(256, dtype=np.uint8)
-    flow = np.stack(
-        np.broadcast_arrays(values[None, None, :], values[None, ::-1, None]), -1
-    )  # Every u with every v.
+    # Every u with every v.
+    flow = np.stack(np.broadcast_arrays(values[None, None, :], values[None, ::-1, None]), -1)
     found, plain = mirror(flow), mirror(flow, False)
     np.testing.assert_allclose(plain, pixels.to_unit(flow), atol=1e-7)
     np.testing.assert_array_equal(found[..., 0], -plain[:, :, ::-1, 0])
@@ -325,14 +323,14 @@ def test_colours_are_ffmpegs_but_for_rounding_and_where_2x2_pixels_differ():
     with av.open(io.BytesIO(data)) as file:
         shared = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
     difference = found - shared
-    # FFmpeg's tables, by which 2x2 pixels share a colour, round towards 0.
+    # FFmpeg's tables, in which 2x2 pixels share a colour, round towards 0.
     assert abs(difference).max() <= 3 and abs(difference.mean((0, 1, 2))).max() < 2
-    # What decoding shows has colours between them.
+    # `decode` interpolates colours.
     assert abs((found - video.decode(data)).mean((0, 1, 2))).max() < 0.1
 
 
 def pack(y, cb, cr):
-    """Pixels of colours of their own: each 2x2 block shares them."""
+    """Packs colours as 2x2 blocks of pixels that share them."""
     y, cb, cr = (
         np.kron(x[:, None], np.ones(shape)).astype(np.uint8)
         for x, shape in zip((y, cb, cr), [(2, 2), (1, 1), (1, 1)], strict=True)

@@ -1,4 +1,4 @@
-"""What is shown of files that are odd in how they store time, orientation and shape, or are damaged."""
+"""Playback of files with odd timestamps, orientation or shape, and of damaged files."""
 
 import fractions
 import io
@@ -29,7 +29,7 @@ BFRAMES = {"x264_params": "bframes=3:b-adapt=0:keyint=30"}
 
 
 def barcode(image):
-    """The number that a frame of the odd files carries."""
+    """The number that is drawn in a frame of the odd files."""
     height, width = image.shape[:2]
     strip = image[height // 3 + height // 24 : height // 2 - height // 24].mean(0)
     strip = strip if strip.ndim == 1 else strip.mean(-1)
@@ -88,7 +88,7 @@ def test_frames_without_presentation_times_are_shown_in_the_decoders_order(
 
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
 def test_presentation_times_that_were_invented_are_not_believed(container):
-    # PyAV invents them for AVI, as `ffmpeg -fflags +genpts` does: every third is wrong.
+    # PyAV invents timestamps for AVI, as `ffmpeg -fflags +genpts` does: every third is wrong.
     avi = encode(numbered(60), [*range(60)], "avi", time_base="1/25", **BFRAMES)
     data = copied(avi, container)
     with av.open(io.BytesIO(data)) as file:
@@ -100,7 +100,7 @@ def test_presentation_times_that_were_invented_are_not_believed(container):
 
 
 def with_matrix(data, a, b, c, d):
-    """A file's display matrix made another, in the header of its track."""
+    """Replaces the display matrix in the header of a file's track."""
     data, unit = bytearray(data), 1 << 16
     where = data.index(b"tkhd") + 44
     data[where : where + 36] = struct.pack(
@@ -118,7 +118,8 @@ def test_a_display_matrix_mirrors_and_turns(matrix, tmp_path):
     frames = moving(3, 48, 80)
     frames[:, :24, :40] = 250, 20, 20
     a, b, c, d = matrix
-    # By the standard's formula: the stored pixel at (x, y) is shown at (a x + c y, b x + d y), but for an offset.
+    # The standard's formula: up to an offset, the stored pixel at (x, y) is shown at
+    # (a x + c y, b x + d y).
     y, x = np.mgrid[:48, :80]
     right, down = a * x + c * y, b * x + d * y
     wanted = np.empty((3, np.ptp(down) + 1, np.ptp(right) + 1, 3), np.uint8)
@@ -167,7 +168,7 @@ def test_pixels_that_are_not_square_are_stretched_as_players_do(aspect, shape, t
     assert video.decode(path, short_side=24).shape == (3, *shape, 3)
     assert next(video.grey(path, short_side=24)).shape == shape
     assert h264.transcode(path, short_side=24)[2:] == shape
-    assert video.decode(path).shape == (3, 48, 64, 3)  # As they are stored.
+    assert video.decode(path).shape == (3, 48, 64, 3)  # The stored shape.
     path.write_bytes(with_matrix(anamorphic(aspect), 0, 1, -1, 0))
     assert video.decode(path, short_side=24).shape == (3, *shape[::-1], 3)
 
@@ -184,11 +185,8 @@ def test_a_reading_goes_on_after_frames_that_cannot_be_decoded_and_says_how_many
     path.write_bytes(damaged_mjpeg([0]))
     with pytest.warns(video.DamageWarning, match="left out: 1 packet that could"):
         assert numbers(video.decode(path)) == [*range(1, 20)]
-    assert numbers(video.decode(damaged_mjpeg([15]), frames=3)) == [
-        0,
-        1,
-        2,
-    ]  # As far as it was read it is whole.
+    # The part that is read is not damaged.
+    assert numbers(video.decode(damaged_mjpeg([15]), frames=3)) == [0, 1, 2]
 
 
 def test_a_video_of_which_nothing_can_be_decoded_is_an_error():
@@ -205,14 +203,13 @@ def test_a_strict_reading_refuses_frames_that_cannot_be_decoded():
 
 
 def test_the_joint_of_two_recordings_is_no_damage_but_a_hole_is():
-    one = steady(50, "mpegts", g=12)  # Of other lengths nothing may be flagged.
+    one = steady(50, "mpegts", g=12)  # With other lengths no packet may be flagged.
     assert numbers(video.decode(one * 2)) == [*range(50)] * 2
     with av.open(io.BytesIO(one * 2)) as file:
         assert any(packet.is_corrupt for packet in file.demux(video=0))
     assert len(list(video.iter_frames(one * 2, strict=True))) == 100
-    hole = (
-        one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]
-    )  # Three packets of the stream are gone.
+    # Three packets of the stream are missing.
+    hole = one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]
     with pytest.raises(video.VideoError, match="is damaged"):
         list(video.iter_frames(hole, strict=True))
 
@@ -260,7 +257,7 @@ def test_frames_that_would_take_all_memory_are_refused(monkeypatch):
 
 
 def with_packets(data, container, change):
-    """A file of the packets of another one, not decoded, after `change(packet)`."""
+    """Copies a file's packets, without decoding, after `change(packet)`."""
     file = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -283,9 +280,8 @@ def test_how_many_frames_are_lost_does_not_depend_on_threads(threads, broken):
     data[place : place + size] = bytes(size)
     with pytest.warns(video.DamageWarning, match="left out: 1 packet that could not be decoded"):
         found = numbers(video.decode(bytes(data), threads=threads))
-    assert len(found) == 60 and len(set(found)) in range(
-        56, 60
-    )  # A frame that others refer to may spoil these.
+    # A damaged frame may spoil frames that refer to it.
+    assert len(found) == 60 and len(set(found)) in range(56, 60)
     with pytest.raises(video.VideoError, match="is damaged"):
         list(video.iter_frames(bytes(data), threads=threads, strict=True))
 

@@ -169,4 +169,3 @@ def check_flow(path: str | os.PathLike) -> None:
             f"{'full' if full_range else 'not full'} range; "
             f"wanted mov (MP4), h264, {FPS:g}, full range",
         )
-
