@@ -106,7 +106,7 @@ def _check_names(
     labels: set[str],
     found: video_files.FolderFiles,
 ) -> Iterator[Finding]:
-    """Yields what the annotations and the names of the files tell, without opening files."""
+    """Yields the findings that annotations and file names show, without opening files."""
     for first, again in annotations.repeated(rows):
         detail = (
             f"annotated twice: as {first.label}, {first.split} at {first.where}, "
@@ -132,7 +132,7 @@ def _check_names(
 def _check_files(
     clips: Sequence[video_files.Clip], checked: Sequence[CheckedClip], folder: pathlib.Path
 ) -> Iterator[Finding]:
-    """Yields what the contents of the files tell, and missing files."""
+    """Yields missing files, and the findings that the files' contents show."""
     first_of_digest: dict[bytes, Finding] = {}
     for clip, (used, failed, seconds, digest) in zip(clips, checked, strict=True):
         about = (clip.split, clip.label, clip.id)

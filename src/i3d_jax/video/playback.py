@@ -108,19 +108,7 @@ def play(
     end, any_shown, previous, previous_since = 0.0, False, None, 0
     try:
         with _open(video, name, threads) as (container, track):
-            reversals = [0, 0]
-            decoded = _with_timestamps(_decode_packets(container, track, name, losses), reversals)
-            first = next(decoded, None)
-            # The stream's own start is not used: its first frames may be missing, or refer to
-            # missing ones.
-            origin = 0 if first is None or first[1] is None else first[1]
-            if start and container.format.name in SEEKABLE_FORMATS:
-                _seek(container, track, origin, start / fps)
-                decoded = _with_timestamps(
-                    _decode_packets(container, track, name, losses), reversals
-                )
-            elif first is not None:
-                decoded = itertools.chain([first], decoded)
+            origin, decoded = _decode_from(container, track, name, losses, start / fps)
             aspect = track.sample_aspect_ratio or Fraction(1)
             max_gap = np.inf if strict else MAX_GAP
             for index, frame in _resample(decoded, track, origin, fps, start, max_gap):
@@ -241,6 +229,25 @@ def _open(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterator
         track.thread_type, decoder.thread_count = "SLICE", threads
         decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
         yield container, track
+
+
+def _decode_from(
+    container, track, name: str, losses: _Losses, seconds: float
+) -> tuple[int, Iterator[tuple[av.VideoFrame, int | None]]]:
+    """Decodes a track, at least from a given time on.
+
+    Returns:
+      the time of the video's first frame in ticks, and the frames (see `_with_timestamps`).
+    """
+    reversals = [0, 0]
+    decoded = _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+    first = next(decoded, None)
+    # The stream's own start is not used: its first frames may be missing, or refer to missing ones.
+    origin = 0 if first is None or first[1] is None else first[1]
+    if seconds and container.format.name in SEEKABLE_FORMATS:
+        _seek(container, track, origin, seconds)
+        return origin, _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+    return origin, decoded if first is None else itertools.chain([first], decoded)
 
 
 def _seek(container, track, origin: int, seconds: float) -> None:
