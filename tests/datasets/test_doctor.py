@@ -27,9 +27,9 @@ def write(folder, place, sort=None, seed=0):
 
 
 @pytest.fixture(scope="module")
-def ill(tmp_path_factory):
+def faulty(tmp_path_factory):
     """A folder with a finding of every kind, and its list of clips."""
-    folder = tmp_path_factory.mktemp("ill")
+    folder = tmp_path_factory.mktemp("faulty")
     videos = folder / "videos"
     write(videos, "train/yoga/good_000000_000001.mp4", seed=1)
     write(
@@ -239,8 +239,8 @@ def assert_found(rows, wanted):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, capsys):
-    assert check(*ill, "--out", tmp_path / "found.csv", "--workers", workers) == 1
+def test_every_kind_is_found_with_its_file_and_detail(workers, faulty, tmp_path, capsys):
+    assert check(*faulty, "--out", tmp_path / "found.csv", "--workers", workers) == 1
     rows = listed(tmp_path / "found.csv")
     assert_found(rows, BY_NAME + BY_CONTENT)
     assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [
@@ -260,27 +260,27 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
         assert example in lines
 
 
-def test_quick_finds_what_names_tell_and_opens_no_file(ill, tmp_path, monkeypatch):
+def test_quick_finds_what_names_tell_and_opens_no_file(faulty, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_check_in_pool", None)
-    assert check(*ill, "--out", tmp_path / "found.csv", "--quick") == 1
+    assert check(*faulty, "--out", tmp_path / "found.csv", "--quick") == 1
     assert_found(listed(tmp_path / "found.csv"), BY_NAME)
 
 
-def test_an_out_on_a_full_disk_is_named(ill, tmp_path, capsys):
+def test_an_out_on_a_full_disk_is_named(faulty, tmp_path, capsys):
     out = tmp_path / "found.csv"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        assert check(*ill, "--quick", "--out", out) == 2
+        assert check(*faulty, "--quick", "--out", out) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (line,) = capsys.readouterr().err.splitlines()
     assert "File too large" in line and str(out) in line and os.listdir(tmp_path) == []
 
 
-def test_without_an_out_nothing_is_written(ill, tmp_path, monkeypatch, capsys):
+def test_without_an_out_nothing_is_written(faulty, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert check(*ill, "--quick") == 1
+    assert check(*faulty, "--quick") == 1
     assert os.listdir(tmp_path) == [] and "missing: 2, such as " in capsys.readouterr().out
 
 

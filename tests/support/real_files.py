@@ -105,7 +105,11 @@ def make(folder: pathlib.Path, seed: int = 0, count: int = 240) -> Made:
     """
     rows: dict[str, list[dict]] = {"train": [], "validate": []}
     made = Made(folder / "videos", (folder / "train.csv", folder / "validate.csv"), {}, {})
-    sorts, ills, names = itertools.cycle(SORTS), itertools.cycle(ILLS), itertools.cycle(IDS)
+    sorts, bad_sorts, names = (
+        itertools.cycle(SORTS),
+        itertools.cycle(BAD_SORTS),
+        itertools.cycle(IDS),
+    )
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         identity, label = f"{next(names)}{number:03d}", LABELS[number % len(LABELS)]
@@ -114,9 +118,9 @@ def make(folder: pathlib.Path, seed: int = 0, count: int = 240) -> Made:
         (made.videos / layout).mkdir(parents=True, exist_ok=True)
         start = number % 90
         if number % 5 == 4:
-            seconds, ill = 10, next(ills)
+            seconds, write_bad = 10, next(bad_sorts)
             name = annotations.file_name(identity, start, start + seconds)
-            found = ill(rng, made.videos / layout / name)
+            found = write_bad(rng, made.videos / layout / name)
             made.bad[name.removesuffix(".mp4")] = found
         else:
             sort = next(sorts)
@@ -325,30 +329,32 @@ def write_list(folder: pathlib.Path, *lines: str) -> pathlib.Path:
     return path
 
 
-ILL = steady(40, 25)
+UNDAMAGED = steady(40, 25)
 CUT = ("is damaged", "is truncated")
 
 
 def lost_end(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL.write(path, rng)
+    UNDAMAGED.write(path, rng)
     cut(path)
     return ("cannot be decoded",)
 
 
 def cut_streamable(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL._replace(options=(("movflags", "faststart"),)).write(path, rng)
+    UNDAMAGED._replace(options=(("movflags", "faststart"),)).write(path, rng)
     cut(path)
     return CUT
 
 
 def cut_matroska(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL._replace(container="matroska").write(path.with_suffix(".mkv"), rng)
+    UNDAMAGED._replace(container="matroska").write(path.with_suffix(".mkv"), rng)
     cut(path.with_suffix(".mkv"))
     return CUT
 
 
 def cut_avi(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL._replace(container="avi", codec="mpeg4", sound=1.6).write(path.with_suffix(".avi"), rng)
+    UNDAMAGED._replace(container="avi", codec="mpeg4", sound=1.6).write(
+        path.with_suffix(".avi"), rng
+    )
     cut(path.with_suffix(".avi"))
     return CUT
 
@@ -359,13 +365,13 @@ def cut(path: pathlib.Path) -> None:
 
 
 def rotten(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL.write(path, rng)
+    UNDAMAGED.write(path, rng)
     rot(path, rng)
     return "is damaged", "cannot be decoded"
 
 
 def rotten_matroska(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
-    ILL._replace(container="matroska", sound=1.6).write(path.with_suffix(".mkv"), rng)
+    UNDAMAGED._replace(container="matroska", sound=1.6).write(path.with_suffix(".mkv"), rng)
     rot(path.with_suffix(".mkv"), rng)
     return "is damaged", "cannot be decoded"
 
@@ -430,7 +436,7 @@ def missing(rng: np.random.Generator, path: pathlib.Path) -> tuple[str, ...]:
     return ("is missing",)
 
 
-ILLS: tuple[Callable[[np.random.Generator, pathlib.Path], tuple[str, ...]], ...] = (
+BAD_SORTS: tuple[Callable[[np.random.Generator, pathlib.Path], tuple[str, ...]], ...] = (
     lost_end,
     cut_streamable,
     cut_matroska,
