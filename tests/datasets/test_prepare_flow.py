@@ -228,7 +228,7 @@ def test_networks_see_the_flow_of_records_as_that_of_the_video(made, prepared, t
     assert len(lines) == 5
     capsys.readouterr()
     files = [str(made / "videos" / f"{line['id']}.mp4") for line in lines]
-    assert predict.main([*given, "--json", "--top", "400", "--flow-preset", "fast", *files]) == 0
+    assert predict.main([*given, "--json", "--top-k", "400", "--flow-preset", "fast", *files]) == 0
     for line, said in zip(lines, capsys.readouterr().out.splitlines(), strict=True):
         logits = {each["class"]: each["logit"] for each in json.loads(said)["top"]}
         found, wanted = np.array(line["logits"]), np.array([logits[name] for name in classes])

@@ -66,8 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
-    if getattr(flags, "workers", None) is not None and flags.workers < 1:
-        parser.error(f"--workers: {flags.workers} is not a positive number")
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
@@ -101,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
             "--annotations", type=pathlib.Path, nargs="+", metavar="FILE", help="lists of clips"
         )
     prepare.add_argument("--data-dir", required=True, help="folder of prepared data sets")
-    prepare.add_argument("--workers", type=int, help="processes (default: this one, with threads)")
+    prepare.add_argument(
+        "--workers", type=cli.positive, help="processes (default: this one, with threads)"
+    )
     prepare.add_argument(
         "--flow",
         nargs="?",
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--beam-options", help='more options for Beam: --beam-options="--parallelism=64 ..."'
     )
-    check.add_argument("--workers", type=int, help="processes (default: 1)")
+    check.add_argument("--workers", type=cli.positive, help="processes (default: 1)")
     check.add_argument("--out", type=pathlib.Path, metavar="CSV", help="file for all findings")
     check.add_argument("--classes", action="store_true", help="also count findings per class")
     check.add_argument("--quick", action="store_true", help="look files up, do not open them")
