@@ -1,4 +1,4 @@
-"""The validation of configs, before anything is made."""
+"""Mistakes in configs are named before a run makes anything."""
 
 import importlib.util
 import math
@@ -15,11 +15,10 @@ from i3d_jax.training.config import ConfigError, validate
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-def test_splits_that_the_data_set_does_not_have_are_named_before_training(finished_run, config):
+def test_splits_that_the_data_set_does_not_have_are_named_before_training(config):
     for name in "train_split", "test_split":
-        with pytest.raises(
-            ConfigError, match=f"config.{name}: .* no split 'tset'; there are train, validation"
-        ):
+        message = f"config.{name}: .* no split 'tset'; there are train, validation"
+        with pytest.raises(ConfigError, match=message):
             validate(config | {name: "tset"}, loop.train)
     validate(config | {"train_split": "train[:50%]"}, loop.train)
     for split in "validation[nonsense]", "validation[:10 %%", "validation[:0]":
@@ -27,7 +26,7 @@ def test_splits_that_the_data_set_does_not_have_are_named_before_training(finish
             validate(config | {"validation_split": split, "validate_every": 1}, loop.train)
 
 
-def test_the_validation_split_is_checked_only_if_it_is_used(config, finished_run):
+def test_the_validation_split_is_checked_only_if_it_is_used(config):
     validate(config | {"validation_split": "validation[:1%]"}, loop.train)
     with pytest.raises(ConfigError, match="config.validation_split: 'validation.*' has no clips"):
         validate(config | {"validation_split": "validation[:1%]", "validate_every": 1}, loop.train)
@@ -131,7 +130,10 @@ def test_the_validation_split_is_checked_only_if_it_is_used(config, finished_run
                 train_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1)),
                 eval_clips=dict(crop=32, rgb=(1, 1), flow=(1, 1), batch_size=2),
             ),
-            "config.train_clips: 2-D Inception: got the streams ['flow', 'rgb'], wanted [B, H, W, C] or [B, T, H, W, C]",
+            (
+                "config.train_clips: 2-D Inception: got the streams ['flow', 'rgb'], "
+                "wanted [B, H, W, C] or [B, T, H, W, C]"
+            ),
         ),
         (
             dict(train_clips=dict(crop=32, rgb=(1, 1), threads=0)),
@@ -164,7 +166,10 @@ def test_the_validation_split_is_checked_only_if_it_is_used(config, finished_run
         ),
         (
             dict(batch_size=12, grad_accum_steps=4, norm_group_size=3),
-            "config.batch_size: 3 clips per micro-batch cannot be divided by the number of devices, 2",
+            (
+                "config.batch_size: 3 clips per micro-batch "
+                "cannot be divided by the number of devices, 2"
+            ),
         ),
         (dict(grad_accum_steps=0), "config.grad_accum_steps: 0 is not a positive whole number"),
         (dict(max_skipped_steps=0), "config.max_skipped_steps: 0 is not a positive whole number"),
@@ -287,28 +292,25 @@ def test_mistakes_in_a_config_are_named_before_anything_is_made(config, change, 
 def test_eval_clips_of_c3d_may_have_frames_beyond_the_last_window(config):
     clips = dict(crop=32, rgb=(16, 1))
     c3d = config | dict(model=dict(name="c3d", width=0.1), train_clips=clips)
-    validate(c3d | dict(eval_clips=dict(crop=32, rgb=(30, 1), batch_size=2)), loop.train)
-    with pytest.raises(
-        ConfigError, match="config.train_clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"
-    ):
-        validate(
-            c3d
-            | dict(
-                train_clips=clips | dict(rgb=(30, 1)),
-                eval_clips=dict(crop=32, rgb=(30, 1), batch_size=2),
-            ),
-            loop.train,
-        )
+    c3d |= dict(eval_clips=dict(crop=32, rgb=(30, 1), batch_size=2))
+    validate(c3d, loop.train)
+    message = "config.train_clips: 3D-ConvNet: got 30 frames, wanted a multiple of 16"
+    with pytest.raises(ConfigError, match=message):
+        validate(c3d | dict(train_clips=clips | dict(rgb=(30, 1))), loop.train)
 
 
 def configs_in_file(name, *others):
-    """The configs in a file, by run: all of its RUNS, and others that its argument can name."""
+    """The configs of a file, by run.
+
+    Args:
+      name: of the file.
+      others: arguments of its `get_config` beside its RUNS.
+    """
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {
-        run: module.get_config(run).to_dict() for run in (*getattr(module, "RUNS", ()), *others)
-    }
+    runs = (*getattr(module, "RUNS", ()), *others)
+    return {run: module.get_config(run).to_dict() for run in runs}
 
 
 @pytest.mark.parametrize("run,config", configs_in_file("moving_shapes").items())
@@ -319,7 +321,8 @@ def test_every_config_of_moving_shapes_is_valid(run, config):
 @pytest.mark.parametrize("run,config", configs_in_file("kinetics", "two_stream,plateau").items())
 def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
     config["dataset"]["data_dir"] = str(tmp_path)
-    message = f"config: kinetics/400 is not prepared in {tmp_path}: python -m i3d_jax.datasets prepare kinetics/400 "
+    prepare = "python -m i3d_jax.datasets prepare kinetics/400 "
+    message = f"config: kinetics/400 is not prepared in {tmp_path}: {prepare}"
     with pytest.raises(ConfigError, match=message):
         validate(config, loop.train)
 
@@ -330,19 +333,16 @@ def test_every_config_of_kinetics_is_valid_once_it_is_prepared(run, config, monk
     validate(config, loop.train)
     entry = models.MODELS[config["model"]["name"]]
     for section, wanted in (("train_clips", entry.train), ("eval_clips", entry.test)):
-        found = {
-            stream: pair for stream, pair in config[section].items() if stream in ("rgb", "flow")
-        }
+        clips = config[section]
+        found = {stream: clips[stream] for stream in ("rgb", "flow") if stream in clips}
         assert found == (wanted if run != "i3d_flow" else {"flow": wanted["rgb"]})
         assert config[section]["crop"] == entry.crop
 
 
-@pytest.mark.parametrize(
-    "run,config",
-    configs_in_file(
-        "transfer", "fixed,ucf101/1", "full,hmdb51/2,flow", "original,ucf101/3"
-    ).items(),
-)
+TRANSFERS = "fixed,ucf101/1", "full,hmdb51/2,flow", "original,ucf101/3"
+
+
+@pytest.mark.parametrize("run,config", configs_in_file("transfer", *TRANSFERS).items())
 def test_every_config_of_transfer_is_valid_once_it_is_prepared(run, config, monkeypatch, tmp_path):
     class Prepared:
         SHORT_SIDE, streams, final = 256, ("rgb", "flow"), tmp_path / "not here"

@@ -29,12 +29,10 @@ def test_damaged_lines_of_a_log_are_named_and_dropped_and_a_copy_keeps_them(tmp_
         damaged = b"\n".join([good[0], line, *good[1:], b'{"step": 4}', b'{"ste'])
         path.write_bytes(damaged)
         with Log(tmp_path, 3) as log:
-            log(3, {"loss": 9.0})  # Which is logged already.
+            log(3, {"loss": 9.0})  # Is logged already.
             log(4, {"loss": 0.125})
-        assert [json.loads(each) for each in path.read_text().splitlines()] == [
-            *map(json.loads, good),
-            {"step": 4, "loss": 0.125},
-        ]
+        found = [json.loads(each) for each in path.read_text().splitlines()]
+        assert found == [*map(json.loads, good), {"step": 4, "loss": 0.125}]
         copy = tmp_path / "set_aside" / ("log.jsonl" + f".{number}" * bool(number))
         assert copy.read_bytes() == damaged
         said = f"{path}: line 2 left out, since damaged; as it was, the log is {copy}\n"
@@ -42,7 +40,10 @@ def test_damaged_lines_of_a_log_are_named_and_dropped_and_a_copy_keeps_them(tmp_
 
 
 def test_a_log_that_cannot_be_written_is_one_error(tmp_path):
-    """Files reach a limit on their size, those for TensorBoard first; a thread that wrote them would end, and the run wait for it."""
+    """A limit on the size of files ends the writing, of TensorBoard's file first.
+
+    If a thread wrote that file, it would end, and the run would wait for it.
+    """
     program = """
 import pathlib, resource, signal, sys
 from i3d_jax.training.logs import Log
@@ -57,10 +58,8 @@ except OSError as error:
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout, done.stderr) == (
-        f"[Errno 27] File too large: '{tmp_path / 'log.jsonl'}'\n",
-        "",
-    )
+    message = f"[Errno 27] File too large: '{tmp_path / 'log.jsonl'}'\n"
+    assert (done.stdout, done.stderr) == (message, "")
 
 
 def test_tensorboard_gets_every_scalar_and_where_a_run_resumed(tmp_path):
@@ -68,7 +67,7 @@ def test_tensorboard_gets_every_scalar_and_where_a_run_resumed(tmp_path):
         log(7, {"loss": 0.5, "lr": math.nan})
     (path,) = tmp_path.glob("events.out.tfevents.*")
     found, data = [], path.read_bytes()
-    while data:  # A length and its checksum, the event and its checksum.
+    while data:  # Each event follows its length; both have a checksum.
         (size,) = struct.unpack("<Q", data[:8])
         found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
@@ -76,7 +75,5 @@ def test_tensorboard_gets_every_scalar_and_where_a_run_resumed(tmp_path):
     assert version.file_version == "brain.Event:2"
     assert (began.step, began.session_log.status) == (7, event_pb2.SessionLog.START)
     assert event.step == 7 and event.wall_time == pytest.approx(time.time(), abs=60)
-    assert (
-        repr([(each.tag, each.simple_value) for each in event.summary.value])
-        == "[('loss', 0.5), ('lr', nan)]"
-    )
+    scalars = [(each.tag, each.simple_value) for each in event.summary.value]
+    assert repr(scalars) == "[('loss', 0.5), ('lr', nan)]"

@@ -1,4 +1,4 @@
-"""The command line of training."""
+"""The command line of training: mistakes are one line, and status 2."""
 
 import os
 import pathlib
@@ -32,7 +32,10 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
         ),
         (
             ["--config=configs/moving_shapes.py", "--workdir=x", "--config.optimizer.momentun=1"],
-            "config.optimizer.momentun: there is no such key; did you mean config.optimizer.momentum?",
+            (
+                "config.optimizer.momentun: there is no such key; "
+                "did you mean config.optimizer.momentum?"
+            ),
         ),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--config.steps=many"], "many"),
         (
@@ -79,13 +82,8 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, messa
 
 
 def test_an_unknown_platform_is_one_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "i3d_jax.main",
-        "--config=configs/moving_shapes.py",
-        f"--workdir={tmp_path}",
-    ]
+    arguments = ["--config=configs/moving_shapes.py", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-m", "i3d_jax.main", *arguments]
     environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
@@ -101,8 +99,9 @@ import sys
 import jax
 from i3d_jax import main
 from i3d_jax.training import loop
+message = "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes."
 def full(workdir, **config):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\\n[tf-allocator-allocation-error='']")
+    raise jax.errors.JaxRuntimeError(message + "\\n[tf-allocator-allocation-error='']")
 loop.train = full
 sys.exit(main.main())
 """
@@ -111,9 +110,8 @@ sys.exit(main.main())
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes. [" in done.stderr
-    assert done.stderr.endswith(
-        "; --config.grad_accum_steps or --config.remat=True makes a step take less\n"
-    )
+    hint = "; --config.grad_accum_steps or --config.remat=True makes a step take less\n"
+    assert done.stderr.endswith(hint)
 
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):

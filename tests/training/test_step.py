@@ -24,14 +24,14 @@ from i3d_jax.video import planes
 
 
 def random_clips(rng, batch, frames, size):
-    """Clips of noise, as `pipeline.train_batches` gives them."""
+    """A batch of noise, in the form of `pipeline.train_batches`."""
     rgb = rng.integers(0, 255, (batch, frames, (size + 2) * 3 // 2, size + 2)).astype(np.uint8)
     corner, mirrored = rng.integers(0, 2, (batch, 2)).astype(np.int32), rng.random(batch) < 0.5
     return {"rgb": rgb, "corner": corner, "mirrored": mirrored}
 
 
 class LogitsPerStep(nn.Module):
-    """Logits per step in time in training, as ConvNet+LSTM's."""
+    """Returns logits of every step in time, as ConvNet+LSTM does in training."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -52,7 +52,7 @@ class SmallNetwork(nn.Module):
 
 
 class NanForBrightClips(nn.Module):
-    """Logits that are not finite for bright clips."""
+    """Returns logits that are not finite for bright clips."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -62,19 +62,21 @@ class NanForBrightClips(nn.Module):
 
 
 def run_with_nan_steps(ema_decay=None):
-    """A state, and a function that takes a step with dark or bright clips."""
+    """A run whose steps on bright clips are not finite.
+
+    Returns:
+      its state; a function of a state and `is_bright` that takes a step.
+    """
     model, (tx, _) = NanForBrightClips(), optimizers.sgd(lr=0.1, milestones=((2, 0.1),))
     rng = np.random.default_rng(0)
     dark = random_clips(rng, 4, 2, 4) | {"label": np.arange(4)}
     bright = dark | {"rgb": np.full_like(dark["rgb"], 235)}
     bright["rgb"][:, :, 6:] = 128
     params = model.init(jax.random.key(0), jnp.zeros((1, 2, 4, 4, 3)))["params"]
-    state = initial_state(
-        {"params": params, "batch_stats": {"unused": jnp.zeros(())}}, tx, ema_decay is not None
-    )
-    step = functools.partial(
-        train_step, key=jax.random.key(1), model=model, tx=tx, ema_decay=ema_decay
-    )
+    variables = {"params": params, "batch_stats": {"unused": jnp.zeros(())}}
+    state = initial_state(variables, tx, ema_decay is not None)
+    options = dict(model=model, tx=tx, ema_decay=ema_decay)
+    step = functools.partial(train_step, key=jax.random.key(1), **options)
     return state, lambda state, is_bright: step(state, bright if is_bright else dark)
 
 
@@ -94,18 +96,15 @@ def test_the_loss_is_the_mean_over_all_steps_in_time():
     state = initial_state({"params": params, "batch_stats": stats}, tx)
     _, scalars = train_step(state, batch, jax.random.key(1), model=model, tx=tx)
     logits = jax.jit(model.apply)(variables, planes.unpack(batch)["rgb"])
-    losses = [
-        optax.softmax_cross_entropy_with_integer_labels(logits[:, t], batch["label"])
-        for t in range(3)
-    ]
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    losses = [cross_entropy(logits[:, t], batch["label"]) for t in range(3)]
     np.testing.assert_allclose(scalars["loss"], np.mean(losses), rtol=1e-6)
-    np.testing.assert_allclose(
-        scalars["accuracy"], (logits.argmax(-1) == batch["label"][:, None]).mean()
-    )
+    right = logits.argmax(-1) == batch["label"][:, None]
+    np.testing.assert_allclose(scalars["accuracy"], right.mean())
 
 
 def test_two_devices_match_one(float64):
-    # Not in float32: rounding alone flips ReLUs, and gradients of deep layers then differ in the second digit.
+    # In float32 rounding flips ReLUs, and gradients of deep layers differ in the second digit.
     model, tx = SmallNetwork(), optimizers.sgd(lr=0.1)[0]
     rng = np.random.default_rng(0)
     batch = random_clips(rng, 8, 4, 16) | {"label": np.arange(8) % 5}
@@ -134,14 +133,12 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
         assert [float(scalars["skipped_in_a_row"]), float(scalars["skipped"])] == counted[-1]
         same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, before.params)
         assert all(jax.tree.leaves(same)) == is_bright
-        assert all(
-            jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state._replace(validation=None))
-        )
+        leaves = jax.tree.leaves(state._replace(validation=None))
+        assert all(jnp.isfinite(leaf).all() for leaf in leaves)
     assert counted == [[0, 0], [1, 1], [2, 2], [0, 2], [1, 3]]
-    # Steps are steps, also for the learning rate.
-    counts = [
-        leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.integer)
-    ]
+    # A skipped step counts as a step, also for the learning rate.
+    leaves = jax.tree.leaves(state.opt_state)
+    counts = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
     assert int(state.step) == 5 and [int(count) for count in counts] == [5]
 
 
@@ -179,13 +176,8 @@ def test_micro_batches_have_every_clip_once_and_whole_norm_groups():
         if runs == devices:  # A device's clips stay where they are.
             whose = found["number"].reshape(parts, devices, -1) // (24 // devices)
             assert (whose == jnp.arange(devices)[None, :, None]).all()
-    assert [runs_per_micro_batch(24, 2, group, 8) for group in (1, 3, 6, 12, None)] == [
-        4,
-        4,
-        2,
-        1,
-        1,
-    ]
+    runs = [runs_per_micro_batch(24, 2, group, 8) for group in (1, 3, 6, 12, None)]
+    assert runs == [4, 4, 2, 1, 1]
 
 
 def test_dropout_of_a_clip_does_not_depend_on_its_micro_batch():
@@ -209,17 +201,15 @@ def test_remat_changes_neither_variables_nor_gradients(float64):
     video = jax.random.normal(jax.random.key(1), (4, 9, 16, 16, 3))
     found, barriers = [], []
     for remat in (False, True):
-        network = models.build(
-            "i3d", num_classes=3, width=0.05, dropout=0.5, dtype=jnp.float64, remat=remat
-        )
+        options = dict(num_classes=3, width=0.05, dropout=0.5, dtype=jnp.float64)
+        network = models.build("i3d", **options, remat=remat)
         variables = jax.jit(network.init)(jax.random.key(0), video)
 
         def loss(params, network=network, stats=variables["batch_stats"]):
-            rngs = {"dropout": jax.random.key(2)}
             variables = {"params": params, "batch_stats": stats}
-            logits, updates = network.apply(
-                variables, video, train=True, mutable=["batch_stats"], rngs=rngs
-            )
+            rngs = {"dropout": jax.random.key(2)}
+            options = dict(train=True, mutable=["batch_stats"], rngs=rngs)
+            logits, updates = network.apply(variables, video, **options)
             return (logits[..., 1] - 2 * logits[..., 2]).sum(), updates
 
         step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(variables["params"])
