@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
-# Processes that tests start keep no compiled programs: not in the user's cache, and not half-written
-# ones if they are killed.
+# Processes that tests start keep no compiled programs: the user's cache stays as it is, and a process
+# that is killed leaves no half-written one.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax
