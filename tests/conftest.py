@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
-# Processes that tests start keep no compiled programs: the user's cache stays as it is, and a process
-# that is killed leaves no half-written one.
+# Processes that tests start keep no compiled programs: the user's cache stays as it is, and none of
+# them leaves a half-written program when it is killed.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax

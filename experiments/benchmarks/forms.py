@@ -1,10 +1,15 @@
-"""Other exact forms of I3D's layers beside XLA's own: which of them this device runs fastest.
+"""Which exact reformulation of I3D's layers runs fastest on this device.
 
     python experiments/benchmarks/forms.py [--batch 16] [--dtype bfloat16] [--only stem]
 
-The stem, 3x3x3 convolutions, a 1x1x1 convolution with its batch norm, and pools, at the shapes that take most of I3D's time. Prints a
-Markdown table: milliseconds (medians of interleaved rounds) and times as fast as the first form, forward and each gradient, and how
-far a form's output is from the first's. A form that wins belongs in `models/convolution.py` or `models/pooling.py`.
+A form is one of several exact formulations of the same layer. The benchmark compares forms of the
+stem, of 3x3x3 convolutions, of a 1x1x1 convolution with its batch norm, and of pools, at the shapes
+that take most of I3D's time.
+
+Prints a Markdown table. For the forward pass and for each gradient it has milliseconds (medians of
+interleaved rounds) and the speed relative to the first form. The last column is the difference of
+the form's output to the first form's. A form that wins belongs in `models/convolution.py` or
+`models/pooling.py`.
 """
 
 import functools
@@ -24,7 +29,14 @@ from i3d_jax.models import convolution, padding, pooling, toom_cook
 
 
 def taps_as_inputs(x, kernel, stride, to):
-    """Frames of all taps in time side by side in the channels (made up to a multiple of `to`), then a 2-D convolution."""
+    """A 3-D convolution as a 2-D one, whose input channels are the frames of all taps in time.
+
+    Args:
+      x: [B, T, H, W, C].
+      kernel: [T, H, W, C, K].
+      stride: of all three axes.
+      to: input channels are zero-padded to a multiple of this number.
+    """
     taps, frames = kernel.shape[0], -(-x.shape[1] // stride)
     (pads,) = padding.same_pads((x.shape[1],), (taps,), (stride,))
     x = jnp.pad(x, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
@@ -39,29 +51,33 @@ def taps_as_inputs(x, kernel, stride, to):
 
 
 def more_channels(x, kernel, to):
+    """XLA's own 3-D convolution with stride 2, with input channels zero-padded to `to`."""
     more = (0, to - x.shape[-1])
     x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
     return convolution._plain(x, kernel, (2, 2, 2))
 
 
 def normalised(conv: Callable) -> Callable:
-    """A convolution with a test's batch norm and ReLU after it, in float32."""
+    """A convolution, then batch norm of inference and ReLU in float32."""
 
-    def of(x, kernel):
+    def form(x, kernel):
         y = convolution.at_least_float32(conv(x, kernel))
         return nn.relu(y * 1.5 + 0.1).astype(x.dtype)
 
-    return of
+    return form
 
 
 def folded(conv: Callable) -> Callable:
-    """The same with the scale in the kernel: a convolution, a sum and a ReLU, which libraries have as one."""
+    """`normalised` with the scale in the kernel.
 
-    def of(x, kernel):
+    That leaves a convolution, a sum and a ReLU, which libraries have as one operation.
+    """
+
+    def form(x, kernel):
         y = conv(x, (convolution.at_least_float32(kernel) * 1.5).astype(kernel.dtype))
         return nn.relu(y + jnp.asarray(0.1, y.dtype))
 
-    return of
+    return form
 
 
 ONCE, TWICE = (functools.partial(convolution._plain, strides=(n, n, n)) for n in (1, 2))
@@ -89,14 +105,19 @@ ONE = {
 
 
 def pools(window: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Callable]:
-    """Of a video."""
+    """Forms of a max-pool of a video.
+
+    Args:
+      window: in time, height and width.
+      strides: in time, height and width.
+    """
     return {
         "XLA's": lambda x: nn.max_pool(x, window, strides, "SAME"),
         "by axis": lambda x: pooling._max_by_axis(x, window, strides),
     }
 
 
-# Kind, forms, frames, pixels, channels; of a convolution its window and outputs.
+# Kind of layer, forms, frames, pixels, channels; for a convolution also its window and outputs.
 TASKS: tuple[tuple, ...] = (
     ("stem", STEM, 64, 224, 3, (7, 7, 7), 64),
     ("3x3x3", THREE, 32, 56, 64, (3, 3, 3), 192),
@@ -111,14 +132,20 @@ TASKS: tuple[tuple, ...] = (
 
 
 def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dict[str, Callable]:
-    """A form's output, and the gradients that training takes of it, as functions that return when they are done."""
+    """A form's forward pass and its gradients, as functions that return when they are done.
+
+    Args:
+      form: of a layer.
+      arguments: the input, and the kernel if the layer has one.
+      kind: of layer; the stem has no gradient of its input.
+    """
     compiled = functools.partial(jax.jit, compiler_options=models.compiler_options())
     grad = compiled(form)(*arguments)
     wanted = {"of x": 0, "of the kernel": 1} if len(arguments) == 2 else {"of x": 0}
-    if kind == "stem":  # Nobody asks for a video's gradient.
+    if kind == "stem":  # Training needs no gradient of the video.
         del wanted["of x"]
 
-    # What a forward pass keeps for it is not found anew.
+    # The forward pass is computed once; only the gradients are measured.
     pull = compiled(lambda *arguments: jax.vjp(form, *arguments)[1])(*arguments)
 
     def gradient(of: int, pull, grad):
@@ -126,13 +153,23 @@ def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dic
 
     made = {"forward": functools.partial(model.done, compiled(form), *arguments)}
     for name, of in wanted.items():
-        made[name] = functools.partial(
-            model.done, compiled(functools.partial(gradient, of)), pull, grad
-        )
+        backward = compiled(functools.partial(gradient, of))
+        made[name] = functools.partial(model.done, backward, pull, grad)
     return made
 
 
 def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str, list[str]], dict]:
+    """Measures all forms of a layer.
+
+    Args:
+      task: one of TASKS.
+      batch: clips.
+      dtype: of input and kernel.
+      rounds: number of measurements.
+
+    Returns:
+      rows of the table; the results.
+    """
     kind, forms, frames, size, inputs, *kernel = task
     rng = np.random.default_rng(0)
 
@@ -154,13 +191,11 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
     for name, each in made.items():
         apart = model.difference(np.asarray(each["forward"](), np.float32), wanted)
         result["forward"][name]["difference"] = apart
-        of = [
-            result[what][name] if what in result else None
-            for what in ("forward", "of x", "of the kernel")
-        ]
-        cells = [
-            f"{1e3 * one['seconds']:.3f} ({one['times_as_fast']:.2f}x)" if one else "" for one in of
-        ]
+        cells = []
+        for what in ("forward", "of x", "of the kernel"):
+            one = result[what][name] if what in result else None
+            ms = f"{1e3 * one['seconds']:.3f} ({one['times_as_fast']:.2f}x)" if one else ""
+            cells.append(ms)
         rows[f"{clips}: {name}"] = [*cells, f"{apart:.1e}"]
     return rows, {clips: result}
 
@@ -168,36 +203,22 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=cli.positive, default=16, help="clips (default: 16)")
-    parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16"
-    )
-    parser.add_argument(
-        "--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer"
-    )
+    dtypes, kinds = ("bfloat16", "float32"), sorted({kind for kind, *_ in TASKS})
+    parser.add_argument("--dtype", choices=dtypes, default="bfloat16", help="default: bfloat16")
+    parser.add_argument("--only", choices=kinds, help="kind of layer (default: all)")
     flags = parser.parse_args()
     rows, result = {}, {}
     for task in TASKS:
         if flags.only in (None, task[0]):
             of_task, its_result = measured(task, flags.batch, flags.dtype, flags.rounds)
             rows, result = rows | of_task, result | its_result
-            print(
-                "\n".join(f"{name}: {' | '.join(cells)}" for name, cells in of_task.items()),
-                flush=True,
-            )
-    heads = [
-        "",
-        "forward, ms",
-        "gradient of x",
-        "gradient of the kernel",
-        "difference, of the greatest",
-    ]
+            for name, cells in of_task.items():
+                print(f"{name}: {' | '.join(cells)}", flush=True)
+    gradients = "gradient of x", "gradient of the kernel"
+    heads = ["", "forward, ms", *gradients, "difference, relative to the greatest"]
     about = harness.about("jax", "jaxlib") | {"device": jax.devices()[0].device_kind}
-    harness.report(
-        f"{flags.dtype}\n\n{harness.table(rows, heads)}",
-        {"dtype": flags.dtype} | result,
-        about,
-        flags.json,
-    )
+    text = f"{flags.dtype}\n\n{harness.table(rows, heads)}"
+    harness.report(text, {"dtype": flags.dtype} | result, about, flags.json)
 
 
 if __name__ == "__main__":

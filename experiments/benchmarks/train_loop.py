@@ -1,13 +1,13 @@
 """What training costs beside the steps themselves: logging, saving, waiting for clips.
 
-    python experiments/benchmarks/train_loop.py --config configs/moving_shapes.py:i3d --data-dir runs/data
+    python experiments/benchmarks/train_loop.py \\
+        --config configs/moving_shapes.py:i3d --data-dir runs/data
 
-Runs a config from random weights, at its settings ("all"), and with nothing logged or saved on the way ("bare"), in turn, and
-measures 100 steps of each; and, in "all", how long the loop was at each of them while no step was running. Prints a Markdown table,
-and JSON to --json.
+Trains with a config from random weights, in turn with its own settings ("all") and without logging
+and saving ("bare"), and measures 100 steps of each. For "all" it also measures the time that the
+loop spends on each part while no step is running. Prints a Markdown table.
 """
 
-import importlib.util
 import statistics
 import tempfile
 import time
@@ -18,30 +18,33 @@ import harness
 import jax
 
 from i3d_jax.datasets import pipeline
-from i3d_jax.training import checkpoints, logs, loop
+from i3d_jax.training import checkpoints, config_files, logs, loop
 
 STEPS = 100
-FIRST = 3  # The steps before are compiled in.
-
-
-def configured(path: str) -> dict:
-    file, _, run = path.partition(":")
-    spec = importlib.util.spec_from_file_location("config", file)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return (module.get_config(run) if run else module.get_config()).to_dict()
+FIRST = 3  # The first step that is measured; those before it compile.
 
 
 class Timers:
-    """Seconds spent in methods, by name, between the first step that counts and the last."""
+    """Times methods during the measured steps.
+
+    Attributes:
+      seconds: spent in methods, by name.
+      asked: when the loop asked for each batch.
+    """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
         self.asked: list[float] = []
 
     def around(self, owner: type, method: str, name: str, clock: Callable[[Any], float]) -> None:
-        """Has the calls of a method take what `clock` of its object goes on by meanwhile."""
+        """Wraps a method so that its calls are timed.
+
+        Args:
+          owner: its class.
+          method: its name.
+          name: under which its seconds are summed.
+          clock: function of the object that returns seconds.
+        """
         function = getattr(owner, method)
 
         def timed(self_, *args, **options):
@@ -55,7 +58,15 @@ class Timers:
 
 
 def measure(config: dict, timers: Timers) -> tuple[float, dict[str, float]]:
-    """Seconds per step, and of them those spent in each of what is timed."""
+    """Trains once.
+
+    Args:
+      config: arguments of `loop.train`.
+      timers: that wrap the timed methods.
+
+    Returns:
+      seconds per step; of these the seconds in each timed method.
+    """
     timers.seconds, timers.asked = {}, []
     with tempfile.TemporaryDirectory() as folder:
         loop.train(folder, **config)
@@ -65,29 +76,29 @@ def measure(config: dict, timers: Timers) -> tuple[float, dict[str, float]]:
 
 def main() -> None:
     parser = harness.parser(__doc__, rounds=3)
-    parser.add_argument("--config", default="configs/moving_shapes.py:i3d")
-    parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
+    parser.add_argument(
+        "--config",
+        default="configs/moving_shapes.py:i3d",
+        help="as python -m i3d_jax.main takes it (default: configs/moving_shapes.py:i3d)",
+    )
+    parser.add_argument("--data-dir", help="folder of prepared data sets (default: that of TFDS)")
     flags = parser.parse_args()
-    config = configured(flags.config)
-    # Without what is not a step: a network of images first, and the test of all videos at the end.
+    config = config_files.load(flags.config).to_dict()
+    # Only steps are measured: no pretraining, and at the end a test of few videos.
     config |= dict(
         steps=FIRST + STEPS + 1, init_from=None, pretrain=None, test_split="validation[:32]"
     )
     config["dataset"]["data_dir"] = flags.data_dir
     timers = Timers()
-    timers.around(
-        logs.Clock, "next", "waiting for clips, no step running", lambda clock: clock.waited
-    )
-    timers.around(
-        logs.Clock,
-        "next",
-        "fetching clips, most of it during a step",
-        lambda _: time.perf_counter(),
-    )
-    timers.around(logs.Log, "__call__", "logging, no step running", lambda _: time.perf_counter())
-    timers.around(
-        checkpoints.Checkpoints, "save", "saving, no step running", lambda _: time.perf_counter()
-    )
+
+    def now(_: Any) -> float:
+        return time.perf_counter()
+
+    waiting, fetching = "waiting for clips, no step running", "fetching clips, mostly during a step"
+    timers.around(logs.Clock, "next", waiting, lambda clock: clock.waited)
+    timers.around(logs.Clock, "next", fetching, now)
+    timers.around(logs.Log, "__call__", "logging, no step running", now)
+    timers.around(checkpoints.Checkpoints, "save", "saving, no step running", now)
     batches = pipeline.train_batches
 
     def counted(*args, **options):
@@ -103,26 +114,21 @@ def main() -> None:
         for _ in range(flags.rounds):
             for name, each in (("all", config), ("bare", quiet)):
                 found[name].append(measure(each, timers))
-    steps = {
-        name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()
-    }
-    parts = {
-        name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]
-    }
-    ratios = [
-        with_all / bare
-        for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)
-    ]
-    rows = {
-        name: [f"{seconds * 1e3:.2f}", f"{seconds / steps['all']:.2%}"]
-        for name, seconds in parts.items()
-    }
+    steps, parts, rows = {}, {}, {}
+    for name, rounds in found.items():
+        steps[name] = statistics.median(seconds for seconds, _ in rounds)
+    pairs = zip(found["all"], found["bare"], strict=True)
+    ratios = [with_all / bare for (with_all, _), (bare, _) in pairs]
+    for name in found["all"][0][1]:
+        parts[name] = statistics.median(of[name] for _, of in found["all"])
+        rows[name] = [f"{parts[name] * 1e3:.2f}", f"{parts[name] / steps['all']:.2%}"]
     rows |= {"the whole": [f"{steps['all'] * 1e3:.1f}", ""]}
     rows |= {"the whole, without logging and saving": [f"{steps['bare'] * 1e3:.1f}", ""]}
+    ratio = f"{statistics.median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})"
     text = (
-        f"{harness.table(rows, ['of a step', 'ms', 'share'])}\n\nWith logging and saving, a step takes "
-        f"{statistics.median(ratios):.3f} times as long ({min(ratios):.3f} to {max(ratios):.3f}). {flags.config}, {STEPS} steps, "
-        f"medians of {flags.rounds} rounds."
+        f"{harness.table(rows, ['of a step', 'ms', 'share'])}\n\n"
+        f"With logging and saving, a step takes {ratio} as long. "
+        f"{flags.config}, {STEPS} steps, medians of {flags.rounds} rounds."
     )
     about = harness.about("jax", "flax", "orbax-checkpoint", "grain")
     harness.report(text, {"steps": steps, "parts": parts, "ratios": ratios}, about, flags.json)
