@@ -1,18 +1,22 @@
-"""Forward passes and training steps: ours, XLA's plain form, and PyTorch's, in turns in one run.
+"""Times forward passes and training steps: ours, XLA's plain form and PyTorch's, in turns.
 
     python experiments/benchmarks/model.py forward
     python experiments/benchmarks/model.py train --frames 16 --batch 2
     python experiments/benchmarks/model.py forward --model all
-    python experiments/benchmarks/model.py train --batch 16 --forms "ours, bfloat16" "PyTorch, bfloat16, channels last, compiled"
+    python experiments/benchmarks/model.py train --batch 16 \\
+        --forms "ours, bfloat16" "PyTorch, bfloat16, channels last, compiled"
 
-PyTorch takes part where it is installed (extra `benchmark`): the networks of `torch_zoo.py`, contiguous and channels-last, float32 and,
-where the hardware has it, under bfloat16 autocast; on an accelerator also as torch.compile makes them. --forms names others to take part.
-Prints a Markdown table: seconds (median and spread over the rounds), times as fast as PyTorch's best float32, multiply-adds per second
-as a share of a large matrix product's in the same run, temporary memory, and how long tracing and compiling take, the first time and
-with the program in JAX's cache.
+PyTorch takes part if it is installed (extra `benchmark`), with the networks of `torch_zoo.py`:
+contiguous and channels-last, in float32 and, if the hardware has it, under bfloat16 autocast; on an
+accelerator also with torch.compile. --forms selects other variants.
 
-With `--model all` one row for each network of the zoo on its training clip of the paper: ours (float32, or the first of --forms) and
-PyTorch's best form.
+Prints a Markdown table with seconds (median and spread over the rounds); the speed relative to
+PyTorch's best float32 form; multiply-adds per second as a share of those of a large matrix product
+in the same run; temporary memory; and the time of tracing and compiling, the first time and with
+the program in JAX's cache.
+
+With `--model all` the table has one row per network, on its training clip of the paper: ours
+(float32, or the first of --forms) and PyTorch's best form.
 """
 
 import contextlib
@@ -38,20 +42,24 @@ from i3d_jax.training import optimizers
 from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
-TRAINING = 3  # Forward passes that a step's arithmetic is.
-BATCHES = {
-    "inception": 16,
-    "convnet_lstm": 2,
-    "c3d": 4,
-    "two_stream": 8,
-    "fused_two_stream": 2,
-}  # Of the others 1.
+TRAINING = 3  # A training step has the multiply-adds of so many forward passes.
+# Default batch sizes; those of other networks are 1.
+BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}
 COMPILING = "compiling; from the cache"
 
 
 @dataclasses.dataclass
 class Task:
-    """What is measured: a network, its clips, and what is done with them."""
+    """A forward pass or a training step of a network.
+
+    Attributes:
+      model: name of the network.
+      batch: clips.
+      frames: of a clip, by stream.
+      size: pixels.
+      train: whether it is a training step.
+      classes: number of classes.
+    """
 
     model: str
     batch: int
@@ -61,47 +69,41 @@ class Task:
     classes: int = 400
 
     def streams(self) -> dict[str, np.ndarray]:
-        """Noise, f32 [B, T, H, W, C] in [-1, 1]."""
-        rng = np.random.default_rng(0)
-        return {
-            stream: 2
-            * rng.random(
-                (self.batch, frames, self.size, self.size, models.CHANNELS[stream]), np.float32
-            )
-            - 1
-            for stream, frames in self.frames.items()
-        }
+        """Clips of noise by stream, f32 [B, T, H, W, C] in [-1, 1]."""
+        rng, clips = np.random.default_rng(0), {}
+        for stream, frames in self.frames.items():
+            shape = self.batch, frames, self.size, self.size, models.CHANNELS[stream]
+            clips[stream] = 2 * rng.random(shape, np.float32) - 1
+        return clips
 
     def packed(self) -> dict[str, np.ndarray]:
-        """Noise as training's clips are."""
-        rng = np.random.default_rng(0)
-        return {
-            stream: rng.integers(
-                0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size)), np.uint8
-            )
-            for stream, frames in self.frames.items()
-        } | {
+        """A batch of noise in the form of `pipeline.train_batches`."""
+        rng, batch = np.random.default_rng(0), {}
+        for stream, frames in self.frames.items():
+            shape = self.batch, frames, *planes.packed_shape(stream, self.size)
+            batch[stream] = rng.integers(0, 255, shape, np.uint8)
+        return batch | {
             "corner": np.zeros((self.batch, 2), np.int32),
             "mirrored": np.zeros(self.batch, bool),
             "label": np.arange(self.batch, dtype=np.int32),
         }
 
     def build(self, **options: Any) -> models.Network:
+        """Builds the network; takes options of `models.build`."""
         return models.build(self.model, num_classes=self.classes, **options)
 
     @property
     def variables(self) -> Any:
-        """The same for all variants."""
-        # Convolutions take any size, and a small one is initialised sooner.
+        """The variables, which all variants share."""
+        # Variables of convolutions do not depend on the size, and small clips take less time.
         return _variables(self.model, self.classes, self.size if self.model == "c3d" else 32)
 
     def work(self) -> float:
-        """Multiply-adds of the plain form."""
+        """The number of multiply-adds of the plain form."""
         clips = {stream: (frames, 1) for stream, frames in self.frames.items()}
         example = models.input_shapes(clips, self.size, self.batch)
-        return multiply_adds(self.build().apply, self.variables, example) * (
-            TRAINING if self.train else 1
-        )
+        forward = multiply_adds(self.build().apply, self.variables, example)
+        return forward * (TRAINING if self.train else 1)
 
     def __str__(self) -> str:
         clips = " + ".join(f"{frames} {stream}" for stream, frames in self.frames.items())
@@ -115,7 +117,7 @@ def _variables(model: str, classes: int, size: int) -> Any:
     return jax.jit(models.build(model, num_classes=classes).init)(jax.random.key(0), zeros)
 
 
-PLAIN = "plain XLA, float32"  # Layers computed, and gone back through, as XLA and JAX do it by themselves.
+PLAIN = "plain XLA, float32"  # Layers and gradients as XLA and JAX compute them by themselves.
 OURS = {
     "ours, float32": {},
     "ours, bfloat16": {"dtype": "bfloat16"},
@@ -132,38 +134,52 @@ THEIRS = {
 
 
 def of_ours(task: Task, name: str, about: dict) -> Callable:
-    """One of OURS, as a function that returns when it is done; what compiling it took, and what it takes, goes into `about`."""
+    """A variant of this package.
+
+    Args:
+      task: what to measure.
+      name: one of OURS.
+      about: gets the figures of `compiled`.
+
+    Returns:
+      a function that returns when it is done.
+    """
     options = models.compiler_options() if name != PLAIN else None
     network = task.build(**OURS[name])
     with models.forms_of("plain") if name == PLAIN else contextlib.nullcontext():
         if not task.train:
+            # A new function, so that JAX does not reuse what it traced for another variant.
+            def forward(variables, video):
+                return network.apply(variables, video)
+
             streams = models.as_network_input(task.streams())
-            # A function of its own: what was traced of another is not taken again.
             arguments = task.variables, jax.device_put(streams)
-            apply = compiled(
-                lambda variables, video: network.apply(variables, video), arguments, about, options
-            )
+            apply = compiled(forward, arguments, about, options)
             return functools.partial(done, apply, *arguments)
         tx, _ = optimizers.sgd(lr=1e-6)
-        state, key, clips = (
-            initial_state(task.variables, tx),
-            jax.random.key(1),
-            jax.device_put(task.packed()),
-        )
+        # A copy, since the step donates its buffers and all variants share the variables.
+        state = jax.tree.map(jnp.copy, initial_state(task.variables, tx))
+        clips, key = jax.device_put(task.packed()), jax.random.key(1)
         step = functools.partial(train_step, model=network, tx=tx)
-        # Its buffers are donated, and the variables are for all.
-        state = jax.tree.map(jnp.copy, state)
-        return _Steps(
-            compiled(step, (state, clips, key), about, options, donate_argnums=0), state, clips, key
-        )
+        update = compiled(step, (state, clips, key), about, options, donate_argnums=0)
+        return _Steps(update, state, clips, key)
 
 
 def compiled(
     function: Callable, arguments: tuple, about: dict, options: dict | None = None, **jit: Any
 ) -> Callable:
-    """A function compiled for arguments, as a process has it that is not the first: from the cache.
+    """Compiles a function twice: first with an empty cache, then with the program in JAX's cache.
 
-    Into `about` goes what tracing and compiling took, the first time and then, and the temporary memory.
+    Args:
+      function: to compile.
+      arguments: its arguments, or their shapes.
+      about: gets "compile" and "warm_start", the seconds of tracing and compiling the first and the
+        second time, and "megabytes" of temporary memory.
+      options: of the compiler.
+      jit: options of `jax.jit`.
+
+    Returns:
+      the program from the cache.
     """
     settings = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = [jax.config.values[name] for name in settings]
@@ -185,7 +201,14 @@ def compiled(
 
 
 class _Steps:
-    """Takes a step at every call."""
+    """A function that takes one training step at each call.
+
+    Args:
+      update: the compiled step.
+      state: the first one.
+      clips: of every step.
+      key: of every step.
+    """
 
     def __init__(self, update: Callable, state: Any, clips: Any, key: jax.Array):
         self.update, self.state, self.clips, self.key = update, state, clips, key
@@ -196,6 +219,7 @@ class _Steps:
 
 
 def done(function: Callable, *arguments: Any) -> Any:
+    """Calls a function and waits until its result is computed."""
     return jax.block_until_ready(function(*arguments))
 
 
@@ -204,21 +228,32 @@ def torch_is_here() -> bool:
 
 
 def their_forms() -> list[str]:
-    """Those of THEIRS that take part unasked; on a CPU, torch.compile takes minutes and gains nothing."""
+    """The names of THEIRS that take part by default.
+
+    On a CPU torch.compile is left out: it takes minutes and gains nothing.
+    """
     if not torch_is_here():
         return []
     import torch_zoo
 
-    return [
-        name
-        for name, form in THEIRS.items()
-        if (torch_zoo.has_bfloat16() or not form.get("half"))
-        and (torch_zoo.DEVICE != "cpu" or not form.get("compiled"))
-    ]
+    found = []
+    for name, form in THEIRS.items():
+        half, compiled = form.get("half"), form.get("compiled")
+        if (torch_zoo.has_bfloat16() or not half) and (torch_zoo.DEVICE != "cpu" or not compiled):
+            found.append(name)
+    return found
 
 
 def of_torch(task: Task, name: str) -> Callable:
-    """One of THEIRS, as a function that returns when it is done."""
+    """A variant of PyTorch.
+
+    Args:
+      task: what to measure.
+      name: one of THEIRS.
+
+    Returns:
+      a function that returns when it is done.
+    """
     import torch
     import torch_zoo
 
@@ -230,12 +265,10 @@ def of_torch(task: Task, name: str) -> Callable:
         for parameter in network.parameters():
             if parameter.ndim in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    clips = [
-        torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)
-        for frames in task.streams().values()
-    ]
-    layout = torch.channels_last_3d if last else torch.contiguous_format
-    clips = [clip.contiguous(memory_format=layout) for clip in clips]
+    layout, clips = torch.channels_last_3d if last else torch.contiguous_format, []
+    for frames in task.streams().values():
+        clip = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)
+        clips.append(clip.contiguous(memory_format=layout))
     label = torch.arange(task.batch, device=torch_zoo.DEVICE)
     autocast = functools.partial(torch.autocast, torch_zoo.DEVICE, torch.bfloat16, enabled=half)
     optimizer = torch.optim.SGD(network.parameters(), 1e-6, momentum=0.9, weight_decay=1e-7)
@@ -244,7 +277,7 @@ def of_torch(task: Task, name: str) -> Callable:
     def forward():
         with torch.no_grad(), autocast():
             logits = network(*clips)
-        return logits.float().cpu().numpy()  # Which waits for it.
+        return logits.float().cpu().numpy()  # This waits for the device.
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -261,7 +294,10 @@ def of_torch(task: Task, name: str) -> Callable:
 
 @functools.cache
 def products() -> tuple[int, int]:
-    """Of how large square matrices how many products are the measure: so many that starting them takes no share of their time."""
+    """The matrix products that speeds are compared with: (side of a matrix, number of products).
+
+    They take so long that the time of starting them does not count.
+    """
     return (4096, 1) if jax.default_backend() == "cpu" else (8192, 10)
 
 
@@ -271,26 +307,36 @@ def multiply_adds_of_products() -> int:
 
 
 def peak(dtype: Any) -> Callable:
-    """Large matrix products, one of another, of noise: of ones or zeros some devices take less time."""
+    """A function that computes the products of `products`, each from the one before.
+
+    The matrices are noise, since some devices multiply ones or zeros faster.
+
+    Args:
+      dtype: of the matrices.
+    """
     side, number = products()
-    # Which neither grow nor vanish.
-    a = math.sqrt(3 / side) * jax.random.uniform(
-        jax.random.key(0), (side, side), jnp.float32, -1, 1
-    )
-    a = a.astype(dtype)
+    noise = jax.random.uniform(jax.random.key(0), (side, side), jnp.float32, -1, 1)
+    # With this scale products neither grow nor vanish.
+    a = (math.sqrt(3 / side) * noise).astype(dtype)
 
     def multiplied(a):
-        return functools.reduce(
-            lambda product, _: convolution.conv(product, a, ()), range(number), a
-        )
+        product = a
+        for _ in range(number):
+            product = convolution.conv(product, a, ())
+        return product
 
-    return functools.partial(
-        done, jax.jit(multiplied, compiler_options=models.compiler_options()), a
-    )
+    program = jax.jit(multiplied, compiler_options=models.compiler_options())
+    return functools.partial(done, program, a)
 
 
 def peer(seconds: dict[str, list[float]]) -> str:
-    """What all are compared with: PyTorch's best form, in float32 if it is there, or the first of ours."""
+    """The name of the variant that all are compared with.
+
+    It is PyTorch's fastest float32 form, otherwise PyTorch's fastest, otherwise the first of ours.
+
+    Args:
+      seconds: result of `harness.interleaved`.
+    """
     theirs = [name for name in seconds if name in THEIRS]
     first = next(iter(seconds))
     theirs = [name for name in theirs if "float32" in name] or theirs or [first]
@@ -299,29 +345,36 @@ def peer(seconds: dict[str, list[float]]) -> str:
 
 
 def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
-    """All forms of one network."""
+    """Measures variants of one network.
+
+    Args:
+      task: what to measure.
+      forms: names of OURS and THEIRS.
+      rounds: number of measurements.
+
+    Returns:
+      the text to print; the results.
+    """
     found: dict[str, dict] = {name: {} for name in forms}
-    variants = {
-        name: of_ours(task, name, found[name]) if name in OURS else of_torch(task, name)
-        for name in forms
-    }
+    variants: dict[str, Callable] = {}
+    for name in forms:
+        ours = name in OURS
+        variants[name] = of_ours(task, name, found[name]) if ours else of_torch(task, name)
     wanted = PLAIN if PLAIN in forms else forms[0]
     if not task.train:
         logits = {name: np.asarray(variants[name]()) for name in forms}
         for name, each in found.items():
             each["difference"] = difference(logits[name], logits[wanted])
-    variants |= {
-        "matrix products, float32": peak(jnp.float32),
-        "matrix products, bfloat16": peak(jnp.bfloat16),
-    }
+    for dtype in "float32", "bfloat16":
+        variants[f"matrix products, {dtype}"] = peak(dtype)
     seconds = harness.interleaved(variants, rounds)
     than, work = peer(seconds), task.work()
     result = harness.summary(seconds, than)
     rows = {}
     for name, about in found.items():
         each = result[name] | about
-        half = "bfloat16" if "bfloat16" in name else "float32"
-        most = multiply_adds_of_products() / result[f"matrix products, {half}"]["seconds"]
+        dtype = "bfloat16" if "bfloat16" in name else "float32"
+        most = multiply_adds_of_products() / result[f"matrix products, {dtype}"]["seconds"]
         rows[name] = [
             harness.spread(each),
             f"{each['times_as_fast']:.2f}x",
@@ -330,40 +383,41 @@ def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
             compile_time(each),
             *([f"{each['difference']:.1e}"] if "difference" in each else []),
         ]
-    heads = [
-        "",
-        "seconds",
-        f"as fast as {than}",
-        "of a matrix product's speed",
-        "temporary memory",
-        COMPILING,
-    ]
-    heads += [] if task.train else [f"difference to {wanted}'s, of the greatest logit"]
-    variants = {name: result[name] | found.get(name, {}) for name in result}
-    return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": variants}
+    heads = ["", "seconds", f"as fast as {than}", "of a matrix product's speed"]
+    heads += ["temporary memory", COMPILING]
+    if not task.train:
+        heads += [f"difference to {wanted}, relative to the greatest logit"]
+    figures = {name: result[name] | found.get(name, {}) for name in result}
+    return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": figures}
 
 
 def zoo(
     train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int
 ) -> tuple[str, dict]:
-    """The first form of ours and PyTorch's best, of every network."""
+    """Measures every network: the first of our variants, and PyTorch's best.
+
+    Args:
+      train: whether training steps are measured.
+      clips: returns the task of a network.
+      forms: names of OURS and THEIRS.
+      rounds: number of measurements.
+
+    Returns:
+      the table; the results.
+    """
     rows, result = {}, {}
     theirs = [name for name in forms if name in THEIRS]
     mine, *_ = [name for name in forms if name in OURS]
     for model in models.MODELS:
         task, about = clips(model), {}
-        variants = {mine: of_ours(task, mine, about)} | {
-            name: of_torch(task, name) for name in theirs
-        }
+        variants = {mine: of_ours(task, mine, about)}
+        variants |= {name: of_torch(task, name) for name in theirs}
         if not train and theirs:
             about["difference"] = difference(variants[theirs[0]](), np.asarray(variants[mine]()))
         seconds = harness.interleaved(variants, rounds)
         than = peer(seconds)
-        result[model] = each = harness.summary(seconds, than) | {
-            "task": str(task),
-            "about": about,
-            "best": than,
-        }
+        each = harness.summary(seconds, than) | dict(task=str(task), about=about, best=than)
+        result[model] = each
         rows[model] = [
             str(task),
             harness.spread(each[mine]),
@@ -375,28 +429,29 @@ def zoo(
         ]
         print(f"{model}: {' | '.join(rows[model])}", flush=True)
     heads = ["", "clips", "seconds", "PyTorch's", "as fast", "temporary memory", COMPILING]
-    return harness.table(
-        rows, heads if train else [*heads, "difference of logits, of the greatest"]
-    ), result
+    if not train:
+        heads += ["difference of logits, relative to the greatest"]
+    return harness.table(rows, heads), result
 
 
 def compile_time(about: dict) -> str:
+    """The cell of the column COMPILING."""
     return f"{about['compile']:.1f}, {about['warm_start']:.1f} s" if "compile" in about else ""
 
 
 def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
+    """The greatest difference, relative to the greatest wanted value."""
     return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("what", choices=("forward", "train"))
+    steps, networks = ("forward", "train"), (*models.MODELS, "all")
+    parser.add_argument("what", choices=steps, help="forward passes or training steps")
+    parser.add_argument("--model", default="i3d", choices=networks, help="network (default: i3d)")
+    parser.add_argument("--batch", type=cli.positive, help="clips (default: 1 to 16, by network)")
     parser.add_argument(
-        "--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d"
-    )
-    parser.add_argument("--batch", type=cli.positive, help="clips (default: 1, of small ones more)")
-    parser.add_argument(
-        "--frames", type=cli.positive, help="of a network of one stream (default: the paper's)"
+        "--frames", type=cli.positive, help="for networks of one stream (default: the paper's)"
     )
     parser.add_argument("--size", type=cli.positive, help="pixels (default: the paper's)")
     parser.add_argument(
@@ -404,7 +459,7 @@ def main() -> None:
         nargs="+",
         choices=(*OURS, *THEIRS),
         metavar="FORM",
-        help=f"of {'; '.join((*OURS, *THEIRS))}",
+        help=f"variants: {'; '.join((*OURS, *THEIRS))}",
     )
     flags = parser.parse_args()
 
@@ -420,24 +475,21 @@ def main() -> None:
         if any(name in THEIRS for name in flags.forms or ()):
             parser.error("--forms: PyTorch is not installed")
         print("PyTorch is not installed and does not take part")
-    # Nothing is computed again where there is no backward pass.
-    forms = [
-        name for name, options in OURS.items() if flags.what == "train" or not options.get("remat")
-    ]
+    train = flags.what == "train"
+    # Rematerialization changes the backward pass only.
+    forms = [name for name, options in OURS.items() if train or not options.get("remat")]
     forms += their_forms()
     if flags.model == "all":
         forms = flags.forms or [name for name in forms if "float32" in name]
         if not any(name in OURS for name in forms):
-            parser.error("--forms: one of ours takes part with --model all")
-        text, result = zoo(flags.what == "train", task, forms, flags.rounds)
+            parser.error("--forms: --model all needs one of ours")
+        text, result = zoo(train, task, forms, flags.rounds)
     else:
         text, result = one(task(flags.model), flags.forms or forms, flags.rounds)
-    about = harness.about("jax", "jaxlib", "flax", "torch") | {
-        "device": jax.devices()[0].device_kind
-    }
-    harness.report(
-        f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json
-    )
+    device = {"device": jax.devices()[0].device_kind}
+    about = harness.about("jax", "jaxlib", "flax", "torch") | device
+    text = f"{flags.what}, {flags.model}\n\n{text}"
+    harness.report(text, {"what": flags.what} | result, about, flags.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The zoo as PyTorch ports write it: the peers of the benchmarks, from the same tables as ours.
+"""The networks in PyTorch, which the benchmarks compare with, from the same tables as ours.
 
-Convolution, batch norm, ReLU; TensorFlow's SAME padding by F.pad before every convolution and pool, as in piergiaj/pytorch-i3d.
-Modules are called what our variables are, so that `load` can give them ours. Videos are [B, C, T, H, W].
+They are written as PyTorch ports usually are: convolution, batch norm, ReLU, and TensorFlow's SAME
+padding by F.pad before every convolution and pool, as in piergiaj/pytorch-i3d. Modules have the
+names of our variables, so that `load` can copy these. Videos are [B, C, T, H, W].
 """
 
 from typing import Any
@@ -19,26 +20,33 @@ POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-torch.backends.cudnn.benchmark = True  # The fastest of the library's convolutions, as XLA takes it.
+torch.backends.cudnn.benchmark = True  # cuDNN takes its fastest convolution, as with XLA.
 
 
 def finish() -> None:
-    """Waits until the device has done what it was told."""
+    """Waits until the device has finished."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
 def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    """TensorFlow's SAME padding with zeros, in plain Python, which torch.compile can trace.
+
+    Args:
+      x: [B, C, ...].
+      window: of the following convolution or pool.
+      strides: of the following convolution or pool.
+    """
     pads: list[int] = []
-    for size, taps, stride in zip(
-        x.shape[2:], window, strides
-    ):  # In plain Python: torch.compile follows it.
+    for size, taps, stride in zip(x.shape[2:], window, strides):
         total = max((-(-size // stride) - 1) * stride + taps - size, 0)
-        pads = [total // 2, total - total // 2, *pads]  # F.pad has the last axis first.
+        pads = [total // 2, total - total // 2, *pads]  # F.pad takes the last axis first.
     return F.pad(x, pads) if any(pads) else x
 
 
 class Unit(nn.Module):
+    """Convolution, or without a window a dense layer, then batch norm and ReLU."""
+
     def __init__(
         self, inputs: int, outputs: int, window: tuple[int, ...] = (), strides: tuple[int, ...] = ()
     ):
@@ -56,18 +64,21 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
+    """Max-pool with SAME padding."""
+
     def __init__(self, window: tuple[int, ...], strides: tuple[int, ...]):
         super().__init__()
         self.window, self.strides = window, strides
 
     def forward(self, x):
-        # What comes before is a ReLU: zeros never win.
-        return POOLS[len(self.window)](
-            padded(x, self.window, self.strides), self.window, self.strides
-        )
+        # The input comes from a ReLU, so padded zeros never change the maximum.
+        x = padded(x, self.window, self.strides)
+        return POOLS[len(self.window)](x, self.window, self.strides)
 
 
 class Mixed(nn.Module):
+    """Inception's block of four branches."""
+
     def __init__(self, inputs: int, channels: tuple[int, ...], dims: int):
         super().__init__()
         c0, c1a, c1b, c2a, c2b, c3 = channels
@@ -78,13 +89,18 @@ class Mixed(nn.Module):
         self.pool, self.b3 = Pool(three, one), Unit(inputs, c3, one, one)
 
     def forward(self, x):
-        return torch.cat(
-            [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3(self.pool(x))], 1
-        )
+        b0, b1, b2 = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x))
+        return torch.cat([b0, b1, b2, self.b3(self.pool(x))], 1)
 
 
 class Body(nn.Module):
-    """The layers of a table, in `dims` dimensions."""
+    """The layers of a table.
+
+    Args:
+      table: as `inception.LAYERS`.
+      channels: of the input.
+      dims: dimensions; 2 drops time.
+    """
 
     def __init__(self, table: tuple[tuple, ...], channels: int, dims: int):
         super().__init__()
@@ -109,7 +125,14 @@ class Body(nn.Module):
 
 
 class Inception(Body):
-    """Logits [B, K]; without classes features [B, T, C], and without `average` the last layer's activations."""
+    """Inception-v1 in 2 dimensions, I3D in 3. Returns logits [B, K].
+
+    Args:
+      num_classes: None: returns features [B, T, C].
+      channels: of the input.
+      dims: dimensions.
+      average: False: returns the activations before the average pool.
+    """
 
     def __init__(
         self, num_classes: int | None, channels: int = 3, dims: int = 3, average: bool = True
@@ -117,9 +140,7 @@ class Inception(Body):
         super().__init__(inception.LAYERS, channels, dims)
         self.dims, self.average = dims, average
         self.dropout = nn.Dropout(0.5)
-        self.Logits = (
-            CONVS[dims](self.channels, num_classes, 1) if num_classes is not None else None
-        )
+        self.Logits = None if num_classes is None else CONVS[dims](self.channels, num_classes, 1)
 
     def forward(self, video):
         batch = len(video)
@@ -145,27 +166,27 @@ class Inception(Body):
 
 
 class C3D(Body):
+    """3D-ConvNet. Returns logits [B, K]."""
+
     def __init__(self, num_classes: int, size: int = 112):
         super().__init__(c3d.LAYERS, 3, 3)
         pools = sum(kind == "pool" for kind, *_ in c3d.LAYERS)
         side = -(-size // 2**pools)
         for name, features in c3d.DENSE:
-            self.add_module(
-                name,
-                Unit(self.channels if name != "Dense_6" else self.channels * side**2, features),
-            )
+            inputs = self.channels * side**2 if name == "Dense_6" else self.channels
+            self.add_module(name, Unit(inputs, features))
             self.channels = features
         self.dropout = nn.Dropout(0.5)
         self.Logits = nn.Linear(self.channels, num_classes)
 
     def forward(self, video):
-        x = self.walk(video).permute(0, 2, 3, 4, 1).flatten(1)  # As ours lie.
+        x = self.walk(video).permute(0, 2, 3, 4, 1).flatten(1)  # In our order.
         x = self.Dense_7(self.dropout(self.Dense_6(x)))
         return self.Logits(self.dropout(x))
 
 
 class ConvNetLSTM(nn.Module):
-    """Of a test the last step's logits [B, K], in training every step's [B, K, T]."""
+    """ConvNet+LSTM. Returns logits [B, K] of the last step; in training [B, K, T] of all steps."""
 
     def __init__(self, num_classes: int, steps: int = 25, hidden: int = 512):
         super().__init__()
@@ -181,6 +202,8 @@ class ConvNetLSTM(nn.Module):
 
 
 class NormLSTM(nn.Module):
+    """LSTM with recurrent batch norm. Maps [B, T, C] to its states [B, T, D]."""
+
     def __init__(self, channels: int, hidden: int, steps: int):
         super().__init__()
         sizes = {"input": 4 * hidden, "hidden": 4 * hidden, "cell": hidden}
@@ -223,7 +246,11 @@ class NormLSTM(nn.Module):
 
 
 class TwoStream(nn.Module):
-    """Takes rgb [B, 3, S, H, W] and flow [B, 2, S * 10, H, W], or videos of one length in 3 dimensions, whose logits are added."""
+    """Two streams. Returns logits [B, K]: in 2 dimensions their average, in 3 their sum.
+
+    In 2 dimensions it takes rgb [B, 3, S, H, W] and flow [B, 2, S * snippet, H, W]; in 3 dimensions
+    the videos have equal lengths.
+    """
 
     def __init__(self, num_classes: int, dims: int = 2, snippet: int = 10):
         super().__init__()
@@ -238,6 +265,8 @@ class TwoStream(nn.Module):
 
 
 class FusedTwoStream(nn.Module):
+    """Two streams, fused by 3-D layers. Takes what `TwoStream` takes in 2 dimensions."""
+
     def __init__(self, num_classes: int, snippet: int = 10):
         super().__init__()
         self.snippet = snippet
@@ -256,7 +285,10 @@ class FusedTwoStream(nn.Module):
 
 
 def stacked(flow: torch.Tensor, snippet: int) -> torch.Tensor:
-    """[B, 2, S * snippet, H, W] -> [B, 2 * snippet, S, H, W]: u and v of each frame in turn."""
+    """Puts the frames of a snippet into channels: u and v of each frame in turn.
+
+    [B, 2, S * snippet, H, W] -> [B, 2 * snippet, S, H, W].
+    """
     flow = flow.unflatten(2, (-1, snippet))
     return flow.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
 
@@ -272,12 +304,19 @@ ZOO = {
 
 
 def has_bfloat16() -> bool:
-    """Whether the device computes in bfloat16; a processor without imitates it, at a fraction of float32's speed."""
+    """Whether the hardware has bfloat16. A CPU without it emulates it, far slower than float32."""
     return DEVICE == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def build(name: str, num_classes: int, variables: Any, size: int) -> nn.Module:
-    """A network of the zoo with our variables, for clips of so many pixels."""
+    """A network with our variables.
+
+    Args:
+      name: of the network.
+      num_classes: number of classes.
+      variables: ours.
+      size: pixels of its clips.
+    """
     model = C3D(num_classes, size) if name == "c3d" else ZOO[name](num_classes)
     with torch.no_grad():
         load(model, variables["params"], variables["batch_stats"])
@@ -285,6 +324,14 @@ def build(name: str, num_classes: int, variables: Any, size: int) -> nn.Module:
 
 
 def load(module: nn.Module, params: dict, stats: dict) -> None:
+    """Copies our variables into a module.
+
+    Args:
+      module: changed in place.
+      params: our "params".
+      stats: our "batch_stats".
+    """
+
     def tensor(x):
         x = torch.tensor(np.array(x, np.float32))
         return x.movedim((-1, -2), (0, 1)) if x.ndim > 1 else x

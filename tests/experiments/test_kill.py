@@ -1,4 +1,4 @@
-"""A run that is killed ends as if nothing had been; the experiment that shows it, in small."""
+"""A small version of the experiment that kills a run: the results are bit-identical."""
 
 import kill
 import numpy as np
@@ -12,29 +12,21 @@ from i3d_jax import weights
 def test_a_run_killed_at_four_moments_ends_bit_identical_with_no_step_logged_twice(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")  # In the experiment's own folder.
-    arguments = [
-        f"--config={small_run.write(tmp_path)}",
-        "--config.steps=60",
-        "--config.validate_every=20",
-    ]
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")  # The experiment has its own folder.
+    config = small_run.write(tmp_path)
+    arguments = [f"--config={config}", "--config.steps=60", "--config.validate_every=20"]
     done, different = kill.experiment(tmp_path / "runs", 4, arguments, every=20)
     assert [each["moment"] for each in done] == list(kill.MOMENTS) and done[2]["step"] > 0
     assert different == []
 
-    # And what is not the same is found.
-    path = tmp_path / "runs" / "killed" / "weights.safetensors"
-    variables, info = weights.read(path)
-    variables["params"]["Logits"]["bias"] = np.nextafter(
-        variables["params"]["Logits"]["bias"], 1, dtype=np.float32
-    )
-    weights.save(path, variables, info)
-    with (tmp_path / "runs" / "killed" / "log.jsonl").open("a") as log:
+    # The comparison finds a change of one bit, and a line that is logged twice.
+    undisturbed, killed = (tmp_path / "runs" / name for name in ("undisturbed", "killed"))
+    variables, info = weights.read(killed / "weights.safetensors")
+    last = variables["params"]["Logits"]
+    last["bias"] = np.nextafter(last["bias"], 1, dtype=np.float32)
+    weights.save(killed / "weights.safetensors", variables, info)
+    with (killed / "log.jsonl").open("a") as log:
         log.write('{"step": 60, "loss": 1.0}\n')
-    runs = [tmp_path / "runs" / name for name in ("undisturbed", "killed")]
-    found = kill.differences(*runs)
-    assert found == [
-        "weights: params/Logits/bias",
-        f"{runs[1]}: step 60 is logged twice",
-        "the logs",
-    ]
+    twice = f"{killed}: step 60 is logged twice"
+    found = kill.differences(undisturbed, killed)
+    assert found == ["weights: params/Logits/bias", twice, "the logs"]
