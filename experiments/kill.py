@@ -34,7 +34,7 @@ MOMENTS = "start", "step", "save", "validation"
 TIMINGS = "clips_per_second", "input_wait", "memory_mb"
 
 
-def lines(workdir: pathlib.Path) -> list[dict]:
+def read_log(workdir: pathlib.Path) -> list[dict]:
     """The logged scalars of a run; a half-written line is left out."""
     path = workdir / "log.jsonl"
     found = path.read_text().splitlines() if path.exists() else []
@@ -42,7 +42,7 @@ def lines(workdir: pathlib.Path) -> list[dict]:
 
 
 def last_logged_step(workdir: pathlib.Path) -> int:
-    return max((line["step"] for line in lines(workdir) if "loss" in line), default=0)
+    return max((line["step"] for line in read_log(workdir) if "loss" in line), default=0)
 
 
 def is_saving(workdir: pathlib.Path) -> bool:
@@ -60,7 +60,7 @@ def is_validating(workdir: pathlib.Path, every: int) -> bool:
     step = last_logged_step(workdir)
     if step == 0 or step % every:
         return False
-    return all("loss" in line for line in lines(workdir) if line["step"] == step)
+    return all("loss" in line for line in read_log(workdir) if line["step"] == step)
 
 
 def last_checkpoint(workdir: pathlib.Path) -> int:
@@ -142,7 +142,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     for run in (one, other):
         untimed = [
             {name: value for name, value in line.items() if name not in TIMINGS}
-            for line in lines(run)
+            for line in read_log(run)
         ]
         keys = [(line["step"], "loss" in line) for line in untimed]
         for step, kind in set(keys):

@@ -106,7 +106,7 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> dict:
     }
 
 
-def sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
+def published_sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
     """Compares the methods on the published sample clip.
 
     Args:
@@ -133,7 +133,7 @@ def sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
     return result
 
 
-def known(made: dict) -> dict:
+def known_motions(made: dict) -> dict:
     """Mean end-point errors by motion and method.
 
     Args:
@@ -146,7 +146,7 @@ def known(made: dict) -> dict:
     for kind in KINDS:
         for length in LENGTHS:
             first, second, wanted = motions.moving(*motions.motion(kind, length))
-            inside, errors = motions.stays(wanted), {}
+            inside, errors = motions.stays_in_image(wanted), {}
             for name, method in made.items():
                 error = endpoint_error(method(np.stack([first, second]))[0], wanted)
                 errors[name] = [float(error[inside].mean()), float(error.mean())]
@@ -219,9 +219,9 @@ def main() -> None:
     reference = next(iter(flows.values()))
     result["difference"] = {name: difference(each, reference) for name, each in flows.items()}
     result["mean_motion"] = float(np.linalg.norm(reference, axis=-1).mean())
-    result["known"] = known(made)
+    result["known"] = known_motions(made)
     if flags.sample:
-        result["sample"] = sample(made, *flags.sample)
+        result["sample"] = published_sample(made, *flags.sample)
     harness.report(tables(result), result, about, flags.json)
 
 

@@ -50,7 +50,7 @@ def taps_as_inputs(x, kernel, stride, to):
     return toom_cook.conv2d_of_runs(x, kernel, (stride, stride))
 
 
-def more_channels(x, kernel, to):
+def padded_channels(x, kernel, to):
     """XLA's own 3-D convolution with stride 2, with input channels zero-padded to `to`."""
     more = (0, to - x.shape[-1])
     x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
@@ -84,7 +84,7 @@ ONCE, TWICE = (functools.partial(convolution._plain, strides=(n, n, n)) for n in
 PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,
-    "3-D, 8 channels": functools.partial(more_channels, to=8),
+    "3-D, 8 channels": functools.partial(padded_channels, to=8),
     "2-D, taps as inputs": functools.partial(taps_as_inputs, stride=2, to=8),
     "blocks and taps as inputs": functools.partial(
         convolution._conv_of_few_channels, strides=(2, 2, 2)
@@ -151,14 +151,14 @@ def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dic
     def gradient(of: int, pull, grad):
         return pull(grad)[of]
 
-    made = {"forward": functools.partial(model.done, compiled(form), *arguments)}
+    made = {"forward": functools.partial(model.call_and_wait, compiled(form), *arguments)}
     for name, of in wanted.items():
         backward = compiled(functools.partial(gradient, of))
-        made[name] = functools.partial(model.done, backward, pull, grad)
+        made[name] = functools.partial(model.call_and_wait, backward, pull, grad)
     return made
 
 
-def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str, list[str]], dict]:
+def measure(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str, list[str]], dict]:
     """Measures all forms of a layer.
 
     Args:
@@ -210,7 +210,7 @@ def main() -> None:
     rows, result = {}, {}
     for task in TASKS:
         if flags.only in (None, task[0]):
-            of_task, its_result = measured(task, flags.batch, flags.dtype, flags.rounds)
+            of_task, its_result = measure(task, flags.batch, flags.dtype, flags.rounds)
             rows, result = rows | of_task, result | its_result
             for name, cells in of_task.items():
                 print(f"{name}: {' | '.join(cells)}", flush=True)

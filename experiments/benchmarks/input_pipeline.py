@@ -251,7 +251,9 @@ def measure(name: str, folder: pathlib.Path, seconds: float, sender) -> None:
     os._exit(0)  # Without waiting for threads that read ahead.
 
 
-def grow(kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: int, sender) -> None:
+def measure_memory(
+    kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: int, sender
+) -> None:
     """Measures memory for a data set, in a process of its own.
 
     Args:
@@ -275,7 +277,7 @@ def grow(kind: str, videos: list[pathlib.Path], folder: pathlib.Path, number: in
     os._exit(0)
 
 
-def alone(target, *arguments):
+def in_own_process(target, *arguments):
     """Calls a function in a process of its own.
 
     Args:
@@ -328,7 +330,7 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
     for _ in range(flags.rounds):
         for name in list(found):
             try:
-                found[name].append(alone(measure, name, folder, flags.seconds))
+                found[name].append(in_own_process(measure, name, folder, flags.seconds))
             except EOFError:
                 # As torchcodec without FFmpeg's libraries. The process has printed the error.
                 print(f"{name} does not take part", file=sys.stderr)
@@ -394,7 +396,9 @@ def main() -> None:
             result: dict = {kind: {} for kind in ("prepare", "read")}
             for number in flags.growth:
                 for kind, peaks in result.items():
-                    peaks[number] = alone(grow, kind, videos, folder / str(number), number)
+                    peaks[number] = in_own_process(
+                        measure_memory, kind, videos, folder / str(number), number
+                    )
             rows = {
                 str(n): [f"{result[kind][n]:.0f}" for kind in ("prepare", "read")]
                 for n in flags.growth

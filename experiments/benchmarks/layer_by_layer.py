@@ -35,7 +35,8 @@ class Layer(models.Network):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        return self.walk((self.row,), x, train, self.unit(), 3)[self.row[1]]
+        unit = self.unit(self.norm_groups(len(x), train))
+        return self.walk((self.row,), x, train, unit, 3)[self.row[1]]
 
 
 def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
@@ -69,8 +70,8 @@ def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
     return {
         "variables": variables,
         "y": np.asarray(y),
-        "forward": functools.partial(model.done, forward, variables, x),
-        "training": functools.partial(model.done, step, params, x, y),
+        "forward": functools.partial(model.call_and_wait, forward, variables, x),
+        "training": functools.partial(model.call_and_wait, step, params, x, y),
         "multiply_adds": multiply_adds(layer.apply, variables, x),
     }
 
@@ -132,7 +133,7 @@ def main() -> None:
         if model.torch_is_here():
             peer = theirs(layer, x, mine)
             variants |= {("PyTorch", what): peer[what] for what in ("forward", "training")}
-        variants["product"] = model.peak(jnp.float32)
+        variants["product"] = model.matrix_products(jnp.float32)
         seconds = harness.interleaved(variants, flags.rounds)
         one, cells = {"shape": x.shape, "multiply_adds": mine["multiply_adds"]}, []
         product_speed = model.multiply_adds_of_products() / statistics.median(seconds["product"])

@@ -121,7 +121,7 @@ PLAIN = "plain XLA, float32"  # Layers and gradients as XLA and JAX compute them
 OURS = {
     "ours, float32": {},
     "ours, bfloat16": {"dtype": "bfloat16"},
-    "ours, float32, blocks computed again": {"remat": True},
+    "ours, float32, rematerialized": {"remat": True},
     PLAIN: {},
 }
 THEIRS = {
@@ -155,7 +155,7 @@ def of_ours(task: Task, name: str, about: dict) -> Callable:
             streams = models.as_network_input(task.streams())
             arguments = task.variables, jax.device_put(streams)
             apply = compiled(forward, arguments, about, options)
-            return functools.partial(done, apply, *arguments)
+            return functools.partial(call_and_wait, apply, *arguments)
         tx, _ = optimizers.sgd(lr=1e-6)
         # A copy, since the step donates its buffers and all variants share the variables.
         state = jax.tree.map(jnp.copy, initial_state(task.variables, tx))
@@ -218,7 +218,7 @@ class _Steps:
         jax.block_until_ready((self.state, scalars))
 
 
-def done(function: Callable, *arguments: Any) -> Any:
+def call_and_wait(function: Callable, *arguments: Any) -> Any:
     """Calls a function and waits until its result is computed."""
     return jax.block_until_ready(function(*arguments))
 
@@ -293,7 +293,7 @@ def of_torch(task: Task, name: str) -> Callable:
 
 
 @functools.cache
-def products() -> tuple[int, int]:
+def product_sizes() -> tuple[int, int]:
     """The matrix products that speeds are compared with: (side of a matrix, number of products).
 
     They take so long that the time of starting them does not count.
@@ -302,19 +302,19 @@ def products() -> tuple[int, int]:
 
 
 def multiply_adds_of_products() -> int:
-    side, number = products()
+    side, number = product_sizes()
     return number * side**3
 
 
-def peak(dtype: Any) -> Callable:
-    """A function that computes the products of `products`, each from the one before.
+def matrix_products(dtype: Any) -> Callable:
+    """A function that computes the products of `product_sizes`, each from the one before.
 
     The matrices are noise, since some devices multiply ones or zeros faster.
 
     Args:
       dtype: of the matrices.
     """
-    side, number = products()
+    side, number = product_sizes()
     noise = jax.random.uniform(jax.random.key(0), (side, side), jnp.float32, -1, 1)
     # With this scale products neither grow nor vanish.
     a = (math.sqrt(3 / side) * noise).astype(dtype)
@@ -326,10 +326,10 @@ def peak(dtype: Any) -> Callable:
         return product
 
     program = jax.jit(multiplied, compiler_options=models.compiler_options())
-    return functools.partial(done, program, a)
+    return functools.partial(call_and_wait, program, a)
 
 
-def peer(seconds: dict[str, list[float]]) -> str:
+def baseline(seconds: dict[str, list[float]]) -> str:
     """The name of the variant that all are compared with.
 
     It is PyTorch's fastest float32 form, otherwise PyTorch's fastest, otherwise the first of ours.
@@ -344,7 +344,7 @@ def peer(seconds: dict[str, list[float]]) -> str:
     return max(theirs, key=lambda name: ratios[name]["times_as_fast"])
 
 
-def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
+def measure(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
     """Measures variants of one network.
 
     Args:
@@ -366,9 +366,9 @@ def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
         for name, each in found.items():
             each["difference"] = difference(logits[name], logits[wanted])
     for dtype in "float32", "bfloat16":
-        variants[f"matrix products, {dtype}"] = peak(dtype)
+        variants[f"matrix products, {dtype}"] = matrix_products(dtype)
     seconds = harness.interleaved(variants, rounds)
-    than, work = peer(seconds), task.work()
+    than, work = baseline(seconds), task.work()
     result = harness.summary(seconds, than)
     rows = {}
     for name, about in found.items():
@@ -391,7 +391,7 @@ def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
     return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": figures}
 
 
-def zoo(
+def measure_all(
     train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int
 ) -> tuple[str, dict]:
     """Measures every network: the first of our variants, and PyTorch's best.
@@ -415,7 +415,7 @@ def zoo(
         if not train and theirs:
             about["difference"] = difference(variants[theirs[0]](), np.asarray(variants[mine]()))
         seconds = harness.interleaved(variants, rounds)
-        than = peer(seconds)
+        than = baseline(seconds)
         each = harness.summary(seconds, than) | dict(task=str(task), about=about, best=than)
         result[model] = each
         rows[model] = [
@@ -483,9 +483,9 @@ def main() -> None:
         forms = flags.forms or [name for name in forms if "float32" in name]
         if not any(name in OURS for name in forms):
             parser.error("--forms: --model all needs one of ours")
-        text, result = zoo(train, task, forms, flags.rounds)
+        text, result = measure_all(train, task, forms, flags.rounds)
     else:
-        text, result = one(task(flags.model), flags.forms or forms, flags.rounds)
+        text, result = measure(task(flags.model), flags.forms or forms, flags.rounds)
     device = {"device": jax.devices()[0].device_kind}
     about = harness.about("jax", "jaxlib", "flax", "torch") | device
     text = f"{flags.what}, {flags.model}\n\n{text}"

@@ -44,7 +44,7 @@ def moving(matrix, shift, height: int = 256, width: int = 340, seed: int = 0):
     return first, second, there - places
 
 
-def stays(flow: np.ndarray) -> np.ndarray:
+def stays_in_image(flow: np.ndarray) -> np.ndarray:
     """The pixels that stay in the image, bool [H, W].
 
     Args:

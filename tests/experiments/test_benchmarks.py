@@ -3,6 +3,7 @@
 import forms
 import jax
 import jax.numpy as jnp
+import layer_by_layer
 import model
 import numpy as np
 import pytest
@@ -77,3 +78,19 @@ def test_forms_of_a_layer_have_equal_outputs_and_gradients(task):
     for what, wanted in programs[0].items():
         for other in programs[1:]:
             np.testing.assert_allclose(other[what](), wanted(), rtol=1e-4, atol=1e-4, err_msg=what)
+
+
+def test_a_layer_is_timed_with_its_own_output_and_multiply_adds():
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 4, 16, 16, 3)).astype(np.float32)
+    layer = layer_by_layer.Layer(None, row=layer_by_layer.LAYERS[0])
+    mine = layer_by_layer.ours(layer, x)
+    assert mine["multiply_adds"] == 2 * 8 * 8 * 7**3 * 3 * 64
+    network = models.build("i3d", num_classes=3)
+    variables = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 9, 32, 32, 3)))
+    for kind, of_layer in mine["variables"].items():
+        wanted = variables[kind][layer.row[1]]
+        assert jax.tree.map(jnp.shape, of_layer[layer.row[1]]) == jax.tree.map(jnp.shape, wanted)
+    y, of_kernel, of_video = mine["training"]()
+    assert y.shape == mine["y"].shape == (1, 2, 8, 8, 64) and of_video is None
+    assert jax.tree.structure(of_kernel) == jax.tree.structure(mine["variables"]["params"])
+    np.testing.assert_array_equal(mine["forward"](), mine["y"])
