@@ -172,12 +172,17 @@ def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
         "    signal.raise_signal(signal.SIGTERM) if sys.argv[1:] else None\n"
         "cli.run(main)"
     )
-    settings = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    settings = {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = os.environ | settings | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     kept = []
     for signalled in False, True, True:
         arguments = [sys.executable, "-c", code, *(["stop"] if signalled else [])]
-        done = subprocess.run(arguments, check=False, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            arguments, check=False, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == (143 if signalled else 0), done.stderr
         kept.append({path.name: path.stat().st_ino for path in tmp_path.iterdir()})
     assert kept[0] == kept[1] == kept[2] and any(name.endswith(".program") for name in kept[0])

@@ -21,7 +21,10 @@ def test_a_full_disk_is_named_with_the_file_and_not_with_a_temporary_one(tmp_pat
         assert not list(tmp_path.iterdir())
     (tmp_path / "log").symlink_to("/dev/full")
     path = tmp_path / "log"
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), files.naming_errors(path):
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{path}'"),
+        files.naming_errors(path),
+    ):
         path.write_text("x")
 
 
@@ -30,7 +33,9 @@ def test_an_error_that_names_another_file_keeps_its_name(tmp_path):
         pathlib.Path("/nowhere/x").read_text()
 
 
-def test_a_folder_is_locked_and_what_killed_processes_left_in_it_is_removed_whoever_they_were(tmp_path):
+def test_a_folder_is_locked_and_what_killed_processes_left_in_it_is_removed_whoever_they_were(
+    tmp_path,
+):
     left = []
     with pytest.raises(KeyboardInterrupt):  # As a process that is killed leaves them.
         for name in "x", "y":
@@ -73,7 +78,9 @@ def test_names_that_are_not_utf8_are_refused_where_a_library_takes_no_other(tmp_
     files.check_utf8(tmp_path / "動")
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     for look in datasets.builder, datasets.available, datasets.prepared:
-        with pytest.raises(ValueError, match="\udcff: this name is not UTF-8, and cannot be used here"):
+        with pytest.raises(
+            ValueError, match="\udcff: this name is not UTF-8, and cannot be used here"
+        ):
             look("moving_shapes/videos", name)
     assert not list(tmp_path.iterdir())
 

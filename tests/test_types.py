@@ -19,7 +19,11 @@ KEY = jax.random.key(0)
 NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # That is two of I3D.
 # Those that have the layers of all.
 TRAINED = [("fused_two_stream", "float32")]
-TRAINED += [(name, dtype) for name in ("convnet_lstm", "c3d", "i3d") for dtype in ("float32", "bfloat16", "float64")]
+TRAINED += [
+    (name, dtype)
+    for name in ("convnet_lstm", "c3d", "i3d")
+    for dtype in ("float32", "bfloat16", "float64")
+]
 TESTED = [(name, dtype) for name in NAMES for dtype in ("float32", "bfloat16")]
 
 
@@ -52,14 +56,19 @@ def run(name, **options):
     step = functools.partial(train_step, model=network, tx=tx, average=0.9)
 
     def start():
-        video = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2))
+        video = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2)
+        )
         return initial_state(network.init(KEY, video), tx, average=True)
 
     return network, start, step, packed(streams)
 
 
 def types(tree):
-    return [(jax.tree_util.keystr(path), leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        (jax.tree_util.keystr(path), leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 @pytest.mark.parametrize("name,dtype", TRAINED)
@@ -73,9 +82,15 @@ def test_types_of_a_runs_state_are_the_same_with_x64_and_stay_so(name, dtype):
         variables = {"params": after.params, "batch_stats": after.batch_stats}
         video = models.as_network_input(jax.eval_shape(planes.unpack, clips))
         assert {leaf.dtype for leaf in jax.tree.leaves(video)} == {jnp.dtype("float32")}
-        logits, ends = jax.eval_shape(functools.partial(network.apply, endpoints=True), variables, video)
+        logits, ends = jax.eval_shape(
+            functools.partial(network.apply, endpoints=True), variables, video
+        )
     assert logits.dtype == ("float64" if dtype == "float64" else "float32")
-    floats = {leaf.dtype.name for leaf in jax.tree.leaves(ends) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    floats = {
+        leaf.dtype.name
+        for leaf in jax.tree.leaves(ends)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
     assert floats <= {dtype, logits.dtype.name}
 
 
@@ -101,7 +116,9 @@ def test_two_steps_with_x64_are_those_without_and_one_program(programs):
             states.append(types(state))
     assert programs().count("jit(train_step)") == 2
     assert states[0] == states[1]
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4) and losses[3] == pytest.approx(losses[1], rel=2e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4) and losses[3] == pytest.approx(
+        losses[1], rel=2e-3
+    )
     assert abs(losses[1] - losses[0]) > 1e-3
 
 
@@ -119,25 +136,35 @@ def test_optical_flow_is_the_same_with_x64():
 
 @pytest.mark.parametrize("dtype", ["float64", jnp.float64])
 def test_float64_without_x64_is_refused_by_name(dtype):
-    with pytest.raises(ValueError, match="model 'c3d': dtype is float64, .* only with JAX_ENABLE_X64=1"):
+    with pytest.raises(
+        ValueError, match="model 'c3d': dtype is float64, .* only with JAX_ENABLE_X64=1"
+    ):
         models.build("c3d", num_classes=7, dtype=dtype)
     with jax.enable_x64(True):
         network = models.build("c3d", num_classes=7, width=0.05, dtype=dtype)
     video = jax.ShapeDtypeStruct((1, 16, 32, 32, 3), jnp.float32)
-    with pytest.raises(ValueError, match="3D-ConvNet: dtype is float64, .* only with JAX_ENABLE_X64=1"):
+    with pytest.raises(
+        ValueError, match="3D-ConvNet: dtype is float64, .* only with JAX_ENABLE_X64=1"
+    ):
         jax.eval_shape(network.init, KEY, video)
 
 
 @pytest.mark.parametrize("name,dtype", TESTED)
 def test_variables_may_be_numpys_and_closed_over(name, dtype):
-    network, video = test_models.small(name, dtype=dtype), test_models.clip(test_models.SMALL[name][1])
+    network, video = (
+        test_models.small(name, dtype=dtype),
+        test_models.clip(test_models.SMALL[name][1]),
+    )
     shapes = jax.eval_shape(network.init, KEY, video)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     assert jax.eval_shape(lambda video: network.apply(variables, video), video).shape == (2, 7)
 
 
 def test_the_lstm_takes_variables_of_numpy_outside_of_jit():
-    layer, x = convnet_lstm.NormLSTM(hidden=5, steps=3), np.random.default_rng(0).normal(size=(2, 4, 4))
+    layer, x = (
+        convnet_lstm.NormLSTM(hidden=5, steps=3),
+        np.random.default_rng(0).normal(size=(2, 4, 4)),
+    )
     x = jnp.asarray(x, jnp.float32)
     variables = layer.init(KEY, x, False)
     wanted, _ = layer.apply(variables, x, False)

@@ -11,7 +11,12 @@ def test_accuracies_and_loss():
     logits = np.tile(np.arange(10, dtype=np.float32)[::-1], (4, 1))  # Class 0 first.
     labels = np.array([0, 4, 5, 9])
     found = metrics.scores(logits, labels)
-    assert (found["top1"], found["top5"], found["mean_class"], found["clips"]) == (1 / 4, 2 / 4, 1 / 4, 4)
+    assert (found["top1"], found["top5"], found["mean_class"], found["clips"]) == (
+        1 / 4,
+        2 / 4,
+        1 / 4,
+        4,
+    )
     wanted = np.mean([np.log(np.exp(logits[0]).sum()) - logits[0][label] for label in labels])
     assert found["loss"] == pytest.approx(wanted, rel=1e-6)
 
@@ -52,7 +57,9 @@ def test_all_or_none_right_is_not_certain():
 
 
 def test_interval_of_classes_alike_is_that_of_all_clips_and_few_clips_of_a_class_widen_it():
-    assert metrics.effective_clips(np.array([10, 10]), np.array([20, 20])) == pytest.approx(40, rel=0.06)
+    assert metrics.effective_clips(np.array([10, 10]), np.array([20, 20])) == pytest.approx(
+        40, rel=0.06
+    )
     assert metrics.effective_clips(np.array([20, 20]), np.array([20, 20])) == 40
     # The class of one clip alone makes a variance of a quarter of its own.
     assert metrics.effective_clips(np.array([500, 1]), np.array([1000, 1])) < 4
@@ -80,7 +87,9 @@ def coverage(clips, accuracy):
     rng = np.random.default_rng(0)
     mean, covered = np.mean(np.broadcast_to(accuracy, len(clips))), 0
     for right in rng.binomial(clips, accuracy, (2000, len(clips))):
-        low, high = metrics.wilson(float(np.mean(right / clips)), metrics.effective_clips(right, clips))
+        low, high = metrics.wilson(
+            float(np.mean(right / clips)), metrics.effective_clips(right, clips)
+        )
         covered += low - 1e-12 <= mean <= high + 1e-12
     return covered / 2000
 
@@ -91,7 +100,11 @@ def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text("utf-8").splitlines()))
-    assert rows[0][1:] == ["a", 'b, "c"', "ü"] and rows[1] == ["a", "1", "1", "0"] and rows[3] == ["ü", "0", "0", "0"]
+    assert (
+        rows[0][1:] == ["a", 'b, "c"', "ü"]
+        and rows[1] == ["a", "1", "1", "0"]
+        and rows[3] == ["ü", "0", "0", "0"]
+    )
     picture = (tmp_path / "confusion.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
@@ -99,4 +112,7 @@ def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):
 
 
 def test_nan_is_taken_for_nothing():
-    assert metrics.confusion(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])).tolist() == [[1, 0], [0, 0]]
+    assert metrics.confusion(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])).tolist() == [
+        [1, 0],
+        [0, 0],
+    ]

@@ -37,7 +37,10 @@ def test_known_motions_are_found_to_a_tenth_of_a_pixel(kind, length, preset):
 @pytest.fixture(scope="module")
 def cricket(shared_data):
     """The release's sample in grey, and its flow in pixels, which is to be had in steps of 0.08 of them."""
-    clips = [shared_data / "kinetics-i3d" / f"v_CricketShot_g04_c01_{stream}.gif" for stream in ("rgb", "flow")]
+    clips = [
+        shared_data / "kinetics-i3d" / f"v_CricketShot_g04_c01_{stream}.gif"
+        for stream in ("rgb", "flow")
+    ]
     grey = np.stack(list(video.grey(clips[0], short_side=224)))
     return grey[2:39], 20 * (video.decode(clips[1])[2:38, ..., :2] / 255 - 0.5)
 
@@ -54,7 +57,10 @@ def opencv():
 
 
 def correlations(found, wanted):
-    return [np.corrcoef(np.asarray(found)[..., axis].ravel(), wanted[..., axis].ravel())[0, 1] for axis in (0, 1)]
+    return [
+        np.corrcoef(np.asarray(found)[..., axis].ravel(), wanted[..., axis].ravel())[0, 1]
+        for axis in (0, 1)
+    ]
 
 
 @pytest.mark.slow
@@ -69,16 +75,27 @@ def test_flow_is_opencvs_and_as_near_to_the_releases(cricket, opencv):
     # Of the fast preset the README says these.
     fast = compiled(grey[:-1], grey[1:], FAST)
     assert endpoint_error(fast, found).mean() < 0.06
-    assert all(each > other - 0.01 for each, other in zip(correlations(fast, released), ours, strict=True))
+    assert all(
+        each > other - 0.01 for each, other in zip(correlations(fast, released), ours, strict=True)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ours,theirs",
     [
-        ({"scales": 3, "warps": 2, "inner": 10}, {"nscales": 3, "warps": 2, "innnerIterations": 10}),
-        ({"median": 3, "theta": 0.5, "lam": 0.1}, {"medianFiltering": 3, "theta": 0.5, "lambda_": 0.1}),
-        ({"tau": 0.2, "scale_step": 0.7, "outer": 2}, {"tau": 0.2, "scaleStep": 0.7, "outerIterations": 2}),
+        (
+            {"scales": 3, "warps": 2, "inner": 10},
+            {"nscales": 3, "warps": 2, "innnerIterations": 10},
+        ),
+        (
+            {"median": 3, "theta": 0.5, "lam": 0.1},
+            {"medianFiltering": 3, "theta": 0.5, "lambda_": 0.1},
+        ),
+        (
+            {"tau": 0.2, "scale_step": 0.7, "outer": 2},
+            {"tau": 0.2, "scaleStep": 0.7, "outerIterations": 2},
+        ),
     ],
 )
 def test_flow_is_opencvs_at_other_parameters_too(ours, theirs, shared_data, opencv):
@@ -93,7 +110,9 @@ def test_flow_is_opencvs_at_other_parameters_too(ours, theirs, shared_data, open
 def small(seed=0, number=3, height=40, width=48):
     """Pairs of images of different motions."""
     shifts = [(0.5 * i, -0.25 * i) for i in range(number)]
-    pairs = [moving(np.eye(2), shift, height, width, seed + i)[:2] for i, shift in enumerate(shifts)]
+    pairs = [
+        moving(np.eye(2), shift, height, width, seed + i)[:2] for i, shift in enumerate(shifts)
+    ]
     return tuple(np.stack(images) for images in zip(*pairs, strict=True))
 
 
@@ -199,7 +218,13 @@ def test_images_of_complex_numbers_are_errors():
 
 
 def test_scales_are_those_of_opencv():
-    assert scale_sizes((256, 340), OPENCV) == [(256, 340), (205, 272), (164, 218), (131, 174), (105, 139)]
+    assert scale_sizes((256, 340), OPENCV) == [
+        (256, 340),
+        (205, 272),
+        (164, 218),
+        (131, 174),
+        (105, 139),
+    ]
     assert scale_sizes((24, 400), OPENCV) == [(24, 400), (19, 320)]  # The next is lower than 16.
     assert scale_sizes((8, 8), OPENCV) == [(8, 8)]
 
@@ -235,7 +260,9 @@ def test_images_are_resized_as_opencv_does():
         found = images.resize(jnp.asarray(image), (height, width))
         np.testing.assert_allclose(found, cv2.resize(image, (width, height)), atol=1e-5)
     wanted = cv2.resize(image, None, fx=0.8, fy=0.8)
-    np.testing.assert_allclose(images.resize(jnp.asarray(image), wanted.shape, 1 / 0.8), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        images.resize(jnp.asarray(image), wanted.shape, 1 / 0.8), wanted, atol=1e-5
+    )
 
 
 def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
@@ -245,7 +272,9 @@ def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
 
     def weight(distance):  # Keys's kernel.
         a, d = images.CUBIC_A, abs(distance)
-        return np.where(d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2))
+        return np.where(
+            d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2)
+        )
 
     y, x = np.mgrid[:11, :14]
     weights = (
@@ -262,7 +291,9 @@ def test_divergence_is_the_negative_adjoint_of_differences():
     image, x, y = (jnp.asarray(rng.normal(size=(7, 9)), jnp.float32) for _ in range(3))
     x, y = x.at[:, -1].set(0), y.at[-1].set(0)
     ux, uy = images.forward_differences(image)
-    np.testing.assert_allclose((ux * x + uy * y).sum(), -(image * images.divergence(x, y)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        (ux * x + uy * y).sum(), -(image * images.divergence(x, y)).sum(), rtol=1e-4
+    )
 
 
 def test_colours_tell_directions_and_lengths():
@@ -286,7 +317,9 @@ def test_flow_of_a_video_is_that_of_its_pairs_whatever_the_batch(count):
 
 
 def test_a_single_frame_does_not_move():
-    np.testing.assert_array_equal(list(videos.flow_of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2)))
+    np.testing.assert_array_equal(
+        list(videos.flow_of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,7 +328,10 @@ def test_a_single_frame_does_not_move():
         ([], "flow: no frames"),
         ([np.zeros((8, 9), np.float32)], r"a frame of float32 \(8, 9\), wanted uint8 \(8, 9\)"),
         ([np.zeros((8, 9, 3), np.uint8)], r"a frame of uint8 \(8, 9, 3\), wanted uint8 \[H, W\]"),
-        ([np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)], r"a frame of uint8 \(9, 8\), wanted uint8 \(8, 9\)"),
+        (
+            [np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)],
+            r"a frame of uint8 \(9, 8\), wanted uint8 \(8, 9\)",
+        ),
     ],
 )
 def test_frames_that_are_not_grey_or_not_of_one_size_are_errors(frames, message):
@@ -313,7 +349,10 @@ def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(mo
 
     monkeypatch.setattr(videos, "_compile", compile_)
     monkeypatch.setattr(videos, "_programs", compiled)
-    waiting = [threading.Thread(target=videos.compiled_program, args=((2, 32, 32), QUICK)) for _ in range(3)]
+    waiting = [
+        threading.Thread(target=videos.compiled_program, args=((2, 32, 32), QUICK))
+        for _ in range(3)
+    ]
     for thread in waiting:
         thread.start()
     for width in range(40, 40 + 2 * videos.KEPT):

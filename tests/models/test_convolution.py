@@ -25,7 +25,9 @@ def random(seed, *shape):
 @pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
 @pytest.mark.parametrize("frames", [1, 2, 6, 7, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
-def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
+def test_convolution_as_2d_equals_xlas_3d_convolution(
+    window, strides, frames, large, float64, monkeypatch
+):
     monkeypatch.setattr(convolution, "LARGE", large)
     monkeypatch.setattr(convolution, "MANY", 0)
     x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
@@ -38,7 +40,9 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
     (_, plain), plain_grads = run(convolution._plain, x, kernel)
     (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads
+    )
 
 
 # A method with a point for each term of the product, of which there are six and infinity, and, beyond that, the plain one.
@@ -46,13 +50,19 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
 def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkeypatch):
     monkeypatch.setattr(convolution, "LARGE", 0)
     monkeypatch.setattr(convolution, "MANY", 0)
-    x, kernel, weights = random(0, 1, 12, 4, 5, 3), random(1, taps, 3, 1, 3, 2), random(2, 1, 12, 4, 5, 2)
+    x, kernel, weights = (
+        random(0, 1, 12, 4, 5, 3),
+        random(1, taps, 3, 1, 3, 2),
+        random(2, 1, 12, 4, 5, 2),
+    )
 
     def loss(form, x, kernel):
         y = form(x, kernel, (1, 1, 1))
         return (weights * y).sum(), y
 
-    (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution._plain, x, kernel)
+    (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(
+        convolution._plain, x, kernel
+    )
     (_, found), grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution.conv, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), grads, wanted_grads)
@@ -60,7 +70,9 @@ def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkey
     assert text.count("stablehlo.convolution") == convolutions
 
 
-def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(monkeypatch):
+def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(
+    monkeypatch,
+):
     monkeypatch.setattr(convolution, "LARGE", 0)
     monkeypatch.setattr(convolution, "MANY", 0)
     rng = np.random.default_rng(0)
@@ -68,7 +80,9 @@ def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_pla
     x[:, 8] *= 1e4
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)
     padded = np.pad(x.astype(np.float64), [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
-    exact = sum(padded[:, tap : tap + 16] @ kernel.astype(np.float64)[tap, 0, 0] for tap in range(3))
+    exact = sum(
+        padded[:, tap : tap + 16] @ kernel.astype(np.float64)[tap, 0, 0] for tap in range(3)
+    )
     blind = [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
 
     def error(platform):
@@ -85,7 +99,10 @@ def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(mo
     monkeypatch.setattr(convolution, "MANY", 2 * 8 * 12 * 12)
 
     def convolutions(frames, size, channels):
-        x, kernel = jnp.zeros((2, frames, size, size, channels)), jnp.zeros((3, 3, 3, channels, channels))
+        x, kernel = (
+            jnp.zeros((2, frames, size, size, channels)),
+            jnp.zeros((3, 3, 3, channels, channels)),
+        )
         form = functools.partial(convolution._conv3d_as_2d, strides=(1, 1, 1))
         return jax.jit(form).lower(x, kernel).as_text().count("stablehlo.convolution")
 
@@ -94,7 +111,9 @@ def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(mo
     assert convolutions(8, 10, 8) == 1  # Large by its channels alone.
 
 
-@pytest.mark.parametrize("few", [12, 48, 96, 1000])  # As a video; as images; those of the zoo; as a product.
+@pytest.mark.parametrize(
+    "few", [12, 48, 96, 1000]
+)  # As a video; as images; those of the zoo; as a product.
 @pytest.mark.parametrize(
     "window,strides,shape",
     [
@@ -126,7 +145,9 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
         monkeypatch.setattr(convolution, "LARGE", large)
         monkeypatch.setattr(convolution, "MANY", 0)
         with jax.enable_x64(True):
-            exact = convolution._plain(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
+            exact = convolution._plain(
+                jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides
+            )
         found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(
             x.astype(dtype), kernel.astype(dtype)
         )
@@ -147,7 +168,9 @@ def test_video_of_the_papers_size_takes_half_of_the_multiplications():
         kernel = jax.ShapeDtypeStruct((3, 3, 3, 64, 192), jnp.float32)
         convolve = jax.jit(convolution._conv3d_as_2d, static_argnums=2)
         text = convolve.lower(shape, kernel, (1, 1, 1)).as_text()
-        shapes = re.findall(r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text)
+        shapes = re.findall(
+            r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text
+        )
         sizes = [[list(map(int, each.split("x"))) for each in one] for one in shapes]
         return sum(math.prod(kernel[:-1]) * math.prod(out) for kernel, out in sizes)
 
@@ -167,15 +190,23 @@ def test_edge_padding_repeats_the_first_and_last_frame():
 
 
 def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels():
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64)))
+    x, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64))
+    )
     with platforms.forms_of("cuda"):
-        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).lower(x, kernel).as_text()
+        text = (
+            jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2)))
+            .lower(x, kernel)
+            .as_text()
+        )
     (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text)
     assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
 
 
 @pytest.mark.parametrize(
-    "window,strides", [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))]
+    "window,strides",
+    [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))],
 )
 def test_no_clips_are_convolved_to_none(window, strides):
     x, kernel = jnp.zeros((0, *(8,) * len(window), 3)), jnp.zeros((*window, 3, 4))
@@ -199,9 +230,13 @@ def test_product_has_its_gradients_without_transposing():
     assert "f32[3136,40]" in text and "f32[40,3136]" not in text and "f32[24,3136]" not in text
 
 
-@pytest.mark.parametrize("platform,result", [("cpu", "6x5xf32"), ("cuda", "2x3x5xbf16"), ("tpu", "2x3x5xbf16")])
+@pytest.mark.parametrize(
+    "platform,result", [("cpu", "6x5xf32"), ("cuda", "2x3x5xbf16"), ("tpu", "2x3x5xbf16")]
+)
 def test_products_give_what_the_platform_is_fast_at(platform, result):
     x, kernel = jnp.zeros((2, 3, 4), jnp.bfloat16), jnp.zeros((1, 4, 5), jnp.bfloat16)
     with platforms.forms_of(platform):
-        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
+        text = (
+            jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
+        )
     assert re.findall(r"stablehlo.dot_general.* -> tensor<(\w+)>", text) == [result]

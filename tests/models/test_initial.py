@@ -20,7 +20,9 @@ def random(tree, seed=0):
 
 def shapes(name, classes=7, streams=None, **options):
     network = models.build(name, num_classes=classes, width=0.1, **options)
-    return jax.eval_shape(network.init, KEY, models.input_shapes(streams or models.MODELS[name].train, 48))
+    return jax.eval_shape(
+        network.init, KEY, models.input_shapes(streams or models.MODELS[name].train, 48)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,10 @@ def images():
         ("convnet_lstm", {"copied": 228, "new": 15}),
         ("c3d", {"new": 42}),
         ("two_stream", {"copied": 455, "averaged over 3 channels, repeated over 20": 1, "new": 4}),
-        ("fused_two_stream", {"copied": 455, "averaged over 3 channels, repeated over 20": 1, "new": 6}),
+        (
+            "fused_two_stream",
+            {"copied": 455, "averaged over 3 channels, repeated over 20": 1, "new": 6},
+        ),
         (
             "i3d",
             {
@@ -57,7 +62,11 @@ def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
         fresh = random(like, seed=1)
         made, given, new = (
             named_leaves(tree)
-            for tree in (transfer_variables(images, fresh, models.MODELS[name].trunks), images, fresh)
+            for tree in (
+                transfer_variables(images, fresh, models.MODELS[name].trunks),
+                images,
+                fresh,
+            )
         )
         for row in rows:
             source = given.get(row.source)
@@ -71,7 +80,9 @@ def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
                     np.testing.assert_allclose(frame, source / len(made[row.leaf]), rtol=1e-6)
             else:
                 for channel in range(20):
-                    np.testing.assert_allclose(made[row.leaf][..., channel, :], source.mean(-2), atol=1e-6)
+                    np.testing.assert_allclose(
+                        made[row.leaf][..., channel, :], source.mean(-2), atol=1e-6
+                    )
 
 
 def test_a_flow_i3d_gets_the_channels_average_inflated(images):
@@ -79,7 +90,9 @@ def test_a_flow_i3d_gets_the_channels_average_inflated(images):
     made = transfer_variables(images, random(like, 1), ("",))["params"]["Conv_1a"]["conv"]["kernel"]
     mean = images["params"]["Conv_1a"]["conv"]["kernel"].mean(-2)
     assert made.shape[:-1] == (7, 7, 7, 2)
-    np.testing.assert_allclose(made, np.broadcast_to(mean[None, :, :, None] / 7, made.shape), atol=1e-6)
+    np.testing.assert_allclose(
+        made, np.broadcast_to(mean[None, :, :, None] / 7, made.shape), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["convnet_lstm", "c3d", "fused_two_stream"])
@@ -97,7 +110,8 @@ def test_an_inflated_stream_starts_from_a_video_networks_weights_too():
     like = shapes("two_stream_i3d")
     made = transfer_variables(videos, random(like, 1), ("rgb", "flow"))
     np.testing.assert_array_equal(
-        made["params"]["flow"]["Mixed_3b"]["b0"]["conv"]["kernel"], videos["params"]["Mixed_3b"]["b0"]["conv"]["kernel"]
+        made["params"]["flow"]["Mixed_3b"]["b0"]["conv"]["kernel"],
+        videos["params"]["Mixed_3b"]["b0"]["conv"]["kernel"],
     )
 
 
@@ -105,7 +119,9 @@ def test_what_a_network_cannot_start_from_is_named(images):
     with pytest.raises(ValueError, match="nothing in them that this network could start from"):
         transfer_variables(images, random(shapes("c3d")), ())
     with pytest.raises(ValueError, match=r"(?s)cannot inflate .*Conv_1a/bn/mean"):
-        wide = jax.eval_shape(models.build("inception", num_classes=5, width=0.2).init, KEY, jnp.zeros((1, 32, 32, 3)))
+        wide = jax.eval_shape(
+            models.build("inception", num_classes=5, width=0.2).init, KEY, jnp.zeros((1, 32, 32, 3))
+        )
         transfer_variables(random(wide), random(shapes("i3d")), ("",))
     before = images["params"]["Conv_1a"]["conv"]["kernel"].copy()
     transfer_variables(images, random(shapes("two_stream"), 1), ("rgb", "flow"))

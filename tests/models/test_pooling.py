@@ -48,7 +48,9 @@ def test_half_precision_is_pooled_in_float32(window, strides):
     shape = (2, 5, 9, 12, 3)[-2 - len(window) :]
     x = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
     y, gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x)
-    plain, plain_gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x.astype(jnp.float32))
+    plain, plain_gradient = jax.vjp(
+        lambda x: pooling.max_pool(x, window, strides), x.astype(jnp.float32)
+    )
     np.testing.assert_array_equal(y, plain.astype(jnp.bfloat16))
     weights = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
     (ours,), (wanted,) = gradient(weights), plain_gradient(weights.astype(jnp.float32))

@@ -111,11 +111,15 @@ def test_i3d_takes_30_seconds_in_pieces_of_10():
         Window(456, 712, 6, 25),
         Window(496, 752, 20, 31),
     ]
-    assert TIMINGS["i3d"].windows(752) == TIMINGS["i3d"].windows(752, 752) == [Window(0, 752, 0, 93)]
+    assert (
+        TIMINGS["i3d"].windows(752) == TIMINGS["i3d"].windows(752, 752) == [Window(0, 752, 0, 93)]
+    )
 
 
 @pytest.mark.parametrize("name", FORGETFUL)
-def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_videos_of_any_length(name):
+def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_videos_of_any_length(
+    name,
+):
     timing = FORGETFUL[name]
     least = enough(timing)
     lengths = range(least, least + 4 * timing.step)
@@ -134,13 +138,26 @@ def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_vi
 
 
 def test_i3d_needs_pieces_of_118_frames():
-    with pytest.raises(ValueError, match="too short for exact predictions: at least 118 are needed"):
+    with pytest.raises(
+        ValueError, match="too short for exact predictions: at least 118 are needed"
+    ):
         TIMINGS["i3d"].windows(250, 64)
     assert TIMINGS["i3d"].windows(250, 118)[0] == Window(0, 114, 0, 7)
 
 
 @pytest.mark.parametrize(
-    "frames,ticks", [(1, 16), (9, 16), (16, 16), (17, 32), (79, 80), (240, 240), (241, 250), (250, 250), (999, 250)]
+    "frames,ticks",
+    [
+        (1, 16),
+        (9, 16),
+        (16, 16),
+        (17, 32),
+        (79, 80),
+        (240, 240),
+        (241, 250),
+        (250, 250),
+        (999, 250),
+    ],
 )
 def test_i3d_loops_videos_to_whole_windows_of_16_frames_of_the_first_250(frames, ticks):
     assert TIMINGS["i3d"].ticks({"rgb": frames}, {"rgb": 250}) == ticks
@@ -148,10 +165,22 @@ def test_i3d_loops_videos_to_whole_windows_of_16_frames_of_the_first_250(frames,
 
 @pytest.mark.parametrize(
     "rgb,flow,ticks",
-    [(1, 10, 1), (1, 9, 1), (1, 5, 1), (2, 20, 2), (3, 29, 2), (3, 30, 3), (2, 30, 2), (25, 250, 25), (40, 400, 25)],
+    [
+        (1, 10, 1),
+        (1, 9, 1),
+        (1, 5, 1),
+        (2, 20, 2),
+        (3, 29, 2),
+        (3, 30, 3),
+        (2, 30, 2),
+        (25, 250, 25),
+        (40, 400, 25),
+    ],
 )
 def test_two_streams_leave_out_what_is_no_whole_snippet_of_both(rgb, flow, ticks):
-    assert TIMINGS["two_stream"].ticks({"rgb": rgb, "flow": flow}, {"rgb": 25, "flow": 250}) == ticks
+    assert (
+        TIMINGS["two_stream"].ticks({"rgb": rgb, "flow": flow}, {"rgb": 25, "flow": 250}) == ticks
+    )
 
 
 def test_the_shortest_input_is_the_networks_even_where_fewer_frames_may_be_used():

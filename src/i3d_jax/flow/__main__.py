@@ -63,14 +63,21 @@ def flow_jobs(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list
             inside = [(name / path, path) for path in listing.find_videos(name, but=out)]
         else:
             inside = [(name, pathlib.PurePath(name.name))]
-        jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]
+        jobs += [
+            Job(source, out / relative.parent / (relative.stem + suffix))
+            for source, relative in inside
+        ]
     sources = {os.path.realpath(job.source) for job in jobs}
     places: dict[str, pathlib.Path] = {}
     for job in jobs:
         if (place := os.path.realpath(job.target)) in sources:
             raise ValueError(f"{job.target}: is a video itself; use another --out")
-        if os.path.realpath(other := places.setdefault(place, job.source)) != os.path.realpath(job.source):
-            raise ValueError(f"{job.target}: the flow of both {other} and {job.source} would go there")
+        if os.path.realpath(other := places.setdefault(place, job.source)) != os.path.realpath(
+            job.source
+        ):
+            raise ValueError(
+                f"{job.target}: the flow of both {other} and {job.source} would go there"
+            )
     return [
         job for job in jobs if places.pop(os.path.realpath(job.target), None)
     ]  # Each once, though it be named twice.
@@ -97,7 +104,9 @@ class Done:
         if noted is None or not job.target.exists() or not job.source.exists():
             return False
         if noted != self._video(job):
-            raise ValueError(f"{job.target}: is the flow of another {noted[0]}, of {noted[1]} bytes; use another --out")
+            raise ValueError(
+                f"{job.target}: is the flow of another {noted[0]}, of {noted[1]} bytes; use another --out"
+            )
         return True
 
     def add(self, job: Job) -> None:
@@ -112,7 +121,9 @@ class Done:
         return [job.source.name, job.source.stat().st_size]
 
 
-def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], Any]) -> str | video.VideoError:
+def run(
+    job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], Any]
+) -> str | video.VideoError:
     """Computes and writes the flow of one video; returns what is to be said of it.
 
     Whatever goes wrong in reading it or in computing its flow is a VideoError, so that no other video is lost by it.
@@ -132,18 +143,27 @@ def run(job: Job, done: Done, flags: argparse.Namespace, advance: Callable[[], A
         nonlocal count, total, size
         for frame in _flow(job.source, flags):
             advance()
-            count, total, size = count + 1, total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()), frame.shape[:2]
+            count, total, size = (
+                count + 1,
+                total + float(np.hypot(*np.moveaxis(frame, -1, 0)).mean()),
+                frame.shape[:2],
+            )
             yield frame
 
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(job.target) as temporary:
             FORMATS[flags.format].write(temporary, counted(), flags.full)
-            if job.target.is_dir():  # Of a run that was killed before it was noted; a file is replaced as it is.
+            if (
+                job.target.is_dir()
+            ):  # Of a run that was killed before it was noted; a file is replaced as it is.
                 shutil.rmtree(job.target)
     except video.VideoError as error:
         return error
-    except (av.error.FFmpegError, MemoryError) as error:  # Of frames larger than H.264 has, for one.
+    except (
+        av.error.FFmpegError,
+        MemoryError,
+    ) as error:  # Of frames larger than H.264 has, for one.
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else cli.one_line(error)
         return video.VideoError(str(job.source), f"its flow cannot be encoded: {reason}")
     done.add(job)
@@ -160,27 +180,44 @@ def _flow(path: pathlib.Path, flags: argparse.Namespace) -> Flow:
     except video.VideoError:
         raise
     except Exception as error:
-        raise video.VideoError(str(path), f"its flow cannot be computed: {cli.one_line(error)}") from error
+        raise video.VideoError(
+            str(path), f"its flow cannot be computed: {cli.one_line(error)}"
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = cli.parser("i3d_jax.flow", __doc__)
-    parser.add_argument("videos", nargs="+", type=pathlib.Path, metavar="VIDEO", help="a file, or a folder of files")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the flow")
-    parser.add_argument("--format", choices=FORMATS, default="h264", help="see above (default: h264)")
     parser.add_argument(
-        "--preset", choices=PRESETS, default="opencv", help="OpenCV's parameters, or faster ones (default: opencv)"
+        "videos", nargs="+", type=pathlib.Path, metavar="VIDEO", help="a file, or a folder of files"
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the flow")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="h264", help="see above (default: h264)"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="opencv",
+        help="OpenCV's parameters, or faster ones (default: opencv)",
     )
     parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
     parser.add_argument("--frames", type=int, help="of a video to take at most (default: all)")
-    parser.add_argument("--full", type=float, default=5.0, help="pixels that have full colour (default: 5)")
-    parser.add_argument("--batch-size", type=int, help="pairs of frames at a time (default: 8, on accelerators 64)")
-    parser.add_argument("--parallel", type=int, help="videos at a time (default: 1, on accelerators 4)")
+    parser.add_argument(
+        "--full", type=float, default=5.0, help="pixels that have full colour (default: 5)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="pairs of frames at a time (default: 8, on accelerators 64)"
+    )
+    parser.add_argument(
+        "--parallel", type=int, help="videos at a time (default: 1, on accelerators 4)"
+    )
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
     for flag in ("short_side", "frames", "full", "batch_size", "parallel"):
         if getattr(flags, flag) is not None and not getattr(flags, flag) > 0:
-            parser.error(f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number")
+            parser.error(
+                f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number"
+            )
     if flags.short_side < 2:
         parser.error("--short-side: 1 is too small, wanted 2 or more")
     if (flags.batch_size or 1) > MAX_PAIRS:
@@ -190,11 +227,17 @@ def main(arguments: list[str] | None = None) -> int:
         new = not (flags.out / NOTE).exists()
         strangers = [job.target for job in jobs if new and job.target.exists()]
         if strangers:
-            raise ValueError(f"{strangers[0]}: is there already, and not from this command; use another --out")
+            raise ValueError(
+                f"{strangers[0]}: is there already, and not from this command; use another --out"
+            )
         busy = ValueError(f"{flags.out}: another process writes flow to it; use another --out")
         with files.locked_folder(flags.out, busy):
-            about = recipe(flags.preset) | {name: getattr(flags, name) for name in ("format", "short_side", "frames")}
-            files.write_once(flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {}))
+            about = recipe(flags.preset) | {
+                name: getattr(flags, name) for name in ("format", "short_side", "frames")
+            }
+            files.write_once(
+                flags.out / NOTE, about | ({"full": flags.full} if flags.format in PICTURES else {})
+            )
             for folder in {job.target.parent for job in jobs}:
                 files.remove_leftovers(folder)
             return _run_all(jobs, flags)
@@ -216,7 +259,10 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
         def attempt(job: Job) -> str | video.VideoError:
             try:
                 return run(job, done, flags, advance)
-            except (OSError, ValueError) as error:  # A disk that is full: the others at work need not finish.
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # A disk that is full: the others at work need not finish.
                 failures.append(error)
                 ended.set()
                 raise
@@ -232,7 +278,9 @@ def _run_all(jobs: list[Job], flags: argparse.Namespace) -> int:
         except StoppedError as error:
             if failures:
                 raise failures[0] from None
-            tqdm.tqdm.write("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+            tqdm.tqdm.write(
+                "stopped; what is done is kept, and the same command goes on", file=sys.stderr
+            )
             return error.status
         finally:
             ended.set()

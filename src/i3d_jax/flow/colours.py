@@ -14,7 +14,10 @@ ARCS = (
     ((0, 0, 255), (255, 0, 255), 13),
     ((255, 0, 255), (255, 0, 0), 6),
 )
-WHEEL = np.concatenate([np.linspace(start, stop, steps, endpoint=False) for start, stop, steps in ARCS]) / 255
+WHEEL = (
+    np.concatenate([np.linspace(start, stop, steps, endpoint=False) for start, stop, steps in ARCS])
+    / 255
+)
 
 
 def colours(flow: np.ndarray, most: float) -> np.ndarray:

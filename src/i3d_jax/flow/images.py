@@ -50,9 +50,14 @@ def median(images: jax.Array, window: int) -> jax.Array:
         return images
     *batch, height, width = images.shape
     padded = jnp.pad(images, [(0, 0)] * len(batch) + [(window // 2, window // 2)] * 2, "edge")
-    values = [padded[..., i : i + height, j : j + width] for i in range(window) for j in range(window)]
+    values = [
+        padded[..., i : i + height, j : j + width] for i in range(window) for j in range(window)
+    ]
     for low, high in median_network(window**2):
-        values[low], values[high] = jnp.minimum(values[low], values[high]), jnp.maximum(values[low], values[high])
+        values[low], values[high] = (
+            jnp.minimum(values[low], values[high]),
+            jnp.maximum(values[low], values[high]),
+        )
     return values[len(values) // 2]
 
 
@@ -63,7 +68,9 @@ def median_network(number: int) -> tuple[tuple[int, int], ...]:
     Batcher's odd-even merge sort, without what does not reach the middle.
     """
     pairs = []
-    power = 2 ** math.ceil(math.log2(number))  # The values beyond are infinite, and stay where they are.
+    power = 2 ** math.ceil(
+        math.log2(number)
+    )  # The values beyond are infinite, and stay where they are.
     size = 1
     while size < power:
         gap = size
@@ -96,7 +103,9 @@ def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]
     def sampled(image: jax.Array) -> jax.Array:
         flat, total = jnp.pad(image, MARGIN).reshape(-1), jnp.zeros_like(u)
         for i in range(4):
-            taps = [flat.at[corner + i * stride + j].get(mode="promise_in_bounds") for j in range(4)]
+            taps = [
+                flat.at[corner + i * stride + j].get(mode="promise_in_bounds") for j in range(4)
+            ]
             total += down[i] * sum(weight * tap for weight, tap in zip(across, taps, strict=True))
         return total
 

@@ -70,7 +70,10 @@ class TVL1:
 
     def __post_init__(self):
         for name, good, wanted in (
-            *((name, _counts(getattr(self, name)), "1 or more") for name in ("scales", "warps", "outer", "inner")),
+            *(
+                (name, _counts(getattr(self, name)), "1 or more")
+                for name in ("scales", "warps", "outer", "inner")
+            ),
             ("tau", 0 < self.tau <= 0.25, "more than 0 and at most 0.25"),
             ("lam", self.lam > 0, "more than 0"),
             ("theta", self.theta > 0, "more than 0"),
@@ -100,7 +103,12 @@ NOTE = "flow.json"  # The file that says, with a recipe, how a folder of flow wa
 
 def recipe(preset: str) -> dict[str, Any]:
     """How a preset makes flow, as results note it: the method, its version, all parameters."""
-    return {"method": "TV-L1", "version": VERSION, "preset": preset, **dataclasses.asdict(PRESETS[preset])}
+    return {
+        "method": "TV-L1",
+        "version": VERSION,
+        "preset": preset,
+        **dataclasses.asdict(PRESETS[preset]),
+    }
 
 
 def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
@@ -120,7 +128,9 @@ def tv_l1(first: Any, second: Any, settings: TVL1 = OPENCV) -> jax.Array:
       ValueError: the shapes differ, or these are no grey images.
     """
     if np.shape(first) != np.shape(second):
-        raise ValueError(f"TV-L1: images of shapes {np.shape(first)} and {np.shape(second)}, wanted the same")
+        raise ValueError(
+            f"TV-L1: images of shapes {np.shape(first)} and {np.shape(second)}, wanted the same"
+        )
     if np.ndim(first) < 2 or 0 in np.shape(first)[-2:]:
         raise ValueError(f"TV-L1: images of shape {np.shape(first)}, wanted [..., H, W]")
     if jnp.iscomplexobj(first) or jnp.iscomplexobj(second):
@@ -199,7 +209,11 @@ def _scale(settings: TVL1, first, second, u, v, stored) -> tuple[jax.Array, jax.
 def _solve(settings: TVL1, data, u, v, duals, stored):
     """Equations (3) to (5) until the flow moves no more: u, v and the dual variables px, py, qx, qy."""
     x, y, known, inverse = data
-    bound, step, theta = settings.lam * settings.theta, settings.tau / settings.theta, settings.theta
+    bound, step, theta = (
+        settings.lam * settings.theta,
+        settings.tau / settings.theta,
+        settings.theta,
+    )
 
     def iterate(state):
         (u, v, px, py, qx, qy), _, count = state
@@ -222,7 +236,9 @@ def _solve(settings: TVL1, data, u, v, duals, stored):
     def round_(state):
         (u, v, *duals), change, count = state
         u, v = images.median(jnp.stack([u, v]), settings.median)
-        flow, change, _ = lax.while_loop(moves(settings.inner), iterate, ((u, v, *duals), change, 0))
+        flow, change, _ = lax.while_loop(
+            moves(settings.inner), iterate, ((u, v, *duals), change, 0)
+        )
         return flow, change, count + 1
 
     start = (u, v, *duals), jnp.float32(np.inf), 0

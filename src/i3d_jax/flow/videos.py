@@ -15,7 +15,11 @@ from i3d_jax.prefetch import prefetch, usable_cores
 
 
 def flow_of_frames(
-    frames: Iterable[np.ndarray], settings: TVL1 = OPENCV, *, batch_size: int | None = None, threads: int | None = None
+    frames: Iterable[np.ndarray],
+    settings: TVL1 = OPENCV,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields the flow from each frame of a video to the next, f32 [H, W, 2] in pixels, as many as there are frames.
 
@@ -51,11 +55,17 @@ def flow_of_frames(
 
     def flow(batch: list[np.ndarray]) -> np.ndarray:
         pairs = len(batch) - 1
-        stack = np.stack(batch + batch[-1:] * (size - pairs))  # Nothing moves in the pairs that are added.
-        return np.asarray(compiled_program((size, *first.shape), settings)(stack[:-1], stack[1:]))[:pairs]
+        stack = np.stack(
+            batch + batch[-1:] * (size - pairs)
+        )  # Nothing moves in the pairs that are added.
+        return np.asarray(compiled_program((size, *first.shape), settings)(stack[:-1], stack[1:]))[
+            :pairs
+        ]
 
     last = np.zeros((*first.shape, 2), np.float32)
-    for last in itertools.chain.from_iterable(prefetch(flow, batches(), threads or (usable_cores() if on_cpu else 2))):
+    for last in itertools.chain.from_iterable(
+        prefetch(flow, batches(), threads or (usable_cores() if on_cpu else 2))
+    ):
         yield last
     yield last
 

@@ -43,7 +43,9 @@ MODELS = {
     "convnet_lstm": Model(ConvNetLSTM, {}, {"rgb": (25, 5)}, {"rgb": (50, 5)}, ("inception",)),
     "c3d": Model(C3D, {}, {"rgb": (16, 1)}, {"rgb": (240, 1)}, (), 112),
     "two_stream": Model(TwoStream, {}, {"rgb": (1, 10), "flow": (10, 1)}, SNIPPETS, BOTH),
-    "fused_two_stream": Model(FusedTwoStream, {}, {"rgb": (5, 10), "flow": (50, 1)}, SNIPPETS, BOTH),
+    "fused_two_stream": Model(
+        FusedTwoStream, {}, {"rgb": (5, 10), "flow": (50, 1)}, SNIPPETS, BOTH
+    ),
     "i3d": Model(Inception, {"dims": 3}, {"rgb": (64, 1)}, {"rgb": (250, 1)}),
     "two_stream_i3d": Model(
         TwoStream,
@@ -85,7 +87,9 @@ def build(name: str, **options) -> Network:
         raise ValueError(f"model {name!r}: {error}") from None
     for option, (fits, wanted) in VALUES.items():
         value = getattr(network, option)
-        if option == "num_classes" and value is None and model.network is Inception:  # It then gives features.
+        if (
+            option == "num_classes" and value is None and model.network is Inception
+        ):  # It then gives features.
             continue
         if option == "norm_group_size" and value is None:
             continue

@@ -17,12 +17,22 @@ from jax.extend import core
 from i3d_jax import cli, models
 from i3d_jax.models import layers
 
-COLUMNS = ("model", "parameters", "train clip", "G multiply-adds", "activations", "test clip", "G multiply-adds")
+COLUMNS = (
+    "model",
+    "parameters",
+    "train clip",
+    "G multiply-adds",
+    "activations",
+    "test clip",
+    "G multiply-adds",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = cli.parser("i3d_jax.models", __doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(models.MODELS)} (default: all)")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"{', '.join(models.MODELS)} (default: all)"
+    )
     parser.add_argument("--classes", type=int, default=400, help="default: 400, Kinetics'")
     flags = parser.parse_args(arguments)
     if flags.classes < 1:
@@ -55,7 +65,10 @@ def clip(streams: dict[str, tuple[int, int]]) -> str:
     """ "25 RGB + 250 flow, 10.00 s": frames, and the time they cover at 25 per second."""
     names = {"rgb": "RGB", "flow": "flow"}
     seconds = max(frames * stride for frames, stride in streams.values()) / 25
-    return " + ".join(f"{frames} {names[stream]}" for stream, (frames, _) in streams.items()) + f", {seconds:.2f} s"
+    return (
+        " + ".join(f"{frames} {names[stream]}" for stream, (frames, _) in streams.items())
+        + f", {seconds:.2f} s"
+    )
 
 
 def parameters(variables: Any) -> int:
@@ -88,7 +101,10 @@ def _count(jaxpr: Any) -> int:
 
 def _inner(eqn: Any) -> list[core.Jaxpr]:
     """The programs inside one operation."""
-    found = [value.jaxpr if isinstance(value, core.ClosedJaxpr) else value for value in eqn.params.values()]
+    found = [
+        value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        for value in eqn.params.values()
+    ]
     return [each for each in found if isinstance(each, core.Jaxpr)]
 
 
@@ -99,7 +115,9 @@ def activation_bytes(network: models.Network, variables: Any, example: Any) -> i
         def kept(module, _):
             return isinstance(module, layers.Conv | layers.ConvBN)
 
-        return network.apply(variables, example, capture_intermediates=kept, mutable=["intermediates"])[1]
+        return network.apply(
+            variables, example, capture_intermediates=kept, mutable=["intermediates"]
+        )[1]
 
     found = jax.eval_shape(outputs, variables, example)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))

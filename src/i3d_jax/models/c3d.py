@@ -66,6 +66,8 @@ class C3D(Network):
                 x = layers.Dropout(self.dropout)(x, self.trunk(train))
             x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, self.trunk(train))
         ends["Logits"] = self.classify(x, train)
-        ends = {name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()}
+        ends = {
+            name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()
+        }
         logits = ends["Logits"].mean(1)
         return (logits, ends) if endpoints else logits

@@ -43,7 +43,9 @@ class ConvNetLSTM(Network):
         return Timing(carries=True)
 
     @nn.compact
-    def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None):
+    def __call__(
+        self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None
+    ):
         """See `Network`; also takes and, as the endpoint "carry", returns the state that the past has left."""
         self.check_stream(video, "ConvNet+LSTM", VIDEO, train)
         inception = Inception(None, dims=2, **self.shared(), name="inception")
@@ -86,18 +88,26 @@ class NormLSTM(nn.Module):
         batch, frames, channels = x.shape
         gates = 4 * self.hidden
         input_kernel = self.param("input_kernel", kernel_init, (channels, gates))
-        hidden_kernel = self.param("hidden_kernel", nn.initializers.orthogonal(), (self.hidden, gates), jnp.float32)
+        hidden_kernel = self.param(
+            "hidden_kernel", nn.initializers.orthogonal(), (self.hidden, gates), jnp.float32
+        )
         gamma = nn.initializers.constant(self.scale)
         input_scale = self.param("input_scale", gamma, (gates,), jnp.float32)
         hidden_scale = self.param("hidden_scale", gamma, (gates,), jnp.float32)
         cell_scale = self.param("cell_scale", gamma, (self.hidden,), jnp.float32)
         cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
-        bias = self.param("bias", lambda *_: jnp.zeros(gates, jnp.float32).at[: self.hidden].set(1.0))  # f, i, o, g.
+        bias = self.param(
+            "bias", lambda *_: jnp.zeros(gates, jnp.float32).at[: self.hidden].set(1.0)
+        )  # f, i, o, g.
         sizes = {"input": gates, "hidden": gates, "cell": self.hidden}
         running = {
             name: (
-                self.variable("batch_stats", f"{name}_mean", jnp.zeros, (self.steps, size), jnp.float32),
-                self.variable("batch_stats", f"{name}_var", jnp.ones, (self.steps, size), jnp.float32),
+                self.variable(
+                    "batch_stats", f"{name}_mean", jnp.zeros, (self.steps, size), jnp.float32
+                ),
+                self.variable(
+                    "batch_stats", f"{name}_var", jnp.ones, (self.steps, size), jnp.float32
+                ),
             )
             for name, size in sizes.items()
         }

@@ -19,7 +19,9 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros"
+) -> jax.Array:
     """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
 
     Args:
@@ -43,7 +45,9 @@ def _product(x, kernel):
     numbers with results in float32, and is slow at others.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    y = jnp.dot(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel, preferred_element_type=wide)
+    y = jnp.dot(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel, preferred_element_type=wide
+    )
     return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -76,14 +80,20 @@ def _conv_of_few_channels(x, kernel, strides):
     # Whole blocks: zeros after the last pixel, and taps of zeros after the last.
     afters = [(outputs[i] - 1 + taps[i]) * strides[i] - sizes[i] - befores[i] for i in axes]
     x = jnp.pad(x, [(0, 0), *zip(befores, afters), (0, 0)])
-    kernel = jnp.pad(kernel, [*((0, taps[i] * strides[i] - window[i]) for i in axes), (0, 0), (0, 0)])
+    kernel = jnp.pad(
+        kernel, [*((0, taps[i] * strides[i] - window[i]) for i in axes), (0, 0), (0, 0)]
+    )
     x = _blocks_as_channels(x, strides, 1)
     kernel = _blocks_as_channels(kernel, strides, 0)
     for i in axes:
         if x.shape[-1] * taps[i] > FEW:
             break
-        x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + outputs[i], axis=1 + i) for tap in range(taps[i])], -1)
-        kernel = jnp.concatenate([lax.slice_in_dim(kernel, tap, tap + 1, axis=i) for tap in range(taps[i])], -2)
+        x = jnp.concatenate(
+            [lax.slice_in_dim(x, tap, tap + outputs[i], axis=1 + i) for tap in range(taps[i])], -1
+        )
+        kernel = jnp.concatenate(
+            [lax.slice_in_dim(kernel, tap, tap + 1, axis=i) for tap in range(taps[i])], -2
+        )
     more = -x.shape[-1] % MULTIPLE
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
     kernel = jnp.pad(kernel, [(0, 0)] * len(axes) + [(0, more), (0, 0)])
@@ -97,12 +107,18 @@ def _conv_of_few_channels(x, kernel, strides):
 def _blocks_as_channels(x, blocks, axis):
     """x [..., *positions, C, ...], the positions from `axis` on, with the positions of every block as channels before C."""
     number = len(blocks)
-    before, positions, after = x.shape[:axis], x.shape[axis : axis + number], x.shape[axis + number :]
+    before, positions, after = (
+        x.shape[:axis],
+        x.shape[axis : axis + number],
+        x.shape[axis + number :],
+    )
     shape = [n for size, block in zip(positions, blocks) for n in (size // block, block)]
     x = x.reshape(*before, *shape, *after)
     inner = [axis + 1 + 2 * i for i in range(number)]
     x = jnp.moveaxis(x, inner, range(axis + number, axis + 2 * number))
-    return x.reshape(*before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:])
+    return x.reshape(
+        *before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:]
+    )
 
 
 # Multiply-adds from which saving some of them is worth more operations to compile and run, and positions from which it is worth

@@ -58,7 +58,9 @@ class Inception(Network):
         if self.dims == 2:
             return Timing()
         before, after = reach(LAYERS)
-        return Timing(1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP)
+        return Timing(
+            1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP
+        )
 
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
@@ -69,7 +71,9 @@ class Inception(Network):
         """
         if self.time_padding not in ("zeros", "edge"):
             raise ValueError(f"time_padding is {self.time_padding!r}, wanted 'zeros' or 'edge'")
-        self.check_stream(video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train)
+        self.check_stream(
+            video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train
+        )
         if self.dims == 3 and video.shape[1] < MIN_FRAMES:
             raise ValueError(
                 f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "

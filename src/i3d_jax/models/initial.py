@@ -42,7 +42,9 @@ def plan_transfer(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
             actions.append(f"averaged over {given[-2]} channels, repeated over {wanted[-2]}")
         if len(given) < len(wanted):
             actions.append(
-                f"inflated: repeated over {wanted[0]} frames, / {wanted[0]}" if wanted[0] > 1 else "inflated"
+                f"inflated: repeated over {wanted[0]} frames, / {wanted[0]}"
+                if wanted[0] > 1
+                else "inflated"
             )
         rows.append(Row(leaf, wanted, "; ".join(actions) or "copied", name, given))
     return rows
@@ -79,7 +81,11 @@ def transfer_variables(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
         like = {kind: _at(fresh[kind], place) for kind in fresh}
         given = {kind: _last_layers_of(like[kind], _copy(source[kind])) for kind in source}
         stem, wanted = _stem(given), _stem(like)
-        if stem is not None and wanted is not None and stem["kernel"].shape[-2] != wanted["kernel"].shape[-2]:
+        if (
+            stem is not None
+            and wanted is not None
+            and stem["kernel"].shape[-2] != wanted["kernel"].shape[-2]
+        ):
             stem["kernel"] = average_channels(stem["kernel"], wanted["kernel"].shape[-2])
         made = inflate_params(given, like=like)
         variables = {kind: _put(variables[kind], place, made[kind]) for kind in variables}
@@ -125,5 +131,7 @@ def _last_layers_of(like: Any, tree: Any) -> Any:
     """`tree` with the last layers that `like` has in the place of its own."""
     if not isinstance(tree, dict) or not isinstance(like, dict):
         return tree
-    kept = {name: _last_layers_of(like.get(name), value) for name, value in tree.items() if name != LAST}
+    kept = {
+        name: _last_layers_of(like.get(name), value) for name, value in tree.items() if name != LAST
+    }
     return kept | ({LAST: like[LAST]} if LAST in like else {})

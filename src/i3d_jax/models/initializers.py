@@ -15,8 +15,8 @@ from jax.extend.core import get_opaque_trace_state
 CHUNK = 4096  # Numbers that are drawn at once.
 
 # Kernels that are still zeros, with their keys, and the trace that they are of.
-_waiting: contextvars.ContextVar[tuple[list[tuple[jax.Array, jax.Array]], Any] | None] = contextvars.ContextVar(
-    "waiting", default=None
+_waiting: contextvars.ContextVar[tuple[list[tuple[jax.Array, jax.Array]], Any] | None] = (
+    contextvars.ContextVar("waiting", default=None)
 )
 
 
@@ -66,7 +66,10 @@ def _drawn(keys: Sequence[jax.Array], shapes: Sequence[tuple[int, ...]]) -> list
         key = jax.random.fold_in(stacked[kernel], chunk)
         return jax.random.truncated_normal(key, -2.0, 2.0, (CHUNK,), jnp.float32)
 
-    places = np.repeat(np.arange(len(chunks)), chunks), np.concatenate([np.arange(number) for number in chunks])
+    places = (
+        np.repeat(np.arange(len(chunks)), chunks),
+        np.concatenate([np.arange(number) for number in chunks]),
+    )
     draws = jnp.split(lax.map(draw, places), np.cumsum(chunks)[:-1])
     return [_cut(each, shape) for each, shape in zip(draws, shapes, strict=True)]
 

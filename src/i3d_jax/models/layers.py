@@ -19,7 +19,9 @@ from i3d_jax.models import convolution, normalization, platforms
 from i3d_jax.models.initializers import kernel_init
 
 
-def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], *others: Any) -> jax.Array:
+def parameter(
+    module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], *others: Any
+) -> jax.Array:
     """As Flax's `param`, which traces `init` to compare the shapes of a parameter that is there: a tenth of the time that a network
     takes to trace.
 
@@ -30,7 +32,9 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
         return module.param(name, init, shape, *others)
     value = nn.unbox(module.get_variable("params", name))
     if jnp.shape(value) != shape:
-        raise errors.ScopeParamShapeError(name, "/" + "/".join(module.path), jnp.shape(value), shape)
+        raise errors.ScopeParamShapeError(
+            name, "/" + "/".join(module.path), jnp.shape(value), shape
+        )
     return value
 
 
@@ -52,10 +56,16 @@ class Conv(nn.Module):
         kernel = parameter(self, "kernel", kernel_init, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
+        x = convolution.conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding
+        )
         if self.use_bias:
             shift = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (
+            x
+            if shift is None
+            else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        )
 
 
 class Dropout(nn.Module):
@@ -76,7 +86,9 @@ class Dropout(nn.Module):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), numbers)
         shape = (x.shape[0] // len(numbers), *x.shape[1:])
         # In float32: under JAX_ENABLE_X64 a Python float would draw other masks.
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1 - self.rate), shape))(keys)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1 - self.rate), shape))(
+            keys
+        )
         return jnp.where(kept.reshape(x.shape), x / (1 - self.rate), 0).astype(x.dtype)
 
 
@@ -103,7 +115,9 @@ class BatchNorm(nn.Module):
     def __call__(self, x):
         """In training, x [B, *positions, C]."""
         check_groups(x.shape[0], x.size // self.features, self.groups)
-        clips = x.reshape(self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features)
+        clips = x.reshape(
+            self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features
+        )
         y, mean, var = normalization.normalize(clips, self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
             for running, value in ((self.mean, mean), (self.var, var)):
@@ -112,7 +126,9 @@ class BatchNorm(nn.Module):
 
     def in_a_test(self) -> tuple[jax.Array, jax.Array]:
         """What it multiplies by and what it adds, [C], by its running statistics."""
-        return normalization.scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
+        return normalization.scale_and_shift(
+            self.mean.value, self.var.value, self.bias, self.epsilon
+        )
 
 
 def moving_average(old: Any, new: jax.Array, decay: float) -> jax.Array:
@@ -123,7 +139,9 @@ def moving_average(old: Any, new: jax.Array, decay: float) -> jax.Array:
 def check_groups(batch: int, values: int, groups: int) -> None:
     """Raises a ValueError unless a batch can be cut into groups with more than one of so many values per channel each."""
     if batch == 0 or values == 0:
-        raise ValueError(f"batch norm: {batch} clips with {values} values per channel have no statistics")
+        raise ValueError(
+            f"batch norm: {batch} clips with {values} values per channel have no statistics"
+        )
     if batch % groups:
         raise ValueError(f"batch norm: a batch of {batch} cannot be cut into {groups} equal groups")
     if values == groups:
@@ -145,7 +163,15 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")
+        conv = Conv(
+            self.features,
+            self.window,
+            self.strides,
+            False,
+            self.time_padding,
+            self.dtype,
+            name="conv",
+        )
         norm = BatchNorm(self.features, self.groups, self.decay, relu=True, name="bn")
         if train:
             return norm(conv(x))

@@ -83,7 +83,15 @@ class Network(nn.Module):
 
     def shared(self) -> dict[str, Any]:
         """The attributes that a network hands to the networks inside it."""
-        names = "width", "dropout", "norm_group_size", "norm_decay", "dtype", "freeze_backbone", "remat"
+        names = (
+            "width",
+            "dropout",
+            "norm_group_size",
+            "norm_decay",
+            "dtype",
+            "freeze_backbone",
+            "remat",
+        )
         return {name: getattr(self, name) for name in names}
 
     def scaled(self, channels: int) -> int:
@@ -116,15 +124,23 @@ class Network(nn.Module):
         Returns:
           a class to be called with channels, window and strides.
         """
-        return functools.partial(layers.ConvBN, groups=groups, decay=self.norm_decay, dtype=self.dtype, **options)
+        return functools.partial(
+            layers.ConvBN, groups=groups, decay=self.norm_decay, dtype=self.dtype, **options
+        )
 
-    def walk(self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int) -> dict[str, jax.Array]:
+    def walk(
+        self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int
+    ) -> dict[str, jax.Array]:
         """The activations of every layer of `table`; 2-D networks drop the first of three dimensions.
 
         Call it in a compact method: the layers become the module's own.
         """
         train = self.trunk(train)
-        block = functools.partial(nn.remat, static_argnums=(2,)) if self.remat and train else lambda module: module
+        block = (
+            functools.partial(nn.remat, static_argnums=(2,))
+            if self.remat and train
+            else lambda module: module
+        )
         ends = {}
         for kind, name, *spec in table:
             if kind == "pool":
@@ -133,7 +149,9 @@ class Network(nn.Module):
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)
-                x = conv(self.scaled(features), window[-dims:], strides[-dims:], name=name)(x, train)
+                x = conv(self.scaled(features), window[-dims:], strides[-dims:], name=name)(
+                    x, train
+                )
             else:
                 x = block(Mixed)(tuple(map(self.scaled, spec)), unit, dims, name=name)(x, train)
             ends[name] = x
@@ -143,7 +161,11 @@ class Network(nn.Module):
     def check_stream(self, video: Any, what: str, axes: dict[int, str], train: bool) -> None:
         """Raises a ValueError unless `video` is one array of floats with as many axes as one of `axes` has."""
         if isinstance(video, dict) or video.ndim not in axes:
-            found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
+            found = (
+                f"the streams {sorted(video)}"
+                if isinstance(video, dict)
+                else f"an array of shape {video.shape}"
+            )
             raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
         self._check_array(video, what, train)
 
@@ -156,7 +178,9 @@ class Network(nn.Module):
             raise ValueError(f"{what}: got {found}, wanted {wanted}")
         rgb, flow = video["rgb"].shape, video["flow"].shape
         if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
-            raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
+            raise ValueError(
+                f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}"
+            )
         for stream in video.values():
             self._check_array(stream, what, train)
 
@@ -169,17 +193,25 @@ class Network(nn.Module):
             )
         # Their statistics would be NaN, and so would all running ones from then on.
         if train and 0 in video.shape:
-            raise ValueError(f"{what}: got an array of shape {video.shape} to train on, wanted one clip at least")
+            raise ValueError(
+                f"{what}: got an array of shape {video.shape} to train on, wanted one clip at least"
+            )
         if video.ndim == 5 and video.shape[1] == 0:
-            raise ValueError(f"{what}: got an array of shape {video.shape}, wanted one frame at least")
+            raise ValueError(
+                f"{what}: got an array of shape {video.shape}, wanted one frame at least"
+            )
         check_dtype(self.dtype, what)
         platforms.check_axes(video, what)
 
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
         """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
         assert self.num_classes is not None, "only an Inception inside another network has none"
-        x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.freeze_backbone else x, train)
-        x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
+        x = layers.Dropout(self.dropout)(
+            jax.lax.stop_gradient(x) if self.freeze_backbone else x, train
+        )
+        x = layers.Conv(
+            self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits"
+        )(x)
         return convolution.at_least_float32(x)
 
 

@@ -17,7 +17,9 @@ from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
 
 
-def normalize(x: jax.Array, bias: jax.Array, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+def normalize(
+    x: jax.Array, bias: jax.Array, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x normalised plus bias [C], and the statistics: mean and variance.
 
     Forward-mode AD only under `models.forms_of("plain")`.
@@ -62,7 +64,9 @@ def _means(*values):
         return [_sum(value, (1, 2)) / number for value in values]
     while clips * positions > MOST and (size := run(positions)) > 1:
         positions //= size
-        values = [value.reshape(*value.shape[:2], positions, size, value.shape[-1]) for value in values]
+        values = [
+            value.reshape(*value.shape[:2], positions, size, value.shape[-1]) for value in values
+        ]
         values = _sums(values, (3,))
     return [total / number for total in _sums(values, (1, 2))]
 
@@ -82,7 +86,9 @@ def _sum(value, axes):
 def _sums(values, axes):
     """JAX's own derivative of several sums at once has to be given one of each of the values."""
     zeros = [np.zeros((), value.dtype) for value in values]
-    return lax.reduce(tuple(values), tuple(zeros), lambda totals, more: [*map(lax.add, totals, more)], axes)
+    return lax.reduce(
+        tuple(values), tuple(zeros), lambda totals, more: [*map(lax.add, totals, more)], axes
+    )
 
 
 @_sums.defjvp
@@ -119,13 +125,17 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     x, bias, mean, var = residual
     of_y, of_mean, of_var = (None if isinstance(grad, SymbolicZero) else grad for grad in grads)
     of_y = lax.full_like(x, 0) if of_y is None else of_y
-    deviation = (var + epsilon) * lax.rsqrt(var + epsilon)  # No square root: the other there is, from the forward pass.
+    deviation = (var + epsilon) * lax.rsqrt(
+        var + epsilon
+    )  # No square root: the other there is, from the forward pass.
     least = (-bias[None] * deviation).astype(mean.dtype)
     centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
 
     def masked(x, grad):
         centred, grad = lax.sub(at_least_float32(x), centre), at_least_float32(grad)
-        return centred, lax.select(lax.gt(centred, least), grad, lax.full_like(grad, 0)) if relu else grad
+        return centred, lax.select(
+            lax.gt(centred, least), grad, lax.full_like(grad, 0)
+        ) if relu else grad
 
     centred, grad = masked(x, of_y)
     number = x.shape[1] * x.shape[2]
@@ -139,7 +149,9 @@ def _by_own_statistics_bwd(epsilon, relu, residual, grads):
     # The gradient where ReLU passed it is found out once more: seen as the same, XLA writes it, or the mask, to memory in between.
     x, grad, shift, stretch = lax.optimization_barrier((x, of_y, shift, stretch))
     centred, grad = masked(x, grad)
-    of_x = lax.sub(lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x)))
+    of_x = lax.sub(
+        lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x))
+    )
     if platforms.platform() == "cpu":
         # Divisions XLA computes once for all that use them; by what it does not see to be the same for all positions, or it
         # would multiply, which it computes again for each of the convolution's gradients.

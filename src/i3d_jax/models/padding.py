@@ -5,7 +5,9 @@ import numpy as np
 from jax import lax
 
 
-def same_pads(shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
+def same_pads(
+    shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]
+) -> list[tuple[int, int]]:
     """TensorFlow's SAME padding, (before, after) per axis: the odd pixel goes after."""
     return lax.padtype_to_pads(shape, window, strides, "SAME")
 

@@ -48,7 +48,12 @@ def _own() -> str:
 def check_axes(x: Any, what: str) -> None:
     """Raises a ValueError if an array lies along axes of a mesh whose types are Explicit, as `jax.make_mesh` makes them."""
     sharding = jax.typeof(x).sharding
-    axes = {axis for part in sharding.spec if part for axis in (part if isinstance(part, tuple) else (part,))}
+    axes = {
+        axis
+        for part in sharding.spec
+        if part
+        for axis in (part if isinstance(part, tuple) else (part,))
+    }
     if axes & set(sharding.mesh.explicit_axes):
         raise ValueError(
             f"{what}: got {jax.typeof(x)}, along Explicit axes of a mesh; wanted Auto ones, as those of "

@@ -39,7 +39,9 @@ def _max_by_axis(x, window, strides):
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     for axis, taps, stride in reversed([*zip(range(1, x.ndim - 1), window, strides, strict=True)]):
         if (taps, stride) != (1, 1):
-            x = _max_over_axis(x, axis, taps, stride)  # No forward-mode AD but under forms_of("plain").
+            x = _max_over_axis(
+                x, axis, taps, stride
+            )  # No forward-mode AD but under forms_of("plain").
     return x
 
 
@@ -55,7 +57,9 @@ def _separable_max_pool(x, window, strides):
     # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
     if dimensions == 2:
         x, window, strides = x[:, None], (1, *window), (1, *strides)
-    y = _max_over_space(x, window[1:], strides[1:])  # No forward-mode AD but under forms_of("plain").
+    y = _max_over_space(
+        x, window[1:], strides[1:]
+    )  # No forward-mode AD but under forms_of("plain").
     if (window[0], strides[0]) != (1, 1):
         y = _max_over_axis(y, 1, window[0], strides[0])
     return (y if dimensions == 3 else jnp.squeeze(y, 1)).astype(dtype)
@@ -79,13 +83,17 @@ def _max_and_winners_of_frame(x, window, strides):
 
 
 def _max_over_space_fwd(x, window, strides):
-    best, *winners = _frame_by_frame(functools.partial(_max_and_winners_of_frame, window=window, strides=strides), x)
+    best, *winners = _frame_by_frame(
+        functools.partial(_max_and_winners_of_frame, window=window, strides=strides), x
+    )
     return best, (winners, x.shape)
 
 
 def _max_over_space_bwd(window, strides, residual, grad):
     winners, (*_, height, width, _) = residual
-    of_frame = functools.partial(_gradient_of_frame, window=window, strides=strides, size=(height, width))
+    of_frame = functools.partial(
+        _gradient_of_frame, window=window, strides=strides, size=(height, width)
+    )
     return (_frame_by_frame(of_frame, grad, *winners),)
 
 
@@ -131,7 +139,11 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
         return function(*(lax.dynamic_slice_in_dim(x, frame, 1, 1) for x in arrays))
 
     def put(frame, whole):
-        return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
+        return jax.tree.map(
+            lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1),
+            whole,
+            of(frame),
+        )
 
     number = arrays[0].shape[1]
     if number == 0:  # There are no clips.
@@ -139,7 +151,10 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
     one = jax.eval_shape(of, 0)
     # What the loop fills begins as any numbers of the clips: zeros, XLA would write, and keep room for, at the very start.
     any_of_clips = arrays[0][:, :1, :1, :1, :1]
-    whole = jax.tree.map(lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])), one)
+    whole = jax.tree.map(
+        lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])),
+        one,
+    )
     whole = lax.fori_loop(0, number, put, whole)
     return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), whole)
 
@@ -185,7 +200,9 @@ def _to_winners(grad, winner, axis, window, stride, size):
     total: Any = 0.0
     for ago in range(first, last + 1):
         of_block, its_winner = (
-            jnp.expand_dims(lax.slice_in_dim(x, last - ago, last - ago + blocks, axis=axis), axis + 1)
+            jnp.expand_dims(
+                lax.slice_in_dim(x, last - ago, last - ago + blocks, axis=axis), axis + 1
+            )
             for x in (grad, winner)
         )
         total += jnp.where(its_winner == phase + jnp.int8(before + stride * ago), of_block, 0)

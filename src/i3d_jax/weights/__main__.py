@@ -31,13 +31,25 @@ def main(arguments: list[str] | None = None) -> int:
     fetch_parser.add_argument("weights", nargs="+", metavar="NAME")
     verify_parser = commands.add_parser("verify", help="check weights, every byte")
     verify_parser.add_argument("weights", nargs="+", metavar="NAME|FILE")
-    convert_parser = commands.add_parser("convert", help="write weights of any kind as one safetensors file")
-    convert_parser.add_argument("source", help="name, safetensors file, TensorFlow checkpoint or sdist")
+    convert_parser = commands.add_parser(
+        "convert", help="write weights of any kind as one safetensors file"
+    )
+    convert_parser.add_argument(
+        "source", help="name, safetensors file, TensorFlow checkpoint or sdist"
+    )
     convert_parser.add_argument("target", help="safetensors file to write")
-    plan_parser = commands.add_parser("plan", help="say where each leaf of a model's starting weights comes from")
-    plan_parser.add_argument("model", choices=models.MODELS, metavar="MODEL", help=", ".join(models.MODELS))
-    plan_parser.add_argument("--source", help="weights to start from (default: ImageNet's, as TF-Slim has them)")
-    plan_parser.add_argument("--stream", choices=CHANNELS, help="of a model of one stream (default: rgb)")
+    plan_parser = commands.add_parser(
+        "plan", help="say where each leaf of a model's starting weights comes from"
+    )
+    plan_parser.add_argument(
+        "model", choices=models.MODELS, metavar="MODEL", help=", ".join(models.MODELS)
+    )
+    plan_parser.add_argument(
+        "--source", help="weights to start from (default: ImageNet's, as TF-Slim has them)"
+    )
+    plan_parser.add_argument(
+        "--stream", choices=CHANNELS, help="of a model of one stream (default: rgb)"
+    )
     plan_parser.add_argument("--classes", type=int, default=400, help="of the model (default: 400)")
     flags = parser.parse_args(arguments)
     if flags.command == "list":
@@ -45,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.command == "plan":
         if flags.classes < 1:
             parser.error(f"--classes: {flags.classes} is not a positive number")
-        return _each([flags.model], lambda model: _plan(model, flags.source, flags.stream, flags.classes))
+        return _each(
+            [flags.model], lambda model: _plan(model, flags.source, flags.stream, flags.classes)
+        )
     if flags.command == "convert":
         if pathlib.Path(flags.target).suffix != ".safetensors":
             parser.error(f"{flags.target}: wanted a name that ends in .safetensors")
@@ -61,7 +75,9 @@ def _list() -> int:
         return 2
     for name, entry in PUBLISHED.items():
         cached = "in the cache" if paths[name].exists() else f"{entry.size / 1e6:.0f} MB to fetch"
-        print(f"{name:20}{entry.stream:6}Kinetics-{entry.classes}  pretraining: {entry.pretraining:10}{cached}")
+        print(
+            f"{name:20}{entry.stream:6}Kinetics-{entry.classes}  pretraining: {entry.pretraining:10}{cached}"
+        )
     return 0
 
 
@@ -104,7 +120,9 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
     key = jax.random.key(0)
     try:
         like = jax.eval_shape(
-            models.build(model, num_classes=classes).init, key, models.input_shapes(clips, entry.crop)
+            models.build(model, num_classes=classes).init,
+            key,
+            models.input_shapes(clips, entry.crop),
         )
         if source is None:
             images = models.build("inception", num_classes=1001)
@@ -112,7 +130,11 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
         else:
             given = weights.load(source)
             # That it can be done, not only what would be.
-            jax.eval_shape(lambda given, like: initial.transfer_variables(given, like, entry.trunks), given, like)
+            jax.eval_shape(
+                lambda given, like: initial.transfer_variables(given, like, entry.trunks),
+                given,
+                like,
+            )
         rows = initial.plan_transfer(given, like, entry.trunks)
     except ValueError as error:
         raise WeightsError(f"{model}: {textwrap.shorten(str(error), 300)}") from None

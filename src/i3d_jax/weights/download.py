@@ -15,7 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import tqdm
 
-PATIENCE = 30.0  # Seconds without an answer, and those in which as many bytes must come as SPEED says.
+PATIENCE = (
+    30.0  # Seconds without an answer, and those in which as many bytes must come as SPEED says.
+)
 SPEED = 1000  # Bytes per second.
 TRIES = 5  # In a row that come less than PROGRESS bytes further.
 PROGRESS = 1 << 20
@@ -74,7 +76,9 @@ def download(
                 request = _request(address, headers, start if exact else 0, version)
                 with contextlib.closing(_read(request, opener, answered=start > 0)) as blocks:
                     response = next(blocks)
-                    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+                    version = (
+                        response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+                    )
                     _save(blocks, response, file, size, exact, bar)
                 return Answer(response.geturl(), response.headers.get_content_type())
             except DownloadError as error:
@@ -89,7 +93,9 @@ def download(
                 time.sleep(pause)
 
 
-def _request(address: str, headers: Mapping[str, str] | None, start: int, version: str) -> urllib.request.Request:
+def _request(
+    address: str, headers: Mapping[str, str] | None, start: int, version: str
+) -> urllib.request.Request:
     """A request for a file from byte `start` on or, if it is not the version any more that was begun with, for all of it."""
     try:
         request = urllib.request.Request(address, headers={"Accept-Encoding": "identity"})
@@ -99,12 +105,16 @@ def _request(address: str, headers: Mapping[str, str] | None, start: int, versio
         request.add_unredirected_header(name, value)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        if version and not version.startswith("W/"):  # Weak entity tags are not for parts (RFC 9110, 13.1.5).
+        if version and not version.startswith(
+            "W/"
+        ):  # Weak entity tags are not for parts (RFC 9110, 13.1.5).
             request.add_header("If-Range", version)
     return request
 
 
-def _save(blocks: Iterator[Any], response: Any, file: BinaryIO, size: int, exact: bool, bar: tqdm.tqdm) -> None:
+def _save(
+    blocks: Iterator[Any], response: Any, file: BinaryIO, size: int, exact: bool, bar: tqdm.tqdm
+) -> None:
     """Writes the blocks of an answer, after what is there if it is the rest of that."""
     if not (getattr(response, "status", None) == 206 and _start(response) == file.tell()):
         file.seek(0)
@@ -202,4 +212,8 @@ def _judged(error: Exception, answered: bool) -> Exception:
         return error
     reason = getattr(error, "reason", None) or error
     reset = isinstance(reason, ConnectionResetError | BrokenPipeError | http.client.BadStatusLine)
-    return _BrokenOffError(reason) if answered or reset else DownloadError(str(reason) or type(reason).__name__)
+    return (
+        _BrokenOffError(reason)
+        if answered or reset
+        else DownloadError(str(reason) or type(reason).__name__)
+    )

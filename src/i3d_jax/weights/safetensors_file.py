@@ -36,7 +36,10 @@ def save(path: str | os.PathLike, variables: Any, info: Info) -> None:
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: wanted a name that ends in .safetensors")
-    tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in sorted(named_leaves(variables).items())}
+    tensors = {
+        name: np.ascontiguousarray(leaf, np.float32)
+        for name, leaf in sorted(named_leaves(variables).items())
+    }
     text = to_json(info)
     crcs = {"": google_crc32c.value(text.encode())} | checksums(tensors)
     # One entry: safetensors writes several in an order of its own.
@@ -62,10 +65,14 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         with safetensors.safe_open(path, "np") as file:
             checksums_of, crcs, text = _metadata(file.metadata() or {})
             tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
-        found = {"": google_crc32c.value(text.encode(errors="backslashreplace"))} | checksums_of(tensors)
+        found = {"": google_crc32c.value(text.encode(errors="backslashreplace"))} | checksums_of(
+            tensors
+        )
         for name in {**crcs, **found}:
             if crcs.get(name) != found.get(name):
-                raise WeightsError(f"{name or 'its description'}: damaged (its CRC-32C is not the one noted)")
+                raise WeightsError(
+                    f"{name or 'its description'}: damaged (its CRC-32C is not the one noted)"
+                )
         return tensors, from_json(text)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
@@ -81,7 +88,9 @@ def _metadata(metadata: Mapping[str, str]) -> tuple[Callable, dict[str, int], st
     """How a file's checksums are made, what they are by path, and its description as JSON."""
     version = next((version for version in CHECKSUMS if version in metadata), None)
     if version is None:
-        raise WeightsError(f"its metadata are {[name[:80] for name in metadata][:4]}, wanted {FORMAT!r}")
+        raise WeightsError(
+            f"its metadata are {[name[:80] for name in metadata][:4]}, wanted {FORMAT!r}"
+        )
     entry = parse(metadata[version], "its entry of metadata")
     crcs, text = entry.get("crc32c"), entry.get("info")
     if not isinstance(crcs, dict) or not isinstance(text, str):
@@ -94,7 +103,9 @@ def _tensor(file: safetensors.safe_open, name: str) -> np.ndarray:
     dtype, shape = view.get_dtype(), view.get_shape()
     # Before it is read: NumPy does not have all types and shapes that a file can.
     if dtype != "F32" or len(shape) > DIMENSIONS or 0 in shape:
-        raise WeightsError(f"{name}: {dtype} {shape[: DIMENSIONS + 1]}, wanted F32 of at most {DIMENSIONS} dimensions")
+        raise WeightsError(
+            f"{name}: {dtype} {shape[: DIMENSIONS + 1]}, wanted F32 of at most {DIMENSIONS} dimensions"
+        )
     return file.get_tensor(name)
 
 
@@ -105,8 +116,13 @@ def tensor_crcs(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 def checksums(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The CRC-32C of each tensor's type, shape and bytes."""
-    heads = {name: google_crc32c.value(f"{each.dtype} {list(each.shape)}\n".encode()) for name, each in tensors.items()}
-    return {name: google_crc32c.extend(heads[name], value.tobytes()) for name, value in tensors.items()}
+    heads = {
+        name: google_crc32c.value(f"{each.dtype} {list(each.shape)}\n".encode())
+        for name, each in tensors.items()
+    }
+    return {
+        name: google_crc32c.extend(heads[name], value.tobytes()) for name, value in tensors.items()
+    }
 
 
 CHECKSUMS = {FORMAT: checksums, "i3d_jax weights 2": tensor_crcs}

@@ -23,7 +23,16 @@ from i3d_jax.files import open_regular
 from i3d_jax.weights.tf_table import DAMAGE, fields, read_table, unmask, varint
 
 # By TensorFlow's data types; and the fields of TensorProto that hold their values, of those that V1 is read with.
-DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 6: np.int8, 9: np.int64, 10: np.bool_, 19: np.float16}
+DTYPES = {
+    1: np.float32,
+    2: np.float64,
+    3: np.int32,
+    4: np.uint8,
+    6: np.int8,
+    9: np.int64,
+    10: np.bool_,
+    19: np.float16,
+}
 VALUES = {1: 5, 2: 6, 3: 7, 9: 10}
 
 LARGEST_INDEX = 16 << 20  # Bytes; the release's have 10,000.
@@ -57,7 +66,11 @@ def open_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
     name = os.fspath(path)
     alone = os.path.exists(name) and not os.path.isdir(name) and not os.path.exists(name + ".index")
     # A file of a V2 checkpoint is never taken for V1's: the error is then about the one that is missing.
-    return CheckpointV1(name) if alone and not name.endswith((".index", ".data-00000-of-00001")) else Checkpoint(name)
+    return (
+        CheckpointV1(name)
+        if alone and not name.endswith((".index", ".data-00000-of-00001"))
+        else Checkpoint(name)
+    )
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -75,9 +88,15 @@ class Checkpoint(Mapping[str, np.ndarray]):
         wanted = max((entry.offset + entry.size for entry in self.entries.values()), default=0)
         self._data = _mapped(self.data_path) if wanted else np.empty(0, np.uint8)
         if len(self._data) != wanted:
-            cut = [name for name, entry in self.entries.items() if entry.offset + entry.size > len(self._data)]
+            cut = [
+                name
+                for name, entry in self.entries.items()
+                if entry.offset + entry.size > len(self._data)
+            ]
             lost = f"; {len(cut)} tensors are cut off, the first is {cut[0]}" if cut else ""
-            raise CheckpointError(f"{self.data_path}: {len(self._data)} bytes, wanted {wanted}{lost}")
+            raise CheckpointError(
+                f"{self.data_path}: {len(self._data)} bytes, wanted {wanted}{lost}"
+            )
         self._verified: set[str] = set()
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -85,7 +104,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
         data = self._data[entry.offset : entry.offset + entry.size]
         if name not in self._verified:
             if google_crc32c.value(data.tobytes()) != entry.crc32c:
-                raise CheckpointError(f"{self.data_path}: {name}: damaged (its CRC-32C is not the index's)")
+                raise CheckpointError(
+                    f"{self.data_path}: {name}: damaged (its CRC-32C is not the index's)"
+                )
             self._verified.add(name)
         return data.view(entry.dtype).reshape(entry.shape)
 
@@ -120,7 +141,9 @@ def _mapped(path: str | os.PathLike) -> np.memmap:
         with open_regular(path) as file:
             return np.memmap(file, mode="r")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise CheckpointError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _index(table: memoryview) -> dict[str, Entry]:
@@ -130,7 +153,9 @@ def _index(table: memoryview) -> dict[str, Entry]:
         raise ValueError("it has no header")
     header = dict(fields(value))
     if header.get(1, 1) != 1 or header.get(2, 0) != 0:
-        raise ValueError("more than one data file, or big-endian; only one little-endian file is supported")
+        raise ValueError(
+            "more than one data file, or big-endian; only one little-endian file is supported"
+        )
     entries = {name.decode(): _entry(name.decode(), value) for name, value in pairs}
     entries = dict(sorted(entries.items(), key=lambda item: item[1].offset))
     end = 0
@@ -162,7 +187,9 @@ def _shape(name: str, message: bytes | memoryview) -> tuple[int, ...]:
             shape += (dict(fields(dimension)).get(1, 0),)
             size *= max(1, shape[-1])
             if len(shape) > DIMENSIONS or size > LARGEST_TENSOR:
-                raise ValueError(f"{name}: more than {DIMENSIONS} dimensions or {LARGEST_TENSOR:,} elements")
+                raise ValueError(
+                    f"{name}: more than {DIMENSIONS} dimensions or {LARGEST_TENSOR:,} elements"
+                )
     return shape
 
 
@@ -187,12 +214,16 @@ class CheckpointV1(Mapping[str, np.ndarray]):
         try:
             self.entries = _saved_tensors(table)
         except DAMAGE as error:
-            raise CheckpointError(f"{path}: not a TensorFlow checkpoint, or damaged: {error}") from None
+            raise CheckpointError(
+                f"{path}: not a TensorFlow checkpoint, or damaged: {error}"
+            ) from None
 
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, values = self.entries[name]
         if dtype.kind == "f":
-            flat = np.frombuffer(values, dtype).copy()  # The values lie at any byte: a copy is aligned.
+            flat = np.frombuffer(
+                values, dtype
+            ).copy()  # The values lie at any byte: a copy is aligned.
         else:
             flat = np.fromiter(_varints(values), np.uint64).view(np.int64).astype(dtype)
         flat.flags.writeable = False
@@ -217,7 +248,9 @@ def _saved_tensors(table: memoryview) -> dict[str, Packed]:
         data = dict(fields(dict(fields(value))[2]))
         saved[str(data[1], "utf-8")] = dict(fields(data.get(3, b"")))
     for name in sorted(listed.keys() ^ saved.keys()):
-        raise ValueError(f"{name}: it is {'listed, but not there' if name in listed else 'there, but not listed'}")
+        raise ValueError(
+            f"{name}: it is {'listed, but not there' if name in listed else 'there, but not listed'}"
+        )
     return {name: _packed(name, kind, shape, saved[name]) for name, (kind, shape) in listed.items()}
 
 

@@ -16,7 +16,13 @@ TRAILER = 5  # Of a block: its type, its CRC.
 # TensorFlow writes every 16th key of a block whole, so that keys are at most so many times as long as their table.
 RESTART_INTERVAL = 16
 VARINT = 10  # Bytes of the longest: 64 bits.
-DAMAGE = (ValueError, IndexError, KeyError, TypeError, struct.error)  # What reading anything else may raise.
+DAMAGE = (
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+)  # What reading anything else may raise.
 
 
 def read_table(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -75,7 +81,9 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, m
         length, position = varint(block, position)
         total += min(shared, len(key)) + unshared
         if total > RESTART_INTERVAL * size:
-            raise ValueError(f"the block at byte {offset} has {size} bytes, but keys of {total} and more")
+            raise ValueError(
+                f"the block at byte {offset} has {size} bytes, but keys of {total} and more"
+            )
         key = key[:shared] + bytes(block[position : position + unshared])
         position += unshared
         yield key, block[position : position + length]
@@ -113,7 +121,9 @@ def varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             if byte == 0 and shift > 7:
-                raise ValueError("a number has a byte too many")  # A flipped bit, in a footer that has no CRC.
+                raise ValueError(
+                    "a number has a byte too many"
+                )  # A flipped bit, in a footer that has no CRC.
             if value >= 2**64:
                 break
             return value, at + 1
