@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from i3d_jax import datasets, distributed, models, weights
 from i3d_jax.datasets import pipeline
 from i3d_jax.evaluation.protocol import evaluate
-from i3d_jax.models.initial import LAST, plan_transfer, transfer_variables
+from i3d_jax.models.transfer import LAST, plan_transfer, transfer_variables
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import checkpoints, fingerprint, optimizers, run_folder, validation
 from i3d_jax.training.config import ConfigError, check_splits, validate

@@ -18,7 +18,7 @@ import jax
 
 from i3d_jax import cli, models, weights
 from i3d_jax.inflate import named_leaves
-from i3d_jax.models import initial
+from i3d_jax.models import transfer
 from i3d_jax.models.network import CHANNELS
 from i3d_jax.weights.published import PUBLISHED, WeightsError
 
@@ -131,14 +131,14 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
             given = weights.load(source)
             # That it can be done, not only what would be.
             jax.eval_shape(
-                lambda given, like: initial.transfer_variables(given, like, entry.trunks),
+                lambda given, like: transfer.transfer_variables(given, like, entry.trunks),
                 given,
                 like,
             )
-        rows = initial.plan_transfer(given, like, entry.trunks)
+        rows = transfer.plan_transfer(given, like, entry.trunks)
     except ValueError as error:
         raise WeightsError(f"{model}: {textwrap.shorten(str(error), 300)}") from None
-    return initial.format_plan(rows)
+    return transfer.format_plan(rows)
 
 
 def _convert(source: str, target: pathlib.Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from i3d_jax import models, weights
 from i3d_jax.inflate import named_leaves
-from i3d_jax.models.initial import plan_transfer, transfer_variables
+from i3d_jax.models.transfer import plan_transfer, transfer_variables
 from i3d_jax.weights.__main__ import main
 
 KEY = jax.random.key(0)
