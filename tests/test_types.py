@@ -30,8 +30,8 @@ TESTED = [(name, dtype) for name in NAMES for dtype in ("float32", "bfloat16")]
 @pytest.fixture(autouse=True)
 def fewer_multiplications(monkeypatch):
     """Toom-Cook's method for convolutions of any size."""
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
 
 
 def packed(streams, size=32, batch=4):

@@ -28,8 +28,8 @@ def random(seed, *shape):
 def test_convolution_as_2d_equals_xlas_3d_convolution(
     window, strides, frames, large, float64, monkeypatch
 ):
-    monkeypatch.setattr(convolution, "LARGE", large)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
 
     def loss(convolve, x, kernel):
@@ -37,7 +37,7 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, plain), plain_grads = run(convolution._plain, x, kernel)
+    (_, plain), plain_grads = run(convolution._xla_conv, x, kernel)
     (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
     jax.tree.map(
@@ -45,11 +45,12 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(
     )
 
 
-# A method with a point for each term of the product, of which there are six and infinity, and, beyond that, the plain one.
+# Toom-Cook has six points and infinity, which is enough for products of seven terms; kernels with
+# more taps take the plain convolution.
 @pytest.mark.parametrize("taps,convolutions", [(5, 7), (6, 7), (7, 1), (9, 1)])
 def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     x, kernel, weights = (
         random(0, 1, 12, 4, 5, 3),
         random(1, taps, 3, 1, 3, 2),
@@ -61,7 +62,7 @@ def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkey
         return (weights * y).sum(), y
 
     (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(
-        convolution._plain, x, kernel
+        convolution._xla_conv, x, kernel
     )
     (_, found), grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution.conv, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
@@ -73,8 +74,8 @@ def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkey
 def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(
     monkeypatch,
 ):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     rng = np.random.default_rng(0)
     x, kernel = np.maximum(rng.normal(size=(1, 16, 8, 8, 8)), 0), rng.normal(size=(3, 1, 1, 8, 4))
     x[:, 8] *= 1e4
@@ -95,8 +96,8 @@ def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_pla
 
 
 def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 2 * 8 * 12 * 12 * 27 * 4 * 4)
-    monkeypatch.setattr(convolution, "MANY", 2 * 8 * 12 * 12)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 2 * 8 * 12 * 12 * 27 * 4 * 4)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 2 * 8 * 12 * 12)
 
     def convolutions(frames, size, channels):
         x, kernel = (
@@ -123,7 +124,7 @@ def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(mo
     ],
 )
 def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "FEW", few)
+    monkeypatch.setattr(convolution, "FEW_CHANNELS", few)
     x, kernel = random(0, 2, *shape, 3), random(1, *window, 3, 4)
 
     def loss(form, x, kernel):
@@ -131,7 +132,7 @@ def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, fl
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, wanted), wanted_grads = run(convolution._plain, x, kernel)
+    (_, wanted), wanted_grads = run(convolution._xla_conv, x, kernel)
     (_, found), grads = run(convolution._conv_of_few_channels, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
@@ -142,10 +143,10 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
     x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)
 
     def error(large, dtype):
-        monkeypatch.setattr(convolution, "LARGE", large)
-        monkeypatch.setattr(convolution, "MANY", 0)
+        monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+        monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
         with jax.enable_x64(True):
-            exact = convolution._plain(
+            exact = convolution._xla_conv(
                 jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides
             )
         found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(

@@ -1,4 +1,7 @@
-"""The released checkpoint on real clips, against logits that an independent implementation gave (float32, CPU)."""
+"""The released checkpoint on real clips, against the logits of an independent implementation.
+
+The expected logits were computed in float32 on a CPU.
+"""
 
 import av
 import jax
@@ -64,7 +67,7 @@ def test_fewer_multiplications_change_logits_by_less_than_one_in_ten_thousand(
 ):
     clip, found = first_32_frames(shared_data / next(iter(GOLDEN))), {}
     for large in 0, np.inf:
-        monkeypatch.setattr(convolution, "LARGE", large)
-        monkeypatch.setattr(convolution, "MANY", 0)
+        monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+        monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
         found[large] = logits_of(clip, released[0])
     np.testing.assert_allclose(found[0], found[np.inf], atol=1e-4)

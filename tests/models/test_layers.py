@@ -156,7 +156,7 @@ def test_statistics_of_batch_norm_are_taken_in_one_pass():
         return jnp.square(norm.apply(variables, x, mutable=["batch_stats"])[0]).sum()
 
     text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
-    # Of several sums at once: one alone would be of what had been written to memory, pass after pass.
+    # Both sums are in one reduction: XLA computes a sum alone in several passes over memory.
     of_runs = "(f32[1,2,196,6]{3,2,1,0}, f32[1,2,196,6]{3,2,1,0}) reduce("
     assert text.count(of_runs) == 2 and " reduce-window(" not in text
 

@@ -1,4 +1,4 @@
-"""What all networks of the zoo have in common, and what each alone has, but for Inception's own (test_inception.py)."""
+"""All networks of the zoo together, and each but Inception alone (see test_inception.py)."""
 
 import functools
 import re
@@ -52,7 +52,7 @@ def cut(video, window, timing):
 
 @functools.cache
 def made(name):
-    """A small network, its compiled `apply` with endpoints, and variables with statistics that do something."""
+    """A small network, its compiled `apply` with endpoints, and variables with random statistics."""
     network, streams = small(name), SMALL[name][1]
     variables = jax.jit(network.init)(KEY, clip(streams))
     rng = np.random.default_rng(1)
@@ -65,8 +65,8 @@ def made(name):
     "name,streams,count",
     [
         ("inception", None, 6_002_624),
-        # FACTS' 8,945,600, and the LSTM's own batch norm: scales of the input's, the hidden state's (2,048 each) and the
-        # cell's term, and the cell's offset (512 each).
+        # 8,945,600 were counted by hand. The LSTM's batch norm adds the scales of the input and of
+        # the hidden state (2,048 each), and the scale and the offset of the cell (512 each).
         ("convnet_lstm", None, 8_945_600 + 2 * 2048 + 2 * 512),
         # Counted before batch norm, with biases: batch norm's offsets are as many.
         ("c3d", None, 79_634_576),
@@ -81,7 +81,7 @@ def test_parameter_counts_match_table_1(name, streams, count):
     entry = models.MODELS[name]
     example = models.input_shapes(streams or entry.train, entry.crop)
     variables = jax.eval_shape(models.build(name, num_classes=400).init, KEY, example)
-    assert table.parameters(variables) == count
+    assert table.count_parameters(variables) == count
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_multiply_adds_of_i3d_match_what_was_counted_by_hand(frames, channels, w
 
 
 def test_table_1_is_printed(capsys):
-    assert table.main(["--classes", "7", "c3d", "two_stream"]) == 0
+    assert table.main(["--num-classes", "7", "c3d", "two_stream"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
         "| c3d | " in lines[2]
@@ -417,7 +417,10 @@ def test_the_lstm_is_taught_at_every_step_and_dropout_acts_in_training_only():
 
 
 def lstm_by_hand(x, params, stats=None, groups=1):
-    """Cooijmans et al.'s equations, a clip's step at a time, in float64; `stats(name, step)` gives mean and variance."""
+    """The equations of Cooijmans et al. step by step in float64.
+
+    `stats(name, step)` gives mean and variance.
+    """
     p = {name: np.float64(value) for name, value in params.items()}
     sigmoid = lambda a: 1 / (1 + np.exp(-a))
     hidden = p["hidden_kernel"].shape[0]

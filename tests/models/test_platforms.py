@@ -42,8 +42,8 @@ def test_platforms_that_there_are_not_are_named():
 
 @pytest.mark.parametrize("jit", [jax.jit, lambda function: function])
 def test_forward_mode_is_for_plain_forms_and_tracebacks_of_others_say_so(jit, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     norm = layers.BatchNorm(3)
     rng = np.random.default_rng(0)
     x, tangent, kernel = (
@@ -65,7 +65,7 @@ def test_forward_mode_is_for_plain_forms_and_tracebacks_of_others_say_so(jit, fl
                 said = ""
             except TypeError:
                 said = traceback.format_exc()
-            assert 'No forward-mode AD but under forms_of("plain").' in said
+            assert 'For jvp, use forms_of("plain").' in said
             y, back = jax.vjp(function, x)
         with models.forms_of("plain"):
             _, forward = jax.jvp(jit(function), (x,), (tangent,))

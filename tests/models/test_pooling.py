@@ -19,7 +19,7 @@ WINDOWS = [
 ]
 
 
-FORMS = [pooling.max_pool, pooling._max_by_axis]  # A CPU's, a GPU's.
+FORMS = [pooling.max_pool, pooling._max_pool_by_axis]  # A CPU's, a GPU's.
 
 
 @pytest.mark.parametrize("form", FORMS)

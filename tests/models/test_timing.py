@@ -17,7 +17,7 @@ FORGETFUL = {name: timing for name, timing in TIMINGS.items() if not timing.carr
 
 
 def cases(timing):
-    """(ticks, size) of every remainder, from the least size that is always enough to more than the whole."""
+    """(ticks, size) with every remainder, from the least size that is enough to the whole and more."""
     least = enough(timing)
     for size in range(least, least + 2 * timing.step + 3):
         for ticks in range(timing.least, 4 * size, max(1, size // 9)):
@@ -31,7 +31,7 @@ def enough(timing):
 
 
 def predict(timing, video, past=()):
-    """A network that shows what each prediction depends on: the ticks around it, and None where there are none.
+    """A network that predicts what each prediction depends on: ticks, and None outside the video.
 
     Before the video and, to fill up its last step, after it there is padding.
     """
@@ -75,7 +75,7 @@ def test_pieces_are_of_one_size_and_show_each_prediction_all_that_it_depends_on(
         assert len({window.stop - window.start for window in windows}) == 1, (ticks, size)
         for window in windows:
             assert 0 <= window.start and window.stop <= ticks and window.stop - window.start <= size
-            # Strides then fall on the frames that they fall on in the whole, and so does padding at its end.
+            # Strides and the padding at the end then fall on the same frames as in the whole.
             assert window.start % timing.step == 0
             assert (window.stop - window.start - ticks) % timing.step == 0
             skipped = window.start // timing.step

@@ -55,7 +55,7 @@ def images():
 )
 def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
     like = shapes(name)
-    rows = plan_transfer(images, like, models.MODELS[name].trunks)
+    rows = plan_transfer(images, like, models.MODELS[name].backbones)
     assert [row.leaf for row in rows] == list(named_leaves(like))
     assert collections.Counter(row.action for row in rows) == counts
     if name != "c3d":
@@ -63,7 +63,7 @@ def test_every_leaf_of_every_model_is_accounted_for(name, counts, images):
         made, given, new = (
             named_leaves(tree)
             for tree in (
-                transfer_variables(images, fresh, models.MODELS[name].trunks),
+                transfer_variables(images, fresh, models.MODELS[name].backbones),
                 images,
                 fresh,
             )
@@ -99,7 +99,7 @@ def test_a_flow_i3d_gets_the_channels_average_inflated(images):
 def test_weights_of_the_same_network_give_all_but_the_last_layer(name):
     like = shapes(name)
     source, fresh = random(shapes(name, classes=9)), random(like, 1)
-    made = named_leaves(transfer_variables(source, fresh, models.MODELS[name].trunks))
+    made = named_leaves(transfer_variables(source, fresh, models.MODELS[name].backbones))
     for leaf, value in named_leaves(source).items():
         other = named_leaves(fresh)[leaf] if leaf.startswith("params/Logits/") else value
         np.testing.assert_array_equal(made[leaf], other, err_msg=leaf)
@@ -129,10 +129,11 @@ def test_what_a_network_cannot_start_from_is_named(images):
 
 
 def test_the_plan_is_printed(capsys, tmp_path):
-    assert main(["plan", "two_stream", "--classes", "5"]) == 0
+    assert main(["plan", "two_stream", "--num-classes", "5"]) == 0
     out = capsys.readouterr().out
     assert (
-        "| params/flow/Conv_1a/conv/kernel | 7x7x20x64 | averaged over 3 channels, repeated over 20 | params/Conv_1a/conv/kernel | 7x7x3x64 |"
+        "| params/flow/Conv_1a/conv/kernel | 7x7x20x64 "
+        "| averaged over 3 channels, repeated over 20 | params/Conv_1a/conv/kernel | 7x7x3x64 |"
         in out
     )
     assert "| params/rgb/Logits/kernel | 1x1x1024x5 | new |" in out
@@ -145,7 +146,7 @@ def test_the_plan_is_printed(capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["plan", "x3d"])
     with pytest.raises(SystemExit, match="2"):
-        main(["plan", "i3d", "--classes", "0"])
+        main(["plan", "i3d", "--num-classes", "0"])
 
 
 def test_a_plan_that_cannot_be_carried_out_is_an_error(capsys, tmp_path, images):

@@ -1,9 +1,10 @@
-"""Starting weights: where each leaf of a network's variables comes from, as a table, and the variables it makes.
+"""Initialises a network from the weights of another one, and shows this as a table.
 
-Every network that has Inceptions inside it takes them from one Inception's weights (paper, section 2.4): copied, inflated if
-they are 3-D, and, where the stream has other channels, the first kernel averaged over its channels and repeated over the
-stream's: Wang et al., *Temporal Segment Networks* (ECCV 2016, section 3.1) for two-stream networks of images. Last layers
-are new, whatever classes there were. Weights of the same kind of network give everything but those.
+Networks that contain Inceptions take them from the weights of one Inception (paper, section 2.4).
+Kernels are copied, or inflated where they are 3-D. Where a stream has other channels, the first
+kernel is averaged over its input channels and repeated; Wang et al., *Temporal Segment Networks*
+(ECCV 2016, section 3.1) do so for flow. Last layers are always new. Weights of the same kind of
+network give everything but the last layer.
 """
 
 import math
@@ -14,11 +15,19 @@ import jax.numpy as jnp
 
 from i3d_jax.inflate import inflate_params, named_leaves
 
-STEM, LAST = "Conv_1a/conv/kernel", "Logits"
+STEM_KERNEL, LAST_LAYER = "Conv_1a/conv/kernel", "Logits"
 
 
-class Row(NamedTuple):
-    """One leaf: its path and shape, what is done, and the path and shape of the leaf it is made from, if any."""
+class LeafTransfer(NamedTuple):
+    """How one leaf of a network is made.
+
+    Attributes:
+      leaf: its path.
+      shape: its shape.
+      action: what is done: "new", "copied", "inflated: ...".
+      source: path of the leaf that it is made from; "" if it is new.
+      source_shape: shape of that leaf.
+    """
 
     leaf: str
     shape: tuple[int, ...]
@@ -27,18 +36,24 @@ class Row(NamedTuple):
     source_shape: tuple[int, ...] = ()
 
 
-def plan_transfer(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
-    """Says what `transfer_variables` does, a row per leaf of `like`; the arguments are its."""
+def plan_transfer(source: Any, like: Any, backbones: tuple[str, ...]) -> list[LeafTransfer]:
+    """Lists what `transfer_variables` does with each leaf of a network.
+
+    Args:
+      source: variables of an Inception, or of a network like this one.
+      like: variables of the network, or their shapes.
+      backbones: as in `models.Model`.
+    """
     found = named_leaves(source)
     rows = []
     for leaf, value in named_leaves(like).items():
-        name = next(_sources(leaf, _places(source, like, trunks)), "")
+        name = next(_candidate_sources(leaf, _destinations(source, like, backbones)), "")
         if name not in found:
-            rows.append(Row(leaf, tuple(value.shape), "new"))
+            rows.append(LeafTransfer(leaf, tuple(value.shape), "new"))
             continue
         given, wanted = tuple(found[name].shape), tuple(value.shape)
         actions = []
-        if name.endswith(STEM) and given[-2] != wanted[-2]:
+        if name.endswith(STEM_KERNEL) and given[-2] != wanted[-2]:
             actions.append(f"averaged over {given[-2]} channels, repeated over {wanted[-2]}")
         if len(given) < len(wanted):
             actions.append(
@@ -46,12 +61,12 @@ def plan_transfer(source: Any, like: Any, trunks: tuple[str, ...]) -> list[Row]:
                 if wanted[0] > 1
                 else "inflated"
             )
-        rows.append(Row(leaf, wanted, "; ".join(actions) or "copied", name, given))
+        rows.append(LeafTransfer(leaf, wanted, "; ".join(actions) or "copied", name, given))
     return rows
 
 
-def format_plan(rows: list[Row]) -> str:
-    """The rows as a Markdown table, and how many parameters and statistics each action makes."""
+def format_plan(rows: list[LeafTransfer]) -> str:
+    """The plan as a Markdown table, then the number of values that each action makes."""
     lines = ["| leaf | shape | what is done | source | its shape |", "|---|---|---|---|---|"]
     sizes: dict[str, int] = {}
     for row in rows:
@@ -62,25 +77,27 @@ def format_plan(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def transfer_variables(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
-    """The variables that a network starts from.
+def transfer_variables(source: Any, fresh: Any, backbones: tuple[str, ...]) -> Any:
+    """Returns the variables that a network starts training from.
 
     Args:
       source: variables of an Inception, or of a network like this one.
-      fresh: the network's own, as it initialises itself; leaves that are new are taken from these.
-      trunks: where in the network's variables there are those of Inceptions, see `models.Model`.
+      fresh: the network's own initial variables, from which new leaves are taken.
+      backbones: names of the submodules that are Inceptions, as in `models.Model`.
 
     Raises:
-      ValueError: `source` does not have what the network wants; names every leaf.
+      ValueError: `source` lacks what the network needs; the message names every leaf.
     """
-    places = _places(source, fresh, trunks)
+    places = _destinations(source, fresh, backbones)
     if not places:
         raise ValueError("there is nothing in them that this network could start from")
     variables = fresh
     for place in places:
-        like = {kind: _at(fresh[kind], place) for kind in fresh}
-        given = {kind: _last_layers_of(like[kind], _copy(source[kind])) for kind in source}
-        stem, wanted = _stem(given), _stem(like)
+        like = {kind: _get_subtree(fresh[kind], place) for kind in fresh}
+        given = {
+            kind: _with_last_layers_of(like[kind], _copy_dicts(source[kind])) for kind in source
+        }
+        stem, wanted = _stem_conv(given), _stem_conv(like)
         if (
             stem is not None
             and wanted is not None
@@ -88,50 +105,56 @@ def transfer_variables(source: Any, fresh: Any, trunks: tuple[str, ...]) -> Any:
         ):
             stem["kernel"] = average_channels(stem["kernel"], wanted["kernel"].shape[-2])
         made = inflate_params(given, like=like)
-        variables = {kind: _put(variables[kind], place, made[kind]) for kind in variables}
+        variables = {kind: _set_subtree(variables[kind], place, made[kind]) for kind in variables}
     return variables
 
 
 def average_channels(kernel: Any, channels: int) -> Any:
-    """A kernel [..., I, O] for other input channels: its mean over I, repeated."""
+    """Adapts a kernel [..., I, O] to other input channels: its mean over I, repeated."""
     kernel = jnp.asarray(kernel)
     return jnp.repeat(kernel.mean(-2, keepdims=True), channels, -2)
 
 
-def _places(source: Any, like: Any, trunks: tuple[str, ...]) -> tuple[str, ...]:
-    same = set(source["params"]) | {LAST} == set(like["params"]) | {LAST}
-    return ("",) if same else trunks
+def _destinations(source: Any, like: Any, backbones: tuple[str, ...]) -> tuple[str, ...]:
+    same = set(source["params"]) | {LAST_LAYER} == set(like["params"]) | {LAST_LAYER}
+    return ("",) if same else backbones
 
 
-def _sources(leaf: str, places: tuple[str, ...]) -> Iterator[str]:
+def _candidate_sources(leaf: str, places: tuple[str, ...]) -> Iterator[str]:
     kind, _, path = leaf.partition("/")
     for place in places:
         prefix = place and place + "/"
-        if path.startswith(prefix) and LAST not in path.split("/"):
+        if path.startswith(prefix) and LAST_LAYER not in path.split("/"):
             yield f"{kind}/{path.removeprefix(prefix)}"
 
 
-def _at(tree: Any, place: str) -> Any:
+def _get_subtree(tree: Any, place: str) -> Any:
     return tree[place] if place else tree
 
 
-def _put(tree: Any, place: str, value: Any) -> Any:
+def _set_subtree(tree: Any, place: str, value: Any) -> Any:
     return {**tree, place: value} if place else value
 
 
-def _stem(variables: Any) -> Any:
+def _stem_conv(variables: Any) -> Any:
     return variables["params"].get("Conv_1a", {}).get("conv")
 
 
-def _copy(tree: Any) -> Any:
-    return {name: _copy(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
+def _copy_dicts(tree: Any) -> Any:
+    return (
+        {name: _copy_dicts(value) for name, value in tree.items()}
+        if isinstance(tree, dict)
+        else tree
+    )
 
 
-def _last_layers_of(like: Any, tree: Any) -> Any:
-    """`tree` with the last layers that `like` has in the place of its own."""
+def _with_last_layers_of(like: Any, tree: Any) -> Any:
+    """Returns `tree` with the last layers of `like` instead of its own."""
     if not isinstance(tree, dict) or not isinstance(like, dict):
         return tree
     kept = {
-        name: _last_layers_of(like.get(name), value) for name, value in tree.items() if name != LAST
+        name: _with_last_layers_of(like.get(name), value)
+        for name, value in tree.items()
+        if name != LAST_LAYER
     }
-    return kept | ({LAST: like[LAST]} if LAST in like else {})
+    return kept | ({LAST_LAYER: like[LAST_LAYER]} if LAST_LAYER in like else {})

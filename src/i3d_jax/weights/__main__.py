@@ -131,11 +131,11 @@ def _plan(model: str, source: str | None, stream: str | None, classes: int) -> s
             given = weights.load(source)
             # That it can be done, not only what would be.
             jax.eval_shape(
-                lambda given, like: transfer.transfer_variables(given, like, entry.trunks),
+                lambda given, like: transfer.transfer_variables(given, like, entry.backbones),
                 given,
                 like,
             )
-        rows = transfer.plan_transfer(given, like, entry.trunks)
+        rows = transfer.plan_transfer(given, like, entry.backbones)
     except ValueError as error:
         raise WeightsError(f"{model}: {textwrap.shorten(str(error), 300)}") from None
     return transfer.format_plan(rows)
