@@ -64,8 +64,8 @@ def endless(handler):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.5)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_tries_are_counted_anew_only_where_more_of_the_file_has_come(tmp_path, m
 
         return answer
 
-    monkeypatch.setattr(download, "PROGRESS", 10_000)
+    monkeypatch.setattr(download, "MIN_PROGRESS", 10_000)
     again = "cut off after 40,000 of 100,000 bytes, 5 times in a row"
     answers = [from_its_start(40_000), from_its_start(20_000)] * 10
     with answering(*answers) as (address, requests), pytest.raises(DownloadError, match=again):

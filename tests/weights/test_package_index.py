@@ -27,9 +27,9 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "xdg"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(package_index, "SYSTEM", str(tmp_path / "etc"))
+    monkeypatch.setattr(package_index, "SYSTEM_FOLDER", str(tmp_path / "etc"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(subprocess, "Popen", None)
     (tmp_path / "to").mkdir()
 
@@ -172,9 +172,12 @@ def settings_of(**variables):
 def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     assert settings_of().indexes == ["https://pypi.org/simple"]
     files = {
-        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\n[download]\ncert = /c",
-        "home/.config/pip/pip.conf": "[global]\ncert = /b\nindex-url = https://user/simple\nextra-index-url =\n    https://x\n    https://y",
-        "prefix/pip.conf": "[install]\nindex-url = https://no/simple\n[download]\nfind-links = /wheels",
+        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\n"
+        "[download]\ncert = /c",
+        "home/.config/pip/pip.conf": "[global]\ncert = /b\nindex-url = https://user/simple\n"
+        "extra-index-url =\n    https://x\n    https://y",
+        "prefix/pip.conf": "[install]\nindex-url = https://no/simple\n"
+        "[download]\nfind-links = /wheels",
         "own.conf": "[global]\nindex-url = https://own/simple",
     }
     for name, text in files.items():

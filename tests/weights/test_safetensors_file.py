@@ -36,11 +36,15 @@ def tensors():
 
 
 def file_of(tensors, info=INFO, version=3, header=(), description=None, **metadata):
-    """A file of our format, by its description and by hand, in which everything is as its checksums say.
+    """The bytes of a file of our format, made by hand from its description, with right checksums.
 
     Args:
-      header: changes to the entries of tensors, by name; None: none of that name.
-      description: what the file has in the place of `info` and checksums.
+      tensors: arrays by path.
+      info: the fields of `info`.
+      version: of the format.
+      header: changes to the entries of tensors, by name; None removes the entry.
+      description: replaces `info` and the checksums.
+      **metadata: further entries of metadata.
     """
     data, entries = b"", {}
     for name, value in tensors.items():
@@ -164,7 +168,11 @@ DEEP = "[" * 200_000 + "]" * 200_000
         ({"options": {"depth": 3}}, "options: 'depth' is none of c3d's"),
         ({"options": {"num_classes": 3}}, "options: 'num_classes' is none of c3d's"),
         ({"options": {"name": "x"}}, "options: 'name' is none of c3d's"),
-        ({"options": {"fixed": 1}}, "options: fixed: 1, wanted true or false"),
+        (
+            {"options": {"freeze_backbone": 1}},
+            "options: freeze_backbone: 1, wanted true or false",
+        ),
+        ({"options": {"fixed": 1}}, "options: freeze_backbone: 1, wanted true or false"),
         ({"options": {"dtype": "int8"}}, "options: .*dtype is 'int8'"),
         ({"options": {"dtype": [1]}}, r"options: dtype: \[1\], wanted"),
         ({"options": [1]}, r"options: \[1\], wanted values by name"),
@@ -204,6 +212,14 @@ def test_a_file_that_is_none_of_ours_is_one_error(bad, message, path, tensors):
     path.write_bytes(file_of(tensors, **bad))
     with pytest.raises(weights.WeightsError, match=f"w.safetensors: .*{message}"):
         weights.read(path)
+
+
+def test_options_of_earlier_versions_are_read(path, tensors):
+    old = {"width": 0.02, "fixed": True, "norm_groups": 2}
+    path.write_bytes(file_of(tensors, INFO | {"options": old}))
+    network, _, info = weights.network(path)
+    assert info.options == {"width": 0.02, "freeze_backbone": True}
+    assert network.freeze_backbone and network.norm_group_size is None
 
 
 def test_tensors_of_names_that_cannot_be_together_are_refused(path, tensors):

@@ -1,4 +1,4 @@
-"""TF-Slim's Inception-v1, as TensorFlow wrote and computed it (fixtures/slim_inception_v1.py), in our network."""
+"""TF-Slim's Inception-v1 in our network, against TensorFlow (fixtures/slim_inception_v1.py)."""
 
 import pathlib
 import warnings
@@ -76,7 +76,10 @@ def test_command_line_verifies_and_converts(tmp_path, capsys):
             lambda tensors: {
                 name.replace("InceptionV1", "InceptionV3"): value for name, value in tensors.items()
             },
-            "no weights of I3D or Inception-v1 (it has no tensor for params/Conv_1a/conv/kernel, none for params/Logits/bias)",
+            (
+                "no weights of I3D or Inception-v1 (it has no tensor for "
+                "params/Conv_1a/conv/kernel, none for params/Logits/bias)"
+            ),
         ),
         (
             lambda tensors: {

