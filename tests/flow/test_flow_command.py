@@ -17,7 +17,7 @@ from support.videos import clip
 from i3d_jax import files, flow, pixels, video
 from i3d_jax.flow import __main__ as command
 from i3d_jax.flow import formats, videos
-from i3d_jax.flow.colours import colours
+from i3d_jax.flow.colours import flow_to_rgb
 from i3d_jax.video import h264
 
 
@@ -76,7 +76,7 @@ def test_motion_of_more_than_20_pixels_is_truncated(tmp_path):
 @pytest.mark.parametrize("form,full", [("colours", 2.0), ("png", 5.0)])
 def test_pictures_are_the_colours_of_flow(form, full, folder, wanted, tmp_path):
     assert run(folder / "one.mp4", "--out", tmp_path, "--format", form, "--full", full) == 0
-    pictures = [colours(frame, full).astype(int) for frame in wanted]
+    pictures = [flow_to_rgb(frame, full).astype(int) for frame in wanted]
     if form == "colours":
         found = video.decode(tmp_path / "one.colours.mp4")
         assert (
@@ -107,7 +107,7 @@ def test_folders_keep_their_layout_bad_videos_are_named_and_the_others_go_on(
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_path, capsys):
     assert run(folder / "one.mp4", "--out", tmp_path) == 0
-    for name in f"{files.TEMPORARY}abc.raw", f"{files.TEMPORARY}abc":
+    for name in f"{files.TEMPORARY_PREFIX}abc.raw", f"{files.TEMPORARY_PREFIX}abc":
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "two.mp4").write_bytes(b"whole, but not noted: killed in between")
     before = (tmp_path / "one.mp4").stat()
@@ -250,7 +250,7 @@ def test_out_may_be_inside_the_folder_of_videos(tmp_path, capsys):
 
 
 def test_a_folder_gets_the_flow_of_one_process_at_a_time(folder, tmp_path, capsys):
-    half = tmp_path / f"{files.TEMPORARY}of the other process"
+    half = tmp_path / f"{files.TEMPORARY_PREFIX}of the other process"
     with files.locked(tmp_path / ".lock", ValueError()):
         half.write_bytes(b"half")
         assert run(folder / "one.mp4", "--out", tmp_path) == 2
@@ -291,7 +291,7 @@ def test_whatever_goes_wrong_with_a_video_is_its_own(
         return failing
 
     monkeypatch.setattr(video, "grey", fail_first("reading", video.grey))
-    monkeypatch.setattr(command, "of_frames", fail_first("computing", command.of_frames))
+    monkeypatch.setattr(command, "flow_of_frames", fail_first("computing", command.flow_of_frames))
     monkeypatch.setattr(h264, "encode", fail_first("encoding", h264.encode))
     assert run(tmp_path / "videos", "--out", tmp_path / "out") == 1
     said, errors = capsys.readouterr()

@@ -14,7 +14,7 @@ from motions import motion, moving, stays
 
 from i3d_jax import flow, video
 from i3d_jax.flow import FAST, OPENCV, TVL1, images, tv_l1, tvl1, videos
-from i3d_jax.flow.colours import WHEEL, colours
+from i3d_jax.flow.colours import WHEEL, flow_to_rgb
 from i3d_jax.flow.tvl1 import scale_sizes
 
 # As users have it: tests compile without optimisation otherwise.
@@ -36,7 +36,7 @@ def test_known_motions_are_found_to_a_tenth_of_a_pixel(kind, length, preset):
 
 @pytest.fixture(scope="module")
 def cricket(shared_data):
-    """The release's sample in grey, and its flow in pixels, which is to be had in steps of 0.08 of them."""
+    """The release's sample in grey, and its flow in pixels, which is stored in steps of 0.08."""
     clips = [
         shared_data / "kinetics-i3d" / f"v_CricketShot_g04_c01_{stream}.gif"
         for stream in ("rgb", "flow")
@@ -298,9 +298,9 @@ def test_divergence_is_the_negative_adjoint_of_differences():
 
 def test_colours_tell_directions_and_lengths():
     assert WHEEL.shape == (55, 3)
-    found = colours(np.array([[0, 0], [1, 0], [0, 2], [-2, 0], [0.0, -2]]), 2.0).tolist()
+    found = flow_to_rgb(np.array([[0, 0], [1, 0], [0, 2], [-2, 0], [0.0, -2]]), 2.0).tolist()
     assert found == [[255, 255, 255], [255, 128, 128], [255, 230, 0], [0, 209, 255], [88, 0, 255]]
-    assert max(colours(np.array([9.0, 0]), 2.0)) == 191  # Longer than is shown: darker.
+    assert max(flow_to_rgb(np.array([9.0, 0]), 2.0)) == 191  # Longer than is shown: darker.
 
 
 def grey(count, height=40, width=48):
@@ -355,9 +355,9 @@ def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(mo
     ]
     for thread in waiting:
         thread.start()
-    for width in range(40, 40 + 2 * videos.KEPT):
+    for width in range(40, 40 + 2 * videos.MAX_PROGRAMS):
         videos.compiled_program((2, 32, width), QUICK)
-    assert len(compiled) == videos.KEPT
+    assert len(compiled) == videos.MAX_PROGRAMS
     go_on.set()
     for thread in waiting:
         thread.join()
@@ -390,7 +390,8 @@ def test_flow_needs_nothing_but_jax_and_numpy():
     code = """
 import sys
 import i3d_jax.flow.videos
-assert not {"av", "tensorflow_datasets", "grain", "ml_collections", "cv2", "matplotlib"} & set(sys.modules)
+heavy = {"av", "tensorflow_datasets", "grain", "ml_collections", "cv2", "matplotlib"}
+assert not heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -192,7 +192,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         Raises:
           PrepareError: it is not flow that these records can have.
         """
-        path = None if self.source is None or self.source.flow is None else self.source.flow / flow.NOTE
+        path = None if self.source is None or self.source.flow is None else self.source.flow / flow.RECIPE_FILE
         if path is None or not path.exists():
             return None
         try:
