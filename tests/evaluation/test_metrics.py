@@ -87,7 +87,7 @@ def coverage(clips, accuracy):
     rng = np.random.default_rng(0)
     mean, covered = np.mean(np.broadcast_to(accuracy, len(clips))), 0
     for right in rng.binomial(clips, accuracy, (2000, len(clips))):
-        low, high = metrics.wilson(
+        low, high = metrics.wilson_interval(
             float(np.mean(right / clips)), metrics.effective_clips(right, clips)
         )
         covered += low - 1e-12 <= mean <= high + 1e-12
@@ -96,9 +96,9 @@ def coverage(clips, accuracy):
 
 def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
-    matrix = metrics.confusion(logits, np.array([0, 0, 1, 1]))
+    matrix = metrics.confusion_matrix(logits, np.array([0, 0, 1, 1]))
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
-    metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
+    metrics.write_confusion_matrix(tmp_path, matrix, ("a", 'b, "c"', "ü"))
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text("utf-8").splitlines()))
     assert (
         rows[0][1:] == ["a", 'b, "c"', "ü"]
@@ -107,12 +107,14 @@ def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):
     )
     picture = (tmp_path / "confusion.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
+    metrics.write_confusion_matrix(tmp_path, matrix, ("a", 'b, "c"', "ü"))
     assert (tmp_path / "confusion.png").read_bytes() == picture
 
 
 def test_nan_is_taken_for_nothing():
-    assert metrics.confusion(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])).tolist() == [
+    assert metrics.confusion_matrix(
+        np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])
+    ).tolist() == [
         [1, 0],
         [0, 0],
     ]
