@@ -1,4 +1,4 @@
-"""A run of several processes, as `python -m i3d_jax.main` makes it: on this machine's CPU, over its own network."""
+"""Runs of several processes of `python -m i3d_jax.main`, on the CPU and network of one machine."""
 
 import os
 import pathlib
@@ -18,7 +18,8 @@ from i3d_jax import weights
 
 # What Gloo says in every process, in the pieces that its threads write and mix.
 GLOOS = re.compile(
-    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s)+"
+    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    r"|\d|\s)+"
 )
 
 
@@ -165,7 +166,10 @@ def test_processes_of_different_configs_end_with_one_line_each(run, tmp_path):
     began = time.time()
     status, _ = run.wait(run.start(tmp_path / "run", of_process_1=["--config.optimizer.lr=0.2"]))
     assert status == [2, 2] and time.time() - began < 150
-    line = "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; it must be the same in all processes of a run"
+    line = (
+        "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; "
+        "it must be the same in all processes of a run"
+    )
     for process in range(2):
         said = [
             each for each in run.errors(process).splitlines() if each and not GLOOS.fullmatch(each)
@@ -248,21 +252,38 @@ def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_
             f"config.batch_size: 8 in process 0, but 7 in process 1{rule}",
             f"config.steps: 24 in process 0, but 8 in process 1{rule}",
             f"config.checkpoint_every: 4 in process 0, but 3 in process 1{rule}",
-            rf"config.max_to_keep: 2 in process 0, but 5 in process 1{rule} \(and 1 more: config.validate_every\)",
+            (
+                rf"config.max_to_keep: 2 in process 0, but 5 in process 1{rule} "
+                r"\(and 1 more: config.validate_every\)"
+            ),
             f"config.train_clips.reverse: False in process 0, but True in process 1{rule}",
-            rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} \(and \d more: config.model.*\)",
-            rf"config.pretrain: None in process 0, but nothing in process 1{rule} \(and \d+ more: .*\)",
+            (
+                rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} "
+                r"\(and \d more: config.model.*\)"
+            ),
+            (
+                rf"config.pretrain: None in process 0, but nothing in process 1{rule} "
+                r"\(and \d+ more: .*\)"
+            ),
             ["ConfigError config.train_clips.threads: 0 is not a positive whole number", lost][
                 process == 0
             ],
             f"JAX's setting jax_enable_x64: False in process 0, but True in process 1{rule}",
             [
-                "ConfigError --workdir: process 1 does not see in .*workdir 1 what the first process writes.*",
+                (
+                    "ConfigError --workdir: process 1 does not see in .*workdir 1 "
+                    "what the first process writes.*"
+                ),
                 lost,
             ][process == 0],
-            rf"the data set moving_shapes/videos, train: '48 clips of {shards}' in process 0, but '72 clips of {shards}' in process 1"
-            + rule,
-            rf"the weights to start from \(SHA-256\): '\w+' in process 0, but '\w+' in process 1{rule}",
+            (
+                rf"the data set moving_shapes/videos, train: '48 clips of {shards}' in process 0, "
+                rf"but '72 clips of {shards}' in process 1{rule}"
+            ),
+            (
+                r"the weights to start from \(SHA-256\): '\w+' in process 0, "
+                rf"but '\w+' in process 1{rule}"
+            ),
         ]
         found = [line for line in out[process].splitlines() if line and not GLOOS.fullmatch(line)]
         for line, pattern in zip(found, wanted, strict=True):
@@ -287,7 +308,10 @@ except distributed.ProcessError as error:
         started.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         )
-    wanted = "the number of devices: 1 in process 0, but 2 in process 1; it must be the same in all processes of a run\n"
+    wanted = (
+        "the number of devices: 1 in process 0, but 2 in process 1; "
+        "it must be the same in all processes of a run\n"
+    )
     for each in started:
         out = each.communicate(timeout=120)[0]
         assert each.returncode == 0 and out.endswith(wanted)

@@ -44,8 +44,8 @@ def test_a_folder_is_locked_and_what_killed_processes_left_in_it_is_removed_whoe
                 raise KeyboardInterrupt
     (left[0]).write_text("half")
     (tmp_path / f"{left[0].name}.raw").write_text("half")
-    (tmp_path / f"{files.TEMPORARY}folder").mkdir()
-    (tmp_path / f"{files.TEMPORARY}folder" / "00000.png").write_text("half")
+    (tmp_path / f"{files.TEMPORARY_PREFIX}folder").mkdir()
+    (tmp_path / f"{files.TEMPORARY_PREFIX}folder" / "00000.png").write_text("half")
     (tmp_path / ".mine").write_text("whole")
     busy = ValueError("busy")
     with files.locked_folder(tmp_path, busy):
@@ -70,7 +70,7 @@ def test_processes_that_write_one_file_have_temporary_files_of_their_own(tmp_pat
 def test_whoever_only_reads_lines_leaves_the_last_one_to_who_writes_it(tmp_path):
     path = tmp_path / "log"
     path.write_text("one\ntw")
-    assert files.complete_lines(path, mend=False) == ["one"] and path.read_text() == "one\ntw"
+    assert files.complete_lines(path, truncate=False) == ["one"] and path.read_text() == "one\ntw"
     assert files.complete_lines(path) == ["one"] and path.read_text() == "one\n"
 
 

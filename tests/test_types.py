@@ -103,7 +103,10 @@ def test_other_platforms_forms_keep_types_with_x64_too(form):
 
 
 def test_two_steps_with_x64_are_those_without_and_one_program(programs):
-    """By their losses, which other masks of dropout would move; rounding of float32 moves gradients by more (it flips ReLUs)."""
+    """Compares the losses, which other dropout masks would change.
+
+    Gradients differ by more, since rounding of float32 flips ReLUs.
+    """
     states, losses = [], []
     for x64 in False, True:
         with jax.enable_x64(x64):

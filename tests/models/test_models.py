@@ -52,7 +52,7 @@ def cut(video, window, timing):
 
 @functools.cache
 def made(name):
-    """A small network, its compiled `apply` with endpoints, and variables; statistics are random."""
+    """A small network, its compiled `apply`, and variables with random statistics."""
     network, streams = small(name), SMALL[name][1]
     variables = jax.jit(network.init)(KEY, clip(streams))
     rng = np.random.default_rng(1)

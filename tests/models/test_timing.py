@@ -17,7 +17,7 @@ FORGETFUL = {name: timing for name, timing in TIMINGS.items() if not timing.carr
 
 
 def cases(timing):
-    """(ticks, size) with every remainder, from the least size that is enough to beyond the whole."""
+    """(ticks, size) with every remainder, for sizes from the least to more than the whole."""
     least = enough(timing)
     for size in range(least, least + 2 * timing.step + 3):
         for ticks in range(timing.least, 4 * size, max(1, size // 9)):
