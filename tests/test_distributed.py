@@ -244,7 +244,7 @@ def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_
     status, out = run.wait(started)
     assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
     rule = "; it must be the same in all processes of a run"
-    lost = "process 0: another process cannot go on, and says why"
+    lost = "process 0: another process failed; see its error"
     shards = r"\d+ bytes \(shards \w+\)"
     for process in range(2):
         wanted = [

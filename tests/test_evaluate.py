@@ -197,7 +197,7 @@ def test_another_evaluation_in_the_folder_is_refused_and_left_alone(images, prep
 
 def test_frames_that_are_used_can_be_fewer_or_all_but_not_too_few(prepared, tmp_path, capsys):
     for flag, few, message in (
-        ("--frames", "9", "--frames: 9 are too few for two_stream, which takes 10 at least"),
+        ("--frames", "9", "--frames: 9 are too few for two_stream, which takes at least 10"),
         (
             "--chunk",
             "9",

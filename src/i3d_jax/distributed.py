@@ -203,7 +203,7 @@ def run_on_all_processes(work: Callable[[], Result]) -> Result:
     failed = any_process(error is not None)
     if failed and error is None:
         error = ProcessError(
-            f"process {jax.process_index()}: another process cannot go on, and says why"
+            f"process {jax.process_index()}: another process failed; see its error"
         )
     if error is not None:
         setattr(error, RAISED_EVERYWHERE, True)

@@ -114,7 +114,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(folder, tmp_pat
     assert run(folder / "one.mp4", folder / "a b" / "two.mkv", "--out", tmp_path) == 0
     assert (tmp_path / "one.mp4").stat().st_mtime_ns == before.st_mtime_ns
     said = capsys.readouterr().out
-    assert "one.mp4: was there\n" in said and "two.mp4: 4 frames of 32x40" in said
+    assert "one.mp4: already done\n" in said and "two.mp4: 4 frames of 32x40" in said
     assert sorted(os.listdir(tmp_path)) == [
         ".lock",
         "done.jsonl",
@@ -220,7 +220,9 @@ def test_a_run_that_is_stopped_leaves_in_mid_video_and_nothing_half_written(numb
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 128 + number
-    assert errors.splitlines()[-1] == "stopped; what is done is kept, and the same command goes on"
+    assert (
+        errors.splitlines()[-1] == "stopped; finished videos are kept, and the same command resumes"
+    )
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", "0.npz", "done.jsonl", "flow.json"]
 
 
@@ -246,7 +248,7 @@ def test_out_may_be_inside_the_folder_of_videos(tmp_path, capsys):
     (tmp_path / "one.mp4").write_bytes(h264.encode(clip(3)))
     for _ in range(2):
         assert run(tmp_path, "--out", tmp_path / "flow") == 0
-    assert "one.mp4: was there" in capsys.readouterr().out
+    assert "one.mp4: already done" in capsys.readouterr().out
 
 
 def test_a_folder_gets_the_flow_of_one_process_at_a_time(folder, tmp_path, capsys):
@@ -320,10 +322,10 @@ def test_one_failure_stops_the_others_at_work(tmp_path, monkeypatch, capsys):
             pass
 
     wanted = {}
-    whole = command.run
+    whole = command.write_flow
     monkeypatch.setattr(
         command,
-        "run",
+        "write_flow",
         lambda job, *rest: (wanted.update({threading.get_ident(): job}), whole(job, *rest))[1],
     )
     monkeypatch.setattr(video, "grey", endless)

@@ -116,7 +116,7 @@ def test_an_inflated_stream_starts_from_a_video_networks_weights_too():
 
 
 def test_what_a_network_cannot_start_from_is_named(images):
-    with pytest.raises(ValueError, match="nothing in them that this network could start from"):
+    with pytest.raises(ValueError, match="no layers in common with them that it could start from"):
         transfer_variables(images, random(shapes("c3d")), ())
     with pytest.raises(ValueError, match=r"(?s)cannot inflate .*Conv_1a/bn/mean"):
         wide = jax.eval_shape(

@@ -149,7 +149,7 @@ DEEP = "[" * 200_000 + "]" * 200_000
         ({"footprint": {"rgb": [16, 0.5]}}, "footprint: rgb: "),
         ({"footprint": {"rgb": 16}}, "footprint: rgb: 16, wanted"),
         ({"footprint": {"sound": [16, 1]}}, "footprint: 'sound', wanted rgb or flow"),
-        ({"footprint": {"rgb": [15, 1]}}, "footprint: rgb: 15 frames, but c3d takes 16 at least"),
+        ({"footprint": {"rgb": [15, 1]}}, "footprint: rgb: 15 frames, but c3d takes at least 16"),
         (
             {"footprint": {"rgb": [16, 1], "flow": [16, 1]}},
             r"footprint: rgb\+flow, but c3d takes rgb",
@@ -165,9 +165,9 @@ DEEP = "[" * 200_000 + "]" * 200_000
         ({"options": {"width": 0.03}}, "does not fit the model: "),
         ({"options": {"width": "wide"}}, "options: width: 'wide', wanted a number"),
         ({"options": {"width": 1e300}}, r"options: width: 1e\+300, wanted"),
-        ({"options": {"depth": 3}}, "options: 'depth' is none of c3d's"),
-        ({"options": {"num_classes": 3}}, "options: 'num_classes' is none of c3d's"),
-        ({"options": {"name": "x"}}, "options: 'name' is none of c3d's"),
+        ({"options": {"depth": 3}}, "options: c3d has no option 'depth'"),
+        ({"options": {"num_classes": 3}}, "options: c3d has no option 'num_classes'"),
+        ({"options": {"name": "x"}}, "options: c3d has no option 'name'"),
         (
             {"options": {"freeze_backbone": 1}},
             "options: freeze_backbone: 1, wanted true or false",

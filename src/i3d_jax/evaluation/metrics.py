@@ -131,7 +131,7 @@ def write_confusion_matrix(folder: pathlib.Path, matrix: np.ndarray, names: Sequ
         written.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["class \\ taken for", *names])
+        writer.writerow(["class \\ predicted", *names])
         writer.writerows([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
 
     from matplotlib import figure  # Imported here, since it takes half a second.
@@ -144,7 +144,7 @@ def write_confusion_matrix(folder: pathlib.Path, matrix: np.ndarray, names: Sequ
     if len(names) <= 60:  # More cannot be read.
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_xlabel("taken for")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
     picture.colorbar(image, shrink=0.6, label="share of the class's clips")
     with files.atomic_write(folder / "confusion.png") as written:

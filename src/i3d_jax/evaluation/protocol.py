@@ -230,7 +230,7 @@ def evaluate_weights(
         if result["clips"] != number:
             raise results.EvaluationError(
                 f"{path}: {result['clips']} clips, wanted {number}: "
-                f"are there two of one id in {dataset}?"
+                f"does {dataset} have two clips of one id?"
             )
         return result
 
@@ -278,7 +278,7 @@ def _check_lengths(
     if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
         raise results.EvaluationError(
             f"--frames: {frames} are too few for {model}, "
-            f"which takes {timing.least * per_tick} at least"
+            f"which takes at least {timing.least * per_tick}"
         )
     return None if chunk is None else chunk // per_tick
 
@@ -359,9 +359,7 @@ def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
     if frames is None:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
-        raise results.EvaluationError(
-            f"--frames: {frames} is not a positive number, and not 0 for all"
-        )
+        raise results.EvaluationError(f"--frames: {frames}, wanted a positive number, or 0 for all")
     return {
         stream: (-(-(frames or ALL_FRAMES) // stride), stride)
         for stream, (_, stride) in streams.items()

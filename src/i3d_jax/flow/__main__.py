@@ -160,7 +160,7 @@ def write_flow(
       ValueError: the flow would replace that of another video.
     """
     if job in completed:
-        return f"{job.source} -> {job.target}: was there"
+        return f"{job.source} -> {job.target}: already done"
     count, total, size = 0, 0.0, (0, 0)
 
     def counted() -> Flow:

@@ -134,8 +134,8 @@ def _blocks_as_channels(x, blocks, axis):
     )
 
 
-# Toom-Cook saves multiplications but costs more operations to compile and run. It pays from this
-# many multiply-adds, and from this many positions per kernel element: it sums kernels, too.
+# Toom-Cook saves multiplications but has more operations to compile and run, and sums kernels, too.
+# It pays from this many multiply-adds, and from this many positions to which the kernel is applied.
 MIN_MULTIPLY_ADDS, MIN_POSITIONS = 1.5e9, 1000
 
 

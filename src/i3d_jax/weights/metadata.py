@@ -208,7 +208,7 @@ def network(info: Info) -> models.Network:
     }
     for option, value in info.options.items():
         if option not in attributes:
-            raise WeightsError(f"options: {_shorten(option)} is none of {info.model}'s")
+            raise WeightsError(f"options: {info.model} has no option {_shorten(option)}")
         kind = type(attributes[option])
         if kind not in SCALAR_TYPES:  # A type of numbers, which a description has by its name.
             kind = str
@@ -229,7 +229,7 @@ def network(info: Info) -> models.Network:
     for stream, (frames, _) in info.footprint.items():
         if frames < (least := timing.least * timing.frames(stream)):
             raise WeightsError(
-                f"footprint: {stream}: {frames} frames, but {info.model} takes {least} at least"
+                f"footprint: {stream}: {frames} frames, but {info.model} takes at least {least}"
             )
     return made
 

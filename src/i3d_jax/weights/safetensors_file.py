@@ -81,7 +81,7 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         for name in {**crcs, **found}:
             if crcs.get(name) != found.get(name):
                 raise WeightsError(
-                    f"{name or 'its description'}: damaged (its CRC-32C is not the one noted)"
+                    f"{name or 'its description'}: damaged (its CRC-32C is not as recorded)"
                 )
         return tensors, from_json(text)
     except FileNotFoundError:

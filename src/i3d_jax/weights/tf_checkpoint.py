@@ -121,7 +121,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if name not in self._verified:
             if google_crc32c.value(data.tobytes()) != entry.crc32c:
                 raise CheckpointError(
-                    f"{self.data_path}: {name}: damaged (its CRC-32C is not the index's)"
+                    f"{self.data_path}: {name}: damaged (its CRC-32C differs from the index)"
                 )
             self._verified.add(name)
         return data.view(entry.dtype).reshape(entry.shape)

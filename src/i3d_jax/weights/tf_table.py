@@ -31,14 +31,14 @@ def read_table(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """
     footer = table[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-        raise ValueError("it does not end as one")
+        raise ValueError("it does not end as a table")
     position, handles = 0, []
     for _ in range(2):
         offset, position = read_varint(footer, position)
         size, position = read_varint(footer, position)
         handles.append((offset, size))
     if any(footer[position:-8]):
-        raise ValueError("its footer is not clean")
+        raise ValueError("its footer has stray bytes")
     meta, index = handles
     blocks = [_parse_handle(value) for _, value in _read_block(table, *index)]
     # The blocks must lie end to end: no checksum would cover a byte between them.
