@@ -164,7 +164,7 @@ def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
 
 
 def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
-    """It ends at once, without what `atexit` does; its programs are not why."""
+    """A signal ends the command without `atexit`; its programs are not the cause."""
     code = (
         "import signal, sys, jax, jax.numpy as jnp\n"
         "from i3d_jax import cli, compilation\n"

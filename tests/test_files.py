@@ -13,7 +13,7 @@ def test_a_full_disk_is_named_with_the_file_and_not_with_a_temporary_one(tmp_pat
     path = tmp_path / "weights"
     for write in (
         lambda temporary: temporary.symlink_to("/dev/full") or temporary.write_text("x"),
-        lambda temporary: (temporary / "x").write_text("x"),  # There is no such folder.
+        lambda temporary: (temporary / "x").write_text("x"),  # The folder does not exist.
     ):
         with pytest.raises(OSError) as raised, files.atomic_write(path) as temporary:
             write(temporary)
@@ -37,7 +37,7 @@ def test_a_folder_is_locked_and_what_killed_processes_left_in_it_is_removed_whoe
     tmp_path,
 ):
     left = []
-    with pytest.raises(KeyboardInterrupt):  # As a process that is killed leaves them.
+    with pytest.raises(KeyboardInterrupt):  # Leaves files as a killed process does.
         for name in "x", "y":
             with files.atomic_write(tmp_path / name) as temporary:
                 left.append(temporary)
@@ -58,7 +58,7 @@ def test_a_folder_is_locked_and_what_killed_processes_left_in_it_is_removed_whoe
 
 
 def test_processes_that_write_one_file_have_temporary_files_of_their_own(tmp_path, monkeypatch):
-    # In containers their number, their host and all that they can ask for may be the same.
+    # In containers, process numbers and host names may be equal.
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with files.atomic_write(tmp_path / "x") as first, files.atomic_write(tmp_path / "x") as second:
         assert first != second

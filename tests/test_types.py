@@ -1,4 +1,4 @@
-"""Numbers of other types than usual: JAX_ENABLE_X64, float64, and variables of NumPy."""
+"""Unusual types: JAX_ENABLE_X64, float64, and variables as NumPy arrays."""
 
 import functools
 
@@ -16,8 +16,8 @@ from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
 KEY = jax.random.key(0)
-NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # That is two of I3D.
-# Those that have the layers of all.
+NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # It is two I3Ds.
+# Together these have all layers.
 TRAINED = [("fused_two_stream", "float32")]
 TRAINED += [
     (name, dtype)
@@ -29,13 +29,13 @@ TESTED = [(name, dtype) for name in NAMES for dtype in ("float32", "bfloat16")]
 
 @pytest.fixture(autouse=True)
 def fewer_multiplications(monkeypatch):
-    """Toom-Cook's method for convolutions of any size."""
+    """Uses Toom-Cook for convolutions of any size."""
     monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
 
 
 def packed(streams, size=32, batch=4):
-    """Training clips of noise, as they come from the host."""
+    """Training clips of noise, as the host sends them."""
     rng = np.random.default_rng(0)
     clips = {
         stream: rng.integers(0, 255, (batch, frames, *planes.packed_shape(stream, size)), np.uint8)
@@ -50,7 +50,7 @@ def packed(streams, size=32, batch=4):
 
 
 def run(name, **options):
-    """A run's state as it starts, its step, and its clips."""
+    """A function that makes a run's first state, the training step, and clips."""
     network, streams = test_models.small(name, **options), test_models.SMALL[name][1]
     tx, _ = optimizers.sgd(lr=0.01, warmup=3, milestones=((1, 0.1),), lr_batch_size=8, batch_size=4)
     step = functools.partial(train_step, model=network, tx=tx, average=0.9)

@@ -47,11 +47,11 @@ def test_intervals_of_top1_and_top5_are_wilsons(name, best, right, clips):
 
 
 def test_all_or_none_right_is_not_certain():
-    labels = np.repeat([0, 2], 20)  # Of class 1 there are none.
+    labels = np.repeat([0, 2], 20)  # Class 1 has no clips.
     for shift in 0, 1:
         found = metrics.scores(np.eye(3, dtype=np.float32)[(labels + shift) % 3], labels)
         assert found["top1"] == found["mean_class"] == 1 - shift
-        for name in "top1", "mean_class":  # 40 of 40: from 91.2 %.
+        for name in "top1", "mean_class":  # 40 of 40 clips: the interval begins at 91.2 %.
             width = found[f"{name}_high"] - found[f"{name}_low"]
             assert width == pytest.approx(1 - 0.912, abs=1e-3)
 
@@ -61,7 +61,7 @@ def test_interval_of_classes_alike_is_that_of_all_clips_and_few_clips_of_a_class
         40, rel=0.06
     )
     assert metrics.effective_clips(np.array([20, 20]), np.array([20, 20])) == 40
-    # The class of one clip alone makes a variance of a quarter of its own.
+    # The class of one clip alone contributes a quarter of its own variance.
     assert metrics.effective_clips(np.array([500, 1]), np.array([1000, 1])) < 4
     assert metrics.effective_clips(np.array([1]), np.array([1])) == 1
 
@@ -83,7 +83,7 @@ def test_interval_covers_the_true_mean_where_small_classes_are_the_hard_ones(cli
 
 
 def coverage(clips, accuracy):
-    """How often the interval of `scores` has the true mean, of 2,000 draws."""
+    """The share of 2,000 draws in which the interval of `scores` covers the true mean."""
     rng = np.random.default_rng(0)
     mean, covered = np.mean(np.broadcast_to(accuracy, len(clips))), 0
     for right in rng.binomial(clips, accuracy, (2000, len(clips))):

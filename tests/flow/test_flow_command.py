@@ -1,4 +1,4 @@
-"""python -m i3d_jax.flow: what it writes, how it goes on, and what it says of mistakes."""
+"""The command `python -m i3d_jax.flow`: its files, resuming, and its error messages."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from i3d_jax.video import h264
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Videos, some of them bad."""
+    """A folder of videos, some of them damaged."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "a b").mkdir()
     (folder / "one.mp4").write_bytes(h264.encode(clip(6)))
@@ -81,7 +81,7 @@ def test_pictures_are_the_colours_of_flow(form, full, folder, wanted, tmp_path):
         found = video.decode(tmp_path / "one.colours.mp4")
         assert (
             abs(found - np.stack(pictures)).mean() < 12
-        )  # Colours are halved, and H.264 loses more.
+        )  # H.264 halves the resolution of colours, and is lossy.
     else:
         names = sorted(os.listdir(tmp_path / "one.frames"))
         assert names == [f"{index:05d}.png" for index in range(6)]
@@ -164,7 +164,7 @@ def several(folder, count, frames):
 
 
 def started(command, first):
-    """The process of a command, once a file is there."""
+    """Starts a command, waits until it has written a file, and returns its process."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -195,7 +195,7 @@ def test_a_run_that_was_killed_before_it_noted_what_it_had_done_goes_on(form, fo
     command = (folder / "one.mp4", "--out", tmp_path, "--format", form)
     assert run(*command) == 0
     before, done = contents(), tmp_path / "done.jsonl"
-    done.write_bytes(done.read_bytes()[:-9])  # In the middle of it.
+    done.write_bytes(done.read_bytes()[:-9])  # Cut in the middle of a line.
     assert run(*command) == 0 and contents() == before
     assert run(*command) == 0 and contents() == before
 
@@ -259,7 +259,7 @@ def test_a_folder_gets_the_flow_of_one_process_at_a_time(folder, tmp_path, capsy
     said, errors = capsys.readouterr()
     assert not said and errors.count("\n") == 1
     assert f"{tmp_path}: another process writes flow to it; use another --out" in errors
-    assert sorted(os.listdir(tmp_path)) == [half.name, ".lock"]  # It is the other one's.
+    assert sorted(os.listdir(tmp_path)) == [half.name, ".lock"]  # The other process's file stays.
     assert run(folder / "one.mp4", "--out", tmp_path) == 0 and not half.exists()
 
 

@@ -17,7 +17,7 @@ from i3d_jax.flow import FAST, OPENCV, TVL1, images, tv_l1, tvl1, videos
 from i3d_jax.flow.colours import WHEEL, flow_to_rgb
 from i3d_jax.flow.tvl1 import scale_sizes
 
-# As users have it: tests compile without optimisation otherwise.
+# With optimisation, as for users; other tests compile without.
 compiled = jax.jit(tv_l1, static_argnums=2, compiler_options=AS_USERS)
 QUICK = TVL1(scales=2, warps=2, outer=2, inner=5)
 
@@ -72,7 +72,7 @@ def test_flow_is_opencvs_and_as_near_to_the_releases(cricket, opencv):
     ours, theirs = correlations(found, released), correlations(wanted, released)
     assert [round(each, 2) for each in theirs] == [0.90, 0.86]
     assert all(each > other - 1e-3 for each, other in zip(ours, theirs, strict=True))
-    # Of the fast preset the README says these.
+    # The README gives these figures of the fast preset.
     fast = compiled(grey[:-1], grey[1:], FAST)
     assert endpoint_error(fast, found).mean() < 0.06
     assert all(
@@ -108,7 +108,7 @@ def test_flow_is_opencvs_at_other_parameters_too(ours, theirs, shared_data, open
 
 
 def small(seed=0, number=3, height=40, width=48):
-    """Pairs of images of different motions."""
+    """Pairs of images with different motions."""
     shifts = [(0.5 * i, -0.25 * i) for i in range(number)]
     pairs = [
         moving(np.eye(2), shift, height, width, seed + i)[:2] for i, shift in enumerate(shifts)
@@ -116,7 +116,7 @@ def small(seed=0, number=3, height=40, width=48):
     return tuple(np.stack(images) for images in zip(*pairs, strict=True))
 
 
-STOPPING = TVL1(scales=2, warps=2)  # By its rule, not after so many iterations.
+STOPPING = TVL1(scales=2, warps=2)  # Stops at convergence, not after a fixed number of iterations.
 
 
 def test_pairs_of_a_batch_do_not_depend_on_each_other():
@@ -129,7 +129,7 @@ def test_pairs_of_a_batch_do_not_depend_on_each_other():
 
 
 def test_the_form_for_accelerators_gives_the_same_but_for_rounding():
-    # Each pair stops by itself there too: the first does not move, and the last moves most.
+    # In a batch, too, each pair stops by itself: the first has no motion, and the last the most.
     arrays = [jnp.asarray(images, jnp.float32) for images in small()]
     both = [np.asarray(form(STOPPING, *arrays)) for form in (tvl1._one_by_one, tvl1._as_one_batch)]
     np.testing.assert_allclose(*both, atol=2e-3)
@@ -225,7 +225,10 @@ def test_scales_are_those_of_opencv():
         (131, 174),
         (105, 139),
     ]
-    assert scale_sizes((24, 400), OPENCV) == [(24, 400), (19, 320)]  # The next is lower than 16.
+    assert scale_sizes((24, 400), OPENCV) == [
+        (24, 400),
+        (19, 320),
+    ]  # The next is less than 16 high.
     assert scale_sizes((8, 8), OPENCV) == [(8, 8)]
 
 
@@ -240,7 +243,7 @@ def test_flow_of_mirrored_and_of_reversed_images_is_mirrored_and_opposite():
     wanted = np.asarray(compiled(first, second, OPENCV))
     mirrored = np.asarray(compiled(first[:, ::-1], second[:, ::-1], OPENCV))[:, ::-1] * [-1, 1]
     assert endpoint_error(mirrored, wanted).mean() < 0.02
-    # Opposite where a pixel has gone, which is little else than where it was, as flow is smooth.
+    # The reverse flow is opposite at a pixel's new place; as flow is smooth, also at its old one.
     opposite = -np.asarray(compiled(second, first, OPENCV))
     assert endpoint_error(opposite, wanted)[8:-8, 8:-8].mean() < 0.1
 
@@ -270,7 +273,7 @@ def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
     image, u, v = rng.normal(size=(11, 14)), *rng.normal(size=(2, 11, 14)) * 6
     u[0, :4], v[0, :4] = [0, 1e9, -1e9, 2], 0
 
-    def weight(distance):  # Keys's kernel.
+    def weight(distance):  # The cubic kernel of Keys.
         a, d = images.CUBIC_A, abs(distance)
         return np.where(
             d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2)
@@ -300,7 +303,7 @@ def test_colours_tell_directions_and_lengths():
     assert WHEEL.shape == (55, 3)
     found = flow_to_rgb(np.array([[0, 0], [1, 0], [0, 2], [-2, 0], [0.0, -2]]), 2.0).tolist()
     assert found == [[255, 255, 255], [255, 128, 128], [255, 230, 0], [0, 209, 255], [88, 0, 255]]
-    assert max(flow_to_rgb(np.array([9.0, 0]), 2.0)) == 191  # Longer than is shown: darker.
+    assert max(flow_to_rgb(np.array([9.0, 0]), 2.0)) == 191  # Longer than full colour: darker.
 
 
 def grey(count, height=40, width=48):
@@ -313,7 +316,7 @@ def test_flow_of_a_video_is_that_of_its_pairs_whatever_the_batch(count):
     wanted = np.asarray(tv_l1(np.stack(frames[:-1]), np.stack(frames[1:]), QUICK))
     found = np.stack(list(videos.flow_of_frames(frames, QUICK, batch_size=4, threads=2)))
     np.testing.assert_allclose(found[:-1], wanted, atol=1e-5)
-    np.testing.assert_array_equal(found[-1], found[-2])  # The last has no next one.
+    np.testing.assert_array_equal(found[-1], found[-2])  # The last frame has no next one.
 
 
 def test_a_single_frame_does_not_move():

@@ -22,7 +22,7 @@ def random(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-@pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
+@pytest.mark.parametrize("large", [0, np.inf])  # Toom-Cook for all convolutions; for none.
 @pytest.mark.parametrize("frames", [1, 2, 6, 7, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
 def test_convolution_as_2d_equals_xlas_3d_convolution(
@@ -107,14 +107,14 @@ def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(mo
         form = functools.partial(convolution._conv3d_as_2d, strides=(1, 1, 1))
         return jax.jit(form).lower(x, kernel).as_text().count("stablehlo.convolution")
 
-    assert convolutions(8, 12, 4) == 6  # Four outputs of three taps at a time.
-    assert convolutions(8, 12, 3) == 1  # Not large.
-    assert convolutions(8, 10, 8) == 1  # Large by its channels alone.
+    assert convolutions(8, 12, 4) == 6  # Toom-Cook, four outputs of three taps at a time.
+    assert convolutions(8, 12, 3) == 1  # Too small for Toom-Cook.
+    assert convolutions(8, 10, 8) == 1  # Large only because of its channels.
 
 
 @pytest.mark.parametrize(
     "few", [12, 48, 96, 1000]
-)  # As a video; as images; those of the zoo; as a product.
+)  # Becomes a video; images; the zoo's first layers; a matrix product.
 @pytest.mark.parametrize(
     "window,strides,shape",
     [
@@ -159,7 +159,7 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
         )
 
     assert 1e-8 < error(np.inf, np.float32) < error(0, np.float32) < 2e-6
-    # Of half-precision numbers it is their own, not the method's.
+    # With half-precision numbers, the error is theirs, not Toom-Cook's.
     assert error(0, jnp.bfloat16) < 1.1 * error(np.inf, jnp.bfloat16)
 
 
@@ -176,7 +176,7 @@ def test_video_of_the_papers_size_takes_half_of_the_multiplications():
         return sum(math.prod(kernel[:-1]) * math.prod(out) for kernel, out in sizes)
 
     assert multiplications(32) == 0.5 * 32 * 56 * 56 * 192 * 27 * 64
-    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small: the plain form.
+    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small, so it has the plain form.
 
 
 def test_same_padding_puts_the_odd_pixel_after():

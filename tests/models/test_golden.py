@@ -40,7 +40,7 @@ def logits_of(clip, variables):
 
 
 def first_32_frames(path):
-    """As the file has them: no resampling, no resizing."""
+    """The frames of a file, without resampling or resizing."""
     with av.open(path) as container:
         frames = [
             frame.to_ndarray(format="rgb24")

@@ -84,12 +84,12 @@ def test_unknown_models_and_options_are_named():
 
 @pytest.fixture(scope="module")
 def inflated():
-    """A small image network with random variables, and the same inflated."""
+    """A small image network with random variables, and the network inflated from it."""
     images = models.build("inception", num_classes=7, width=0.125)
     videos = models.build("i3d", num_classes=7, width=0.125)
     variables = jax.jit(images.init)(KEY, jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
-    # Batch norm that does something: offsets and running statistics far from zero and one.
+    # Offsets and running statistics far from 0 and 1, so that batch norm has an effect.
     variables = jax.tree.map(
         lambda x: x if x.ndim > 1 else jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype), variables
     )
@@ -100,7 +100,7 @@ def inflated():
 def test_static_clip_matches_image_away_from_clip_ends(inflated):
     images, variables, videos, inflated_variables = inflated
     image = random(1, 32, 32, 3)
-    # The temporal receptive field is about 107 frames; the middle of 160 sees no end of the clip.
+    # The receptive field is about 107 frames: in the middle of 160 it lies within the clip.
     clip = jnp.repeat(image[:, None], 160, 1)
     _, wanted = jax.jit(lambda: images.apply(variables, image, endpoints=True))()
     _, found = jax.jit(lambda: videos.apply(inflated_variables, clip, endpoints=True))()
@@ -109,7 +109,7 @@ def test_static_clip_matches_image_away_from_clip_ends(inflated):
         np.testing.assert_allclose(middle, wanted[name], atol=1e-5, rtol=1e-5, err_msg=name)
     assert (
         np.abs(found["Mixed_5c"][:, 0] - wanted["Mixed_5c"]).max() > 1e-2
-    )  # At the ends the padding shows.
+    )  # Padding has an effect at the ends.
 
 
 def test_static_clip_matches_image_everywhere_with_edge_padding(inflated):

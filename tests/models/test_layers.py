@@ -84,7 +84,7 @@ def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, 
     assert np.abs(of(platform)[0]).max() > 1e-6
 
 
-# Few positions, many, some that runs divide and some that they do not.
+# Few and many positions, divisible into runs and not.
 @pytest.mark.parametrize("positions", [(), (5,), (16, 112, 112), (37, 37), (8191,)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platform):
@@ -101,7 +101,7 @@ def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platf
 @pytest.mark.parametrize("scale", [1, 1e-3])
 def test_variance_is_exact_where_the_mean_is_a_thousand_times_the_deviation(platform, scale):
     rng = np.random.default_rng(0)
-    # The means of groups, too, are far from each other.
+    # The means of the groups, too, are far apart.
     x = (rng.normal(1000, 1, (6, 2, 12, 12, 5)) * [1, -1, 3, 0.5, 0]).astype(
         np.float32
     ) * np.float32(scale)
@@ -133,7 +133,7 @@ def test_variance_is_exact_where_the_mean_is_a_thousand_times_the_deviation(plat
 
 @pytest.mark.parametrize("groups,more", [(2, 0), (1, 1)])
 def test_devices_that_share_a_group_of_batch_norm_send_its_sums_and_its_first_values(groups, more):
-    """With groups on devices of their own the one collective is for the running statistics."""
+    """With a device per group, the only collective operation is for the running statistics."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     norm, x = layers.BatchNorm(6, groups), jnp.zeros((4, 2, 8, 8, 6))

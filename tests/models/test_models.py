@@ -15,7 +15,7 @@ from i3d_jax.models import convnet_lstm
 from i3d_jax.models.two_stream import stack_snippets
 
 KEY = jax.random.key(0)
-# Small networks: options and clips.
+# Options and clips of small networks.
 SMALL = {
     "inception": ({}, {"rgb": (3, 1)}),
     "convnet_lstm": ({"norm_steps": 3}, {"rgb": (4, 1)}),
@@ -68,7 +68,7 @@ def made(name):
         # 8,945,600 were counted by hand. The LSTM's batch norm adds the scales of the input and of
         # the hidden state (2,048 each), and the scale and the offset of the cell (512 each).
         ("convnet_lstm", None, 8_945_600 + 2 * 2048 + 2 * 512),
-        # Counted before batch norm, with biases: batch norm's offsets are as many.
+        # Counted for layers with biases and no batch norm; its offsets are as many.
         ("c3d", None, 79_634_576),
         ("two_stream", None, 12_058_560),
         ("fused_two_stream", None, 39_755_824),
@@ -122,7 +122,7 @@ def test_multiply_adds_of_a_loop_are_counted_each_time():
     "name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"]
 )  # As below.
 def test_gradient_reaches_every_parameter(name, options, streams):
-    # Two groups: the statistics of batch norm are not those of the one clip that is in each.
+    # Two groups, each with a clip of its own, so that the batch norm statistics differ.
     network = models.build(name, num_classes=7, width=0.1, norm_group_size=2, **options)
     video = clip(streams, batch=4)
     variables = jax.jit(network.init)(KEY, video)
@@ -149,7 +149,7 @@ def test_gradient_reaches_every_parameter(name, options, streams):
 
 @pytest.mark.parametrize(
     "name", [name for name in SMALL if name != "two_stream_i3d"]
-)  # That is two of I3D.
+)  # It is two I3Ds.
 def test_bfloat16_agrees_with_float32_and_keeps_float32_variables(name):
     _, apply, variables = made(name)
     half, video = small(name, dtype="bfloat16"), clip(SMALL[name][1])
@@ -175,7 +175,7 @@ def test_logits_are_the_average_of_those_of_the_steps_and_of_the_lstms_the_last(
 @pytest.mark.parametrize("name", SMALL)
 def test_only_a_bag_of_frames_is_blind_to_reversal_in_time(name):
     _, apply, variables = made(name)
-    # It grows from nothing, in one direction of time.
+    # It accumulates, in one direction of time.
     video = jax.tree.map(
         lambda x: x * jnp.linspace(0, 2, x.shape[1]).reshape(-1, 1, 1, 1)[None],
         clip(SMALL[name][1]),
@@ -186,7 +186,7 @@ def test_only_a_bag_of_frames_is_blind_to_reversal_in_time(name):
         apply(variables, backwards),
     )
     size = np.abs(logits).max()
-    if name == "two_stream":  # Its RGB stream is such a bag; its snippets of flow are not.
+    if name == "two_stream":  # Only its RGB stream ignores the order of frames.
         for stream, blind in (("rgb", True), ("flow", False)):
             both = (each[f"{stream}/Logits"].mean(1) for each in (ends, reversed_ends))
             assert (np.abs(np.subtract(*both)).max() < 1e-5 * size) == blind
@@ -317,7 +317,7 @@ def test_bytes_of_pixels_are_refused(name):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_an_export_may_be_for_any_number_of_clips_even_none(name):
-    """By the number that is not known when it is made, and as a batch that is."""
+    """An export for an open number of clips agrees with batches of known size."""
     network, apply, variables = made(name)
     video = clip(SMALL[name][1])
     (number,) = jax.export.symbolic_shape("number")
@@ -464,7 +464,7 @@ def lstm():
     x = np.random.default_rng(0).normal(size=(6, 4, 4))
     variables = layer.init(KEY, jnp.asarray(x, jnp.float32), False)
     rng = np.random.default_rng(1)
-    # Gates that differ.
+    # All gates differ.
     params = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.3, leaf.shape)), variables["params"]
     )
@@ -480,7 +480,7 @@ def test_the_lstm_follows_the_equations_with_a_groups_statistics_in_training(lst
     wanted, seen = lstm_by_hand(x, variables["params"], groups=2)
     np.testing.assert_allclose(states, wanted, atol=1e-6)
     for name, step, mean, var in seen:
-        if step < 3:  # The layer has slots for three steps of the four.
+        if step < 3:  # The layer has statistics for three of the four steps.
             for kind, value in (("mean", mean), ("var", var)):
                 before, after = (
                     tree["batch_stats"][f"{name}_{kind}"][step] for tree in (variables, updates)

@@ -1,4 +1,4 @@
-"""Whose forms layers have."""
+"""The choice of the layers' implementations by platform."""
 
 import traceback
 
@@ -19,7 +19,7 @@ def test_the_compiler_has_its_options(backend, monkeypatch):
     assert {name.split("_")[1] for name in options} == {backend}
     assert (
         jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
-    )  # XLA knows the options of all its backends.
+    )  # XLA accepts the options of all its backends.
     monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
     assert platforms.compiler_options() is None
 
@@ -88,7 +88,7 @@ def test_a_program_for_another_platform_has_its_forms():
 
     cpu, cuda, tpu = map(
         exported, ("cpu", "cuda", "tpu")
-    )  # The same function: jit tells the contexts apart.
+    )  # The same function: `jit` distinguishes the contexts.
     assert "stablehlo.while" in cpu and "optimization_barrier" in cuda
     assert "reduce_window" in tpu and "reduce_window" not in cpu + cuda
     assert "stablehlo.while" not in tpu + cuda

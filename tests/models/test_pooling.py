@@ -19,7 +19,7 @@ WINDOWS = [
 ]
 
 
-FORMS = [pooling.max_pool, pooling._max_pool_by_axis]  # A CPU's, a GPU's.
+FORMS = [pooling.max_pool, pooling._max_pool_by_axis]  # The forms of CPUs and GPUs.
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -55,7 +55,7 @@ def test_half_precision_is_pooled_in_float32(window, strides):
     weights = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
     (ours,), (wanted,) = gradient(weights), plain_gradient(weights.astype(jnp.float32))
     assert y.dtype == ours.dtype == jnp.bfloat16
-    # A sum of up to 27 is rounded once.
+    # A sum of up to 27 gradients is rounded only once.
     np.testing.assert_array_equal(ours, wanted.astype(jnp.bfloat16))
 
 

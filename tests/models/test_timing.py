@@ -5,7 +5,7 @@ import pytest
 from i3d_jax import models
 from i3d_jax.models.timing import Timing, Window
 
-# Those of the zoo, 3D-Fused Two-Stream in 3-D, and four that no network has.
+# The zoo's, that of 3D-Fused Two-Stream in 3-D, and four that no network has.
 TIMINGS = {name: models.build(name, num_classes=2).timing for name in models.MODELS} | {
     "fused_i3d": models.build("fused_two_stream", num_classes=2, dims=3).timing,
     "whole": Timing(step=16, after=16, least=16, quantum=16),
@@ -33,7 +33,7 @@ def enough(timing):
 def predict(timing, video, past=()):
     """A network that predicts what each prediction depends on: ticks, and None outside the video.
 
-    Before the video and, to fill up its last step, after it there is padding.
+    There is padding before the video, and after it to fill up the last step.
     """
     if timing.carries:
         return [(*past, *video[: step + 1]) for step in range(len(video))]
@@ -95,7 +95,7 @@ def test_pieces_of_a_network_that_carries_its_past_lie_end_to_end():
 
 
 def test_the_last_piece_ends_where_the_video_does():
-    # `evaluate` knows by this that it has a video's predictions.
+    # By this `evaluate` recognises the last piece of a video.
     for timing in TIMINGS.values():
         for ticks, size in cases(timing):
             stops = [window.stop for window in timing.windows(ticks, size)]
@@ -132,7 +132,7 @@ def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_vi
             except ValueError as error:
                 assert f"at least {least} are needed" in str(error)
                 refused[size] += 1
-    # One tick less is too short for some; what does not even show a prediction is so for all.
+    # One tick less is too short for some videos. Less than a prediction sees is so for all.
     assert all(refused.values())
     assert all(refused[size] == len(lengths) for size in range(least - timing.step + 1))
 
@@ -186,7 +186,7 @@ def test_two_streams_leave_out_what_is_no_whole_snippet_of_both(rgb, flow, ticks
 def test_the_shortest_input_is_the_networks_even_where_fewer_frames_may_be_used():
     assert Timing(least=9).ticks({"rgb": 3}, {"rgb": 250}) == 9
     assert Timing(least=9).ticks({"rgb": 99}, {"rgb": 4}) == 9
-    # Of streams that are not of one length the shorter counts; those that are not used do not.
+    # The shorter of the streams counts; streams that are not used do not count.
     assert Timing().ticks({"rgb": 30, "flow": 20}, {"rgb": 25, "flow": 25}) == 20
     assert Timing().ticks({"rgb": 30, "flow": 20}, {"rgb": 25}) == 25
 

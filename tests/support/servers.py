@@ -1,4 +1,4 @@
-"""HTTP servers that answer as tests want."""
+"""HTTP servers with the answers that a test gives them."""
 
 import contextlib
 import http.server

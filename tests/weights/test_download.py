@@ -20,7 +20,7 @@ def whole(handler, data=DATA):
 
 
 def cut_off_after(most, **headers):
-    """Breaks off after so many bytes; gives the rest to whoever asks for it."""
+    """Breaks off after this many bytes; sends the rest when asked for it."""
 
     def answer(handler):
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
@@ -36,7 +36,7 @@ def busy(handler):
 
 
 def reset(handler):
-    """Ends without a word."""
+    """Closes the connection without an answer."""
 
 
 def drip(handler):
@@ -76,7 +76,7 @@ def impatient(monkeypatch):
         [cut_off_after(40_000)],
         [cut_off_after(40_000, ETag='"1"')],
         [cut_off_after(40_000, ETag='W/"1"'), busy, cut_off_after(60_000)],
-        [cut_off_after(40_000), whole],  # It knows no parts.
+        [cut_off_after(40_000), whole],  # A server without range requests.
         [cut_off_after(40_000, ETag='"1"'), drip, cut_off_after(40_000)],
         [
             lambda handler: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + DATA[:50_000]),

@@ -20,7 +20,7 @@ JSON = {"Content_Type": "application/vnd.pypi.simple.v1+json"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
-    """No configuration of this machine's; nothing may be run, and files go to tmp_path / "to"."""
+    """Hides this machine's configuration, forbids subprocesses, makes tmp_path / "to"."""
     for name in os.environ:
         if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
@@ -35,7 +35,7 @@ def environment(monkeypatch, tmp_path):
 
 
 def serving(pages, seen=None):
-    """A server of (bytes, headers) by path; what is asked for is appended to `seen`."""
+    """A server of (bytes, headers) by path; appends the requests to `seen`."""
 
     def answer(handler):
         if seen is not None:
@@ -189,7 +189,7 @@ def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     own = str(tmp_path / "own.conf")
     assert settings_of(PIP_CONFIG_FILE=own).indexes == [
         "https://own/simple"
-    ]  # The user's is not read then.
+    ]  # Then the user's file is not read.
     found = settings_of(PIP_INDEX_URL="https://variable", PIP_EXTRA_INDEX_URL="", PIP_CERT="/d")
     assert found.indexes == ["https://variable", "https://x", "https://y"] and found.cert == "/d"
     found = settings_of(

@@ -25,7 +25,7 @@ INFO = {
 
 @pytest.fixture(scope="module")
 def tensors():
-    """Those of a small 3D-ConvNet."""
+    """The tensors of a small 3D-ConvNet."""
     network = models.build("c3d", num_classes=3, width=0.02)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 32, 32, 3)))
     rng = np.random.default_rng(0)
@@ -318,7 +318,7 @@ VALUES = (
 
 
 def changed(value, rng):
-    """A JSON value with one place in it changed, added, renamed or removed."""
+    """A copy of a JSON value in which one entry is changed, added, renamed or removed."""
     if isinstance(value, dict | list) and value and rng.random() < 0.9:
         items = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         name = rng.choice(list(items))

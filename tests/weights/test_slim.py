@@ -112,7 +112,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
 
 @pytest.fixture
 def slim():
-    """The fixtures' script, where there is TensorFlow."""
+    """The fixture's script, if TensorFlow is installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("tensorflow")

@@ -115,7 +115,7 @@ def test_a_flipped_bit_names_the_tensor(tmp_path):
     path = tmp_path / "w.safetensors"
     weights.save(path, small_variables(), INFO)
     bad = bytearray(path.read_bytes())
-    bad[-1] ^= 1  # The last tensor by name.
+    bad[-1] ^= 1  # In the last tensor by name.
     path.write_bytes(bad)
     with pytest.raises(weights.WeightsError, match="params/Mixed_5c/b3/conv/kernel: damaged"):
         weights.read(path)
@@ -253,7 +253,7 @@ def test_processes_that_fetch_at_once_download_once(release):
 def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
     _, _, variables = release
     path = weights.fetch("rgb_imagenet")
-    weights.save(path, small_variables(seed=1), INFO)  # Sound, but not the published weights.
+    weights.save(path, small_variables(seed=1), INFO)  # Intact, but not the published weights.
     with pytest.raises(
         weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"
     ):
@@ -367,7 +367,7 @@ def test_the_cache_is_where_the_environment_says(own, xdg, cache, monkeypatch):
 
 def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
     def nowhere():
-        raise RuntimeError("Could not determine home directory.")  # As pathlib does.
+        raise RuntimeError("Could not determine home directory.")  # As pathlib raises it.
 
     monkeypatch.delenv("I3D_JAX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
