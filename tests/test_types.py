@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_models
+from support.small_networks import SMALL, clip, small
 
 from i3d_jax import flow, models
 from i3d_jax.flow.tvl1 import TVL1
@@ -16,7 +16,7 @@ from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
 KEY = jax.random.key(0)
-NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # It is two I3Ds.
+NAMES = [name for name in SMALL if name != "two_stream_i3d"]  # It is two I3Ds.
 # Together these have all layers.
 TRAINED = [("fused_two_stream", "float32")]
 TRAINED += [
@@ -51,15 +51,15 @@ def packed(streams, size=32, batch=4):
 
 def run(name, **options):
     """A function that makes a run's first state, the training step, and clips."""
-    network, streams = test_models.small(name, **options), test_models.SMALL[name][1]
+    network, streams = small(name, **options), SMALL[name][1]
     tx, _ = optimizers.sgd(lr=0.01, warmup=3, milestones=((1, 0.1),), lr_batch_size=8, batch_size=4)
-    step = functools.partial(train_step, model=network, tx=tx, average=0.9)
+    step = functools.partial(train_step, model=network, tx=tx, ema_decay=0.9)
 
     def start():
         video = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2)
         )
-        return initial_state(network.init(KEY, video), tx, average=True)
+        return initial_state(network.init(KEY, video), tx, ema=True)
 
     return network, start, step, packed(streams)
 
@@ -155,8 +155,8 @@ def test_float64_without_x64_is_refused_by_name(dtype):
 @pytest.mark.parametrize("name,dtype", TESTED)
 def test_variables_may_be_numpys_and_closed_over(name, dtype):
     network, video = (
-        test_models.small(name, dtype=dtype),
-        test_models.clip(test_models.SMALL[name][1]),
+        small(name, dtype=dtype),
+        clip(SMALL[name][1]),
     )
     shapes = jax.eval_shape(network.init, KEY, video)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)

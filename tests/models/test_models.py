@@ -8,6 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.small_networks import SMALL, clip, small
 
 from i3d_jax import flow, models
 from i3d_jax.models import __main__ as table
@@ -15,31 +16,9 @@ from i3d_jax.models import convnet_lstm
 from i3d_jax.models.two_stream import stack_snippets
 
 KEY = jax.random.key(0)
-# Options and clips of small networks.
-SMALL = {
-    "inception": ({}, {"rgb": (3, 1)}),
-    "convnet_lstm": ({"norm_steps": 3}, {"rgb": (4, 1)}),
-    "c3d": ({}, {"rgb": (16, 1)}),
-    "two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
-    "fused_two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
-    "i3d": ({}, {"rgb": (16, 1)}),
-    "two_stream_i3d": ({}, {"rgb": (16, 1), "flow": (16, 1)}),
-}
 INFLATED = ("fused_two_stream", {"dims": 3}, {"rgb": (9, 1), "flow": (9, 1)})
 EVERY = [pytest.param(name, *small, id=name) for name, small in SMALL.items()]
 EVERY += [pytest.param(*INFLATED, id="inflated fused_two_stream")]
-
-
-def small(name, **options):
-    return models.build(name, num_classes=7, width=0.1, **SMALL[name][0] | options)
-
-
-def clip(streams, batch=2, size=32, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = models.input_shapes(streams, size, batch)
-    return jax.tree.map(
-        lambda shape: jnp.asarray(rng.uniform(-1, 1, shape.shape), jnp.float32), shapes
-    )
 
 
 def cut(video, window, timing):

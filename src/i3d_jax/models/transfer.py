@@ -90,7 +90,7 @@ def transfer_variables(source: Any, fresh: Any, backbones: tuple[str, ...]) -> A
     """
     places = _destinations(source, fresh, backbones)
     if not places:
-        raise ValueError("this network has no layers in common with them that it could start from")
+        raise ValueError("this network has no layers in common with the given weights")
     variables = fresh
     for place in places:
         like = {kind: _get_subtree(fresh[kind], place) for kind in fresh}
