@@ -307,10 +307,10 @@ def test_an_export_may_be_for_any_number_of_clips_even_none(name):
     assert empty.shape == (0, 7)
 
 
-@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", models.MODELS)
-def test_no_clips_to_train_on_are_refused(name, fixed):
-    network, streams = small(name, fixed=fixed), SMALL[name][1]
+def test_no_clips_to_train_on_are_refused(name, frozen):
+    network, streams = small(name, freeze_backbone=frozen), SMALL[name][1]
     variables = jax.eval_shape(network.init, KEY, clip(streams))
     train = functools.partial(
         network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY}
