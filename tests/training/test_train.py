@@ -1,6 +1,5 @@
 import functools
 import importlib.util
-import inspect
 import json
 import math
 import os
@@ -1244,7 +1243,7 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tmp_path in datasets.builder("moving_shapes/videos", "~/data").final.parents
     (tmp_path / "w.safetensors").touch()
-    weights.find("~/w.safetensors")
+    weights.check_exists("~/w.safetensors")
 
 
 def test_a_fixed_trunk_stays_to_the_bit_with_its_statistics_and_only_the_last_layer_is_trained(
