@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax import models
+from i3d_jax import cli, models
 from i3d_jax.models import convolution, padding, pooling, toom_cook
 
 
@@ -167,7 +167,7 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--batch", type=harness.positive, default=16, help="clips (default: 16)")
+    parser.add_argument("--batch", type=cli.positive, default=16, help="clips (default: 16)")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16"
     )
@@ -192,7 +192,7 @@ def main() -> None:
         "difference, of the greatest",
     ]
     about = harness.about("jax", "jaxlib") | {"device": jax.devices()[0].device_kind}
-    harness.tell(
+    harness.report(
         f"{flags.dtype}\n\n{harness.table(rows, heads)}",
         {"dtype": flags.dtype} | result,
         about,
