@@ -1,7 +1,7 @@
 """Computes the optical flow of videos: TV-L1, as the paper's networks see it.
 
     python -m i3d_jax.flow video.mp4 --out flow
-    python -m i3d_jax.flow k400 --out k400_flow --preset fast
+    python -m i3d_jax.flow k400 --out k400_flow --flow-preset fast
     python -m i3d_jax.flow video.mp4 --out pictures --format colours
 
 Videos are read in grey at 25 frames per second, with a short side of 256 pixels. Flow goes from
@@ -177,7 +177,7 @@ def write_flow(
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(job.target) as temporary:
-            FORMATS[flags.format].write(temporary, counted(), flags.full)
+            FORMATS[flags.format].write(temporary, counted(), flags.full_colour)
             # A folder here is from a run that was killed before it recorded the video. A file
             # is replaced without more ado.
             if job.target.is_dir():
@@ -197,7 +197,7 @@ def _compute_flow(path: pathlib.Path, flags: argparse.Namespace) -> Flow:
     """Yields the flow of a video; raises nothing but VideoErrors."""
     try:
         frames = video.grey(path, short_side=flags.short_side, frames=flags.frames, strict=True)
-        yield from flow_of_frames(frames, PRESETS[flags.preset], batch_size=flags.batch_size)
+        yield from flow_of_frames(frames, PRESETS[flags.flow_preset], batch_size=flags.batch_size)
     except video.VideoError:
         raise
     except Exception as error:
@@ -216,38 +216,40 @@ def main(arguments: list[str] | None = None) -> int:
         "--format", choices=FORMATS, default="h264", help="what to write, see above (default: h264)"
     )
     parser.add_argument(
-        "--preset",
+        "--flow-preset",
         choices=PRESETS,
         default="opencv",
         help="TV-L1 parameters: OpenCV's, or some that are three times as fast (default: opencv)",
     )
     parser.add_argument(
-        "--short-side", type=int, default=256, help="size of the frames in pixels (default: 256)"
+        "--short-side",
+        type=cli.positive,
+        default=256,
+        help="of the frames, in pixels (default: 256)",
     )
-    parser.add_argument("--frames", type=int, help="most frames to use of a video (default: all)")
     parser.add_argument(
-        "--full",
+        "--frames", type=cli.positive, help="most frames to use of a video (default: all)"
+    )
+    parser.add_argument(
+        "--full-colour",
         type=float,
         default=5.0,
         help="motion in pixels that is shown in full colour (default: 5)",
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=cli.positive,
         help="pairs of frames per batch (default: 8 on CPUs, 64 elsewhere)",
     )
     parser.add_argument(
         "--parallel",
-        type=int,
+        type=cli.positive,
         help="videos to process at a time (default: 1 on CPUs, 4 elsewhere)",
     )
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
-    for flag in ("short_side", "frames", "full", "batch_size", "parallel"):
-        if getattr(flags, flag) is not None and not getattr(flags, flag) > 0:
-            parser.error(
-                f"--{flag.replace('_', '-')}: {getattr(flags, flag)} is not a positive number"
-            )
+    if not flags.full_colour > 0:
+        parser.error(f"--full-colour: {flags.full_colour} is not a positive number")
     if flags.short_side < 2:
         parser.error("--short-side: 1 is too small, wanted 2 or more")
     if (flags.batch_size or 1) > MAX_PAIRS:
@@ -264,12 +266,12 @@ def main(arguments: list[str] | None = None) -> int:
             f"{flags.out}: another process writes flow to it; use another --out"
         )
         with files.locked_folder(flags.out, locked_error):
-            about = recipe(flags.preset) | {
+            about = recipe(flags.flow_preset) | {
                 name: getattr(flags, name) for name in ("format", "short_side", "frames")
             }
             files.write_once(
                 flags.out / RECIPE_FILE,
-                about | ({"full": flags.full} if flags.format in PICTURE_FORMATS else {}),
+                about | ({"full": flags.full_colour} if flags.format in PICTURE_FORMATS else {}),
             )
             for folder in {job.target.parent for job in jobs}:
                 files.remove_leftovers(folder)
