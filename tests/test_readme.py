@@ -26,7 +26,10 @@ def test_code_of_your_own_runs(tmp_path, monkeypatch):
     found = {}
     exec(code, found)  # noqa: S102
     assert found["logits"].shape == (1, 7) and found["features"].shape == (1, 64)
-    kernels = (tree["params"]["Mixed_4b"]["b1b"]["conv"]["kernel"] for tree in (found["images"], found["inflated"]))
+    kernels = (
+        tree["params"]["Mixed_4b"]["b1b"]["conv"]["kernel"]
+        for tree in (found["images"], found["inflated"])
+    )
     image, inflated = map(np.asarray, kernels)
     np.testing.assert_allclose(inflated.sum(0), image, atol=1e-6)
     variables, clips = found["variables"], found["clips"]

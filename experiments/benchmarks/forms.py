@@ -47,14 +47,14 @@ def taps_as_inputs(x, kernel, stride, to):
     more = -x.shape[-1] % to
     x = jnp.pad(x, [(0, 0)] * 4 + [(0, more)])
     kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more), (0, 0)])
-    return toom_cook.conv2d_of_runs(x, kernel, (stride, stride))
+    return toom_cook.conv2d_per_frame(x, kernel, (stride, stride))
 
 
 def padded_channels(x, kernel, to):
     """XLA's own 3-D convolution with stride 2, with input channels zero-padded to `to`."""
     more = (0, to - x.shape[-1])
     x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
-    return convolution._plain(x, kernel, (2, 2, 2))
+    return convolution._xla_conv(x, kernel, (2, 2, 2))
 
 
 def normalised(conv: Callable) -> Callable:
@@ -80,7 +80,7 @@ def folded(conv: Callable) -> Callable:
     return form
 
 
-ONCE, TWICE = (functools.partial(convolution._plain, strides=(n, n, n)) for n in (1, 2))
+ONCE, TWICE = (functools.partial(convolution._xla_conv, strides=(n, n, n)) for n in (1, 2))
 PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,
@@ -113,7 +113,7 @@ def pools(window: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Callab
     """
     return {
         "XLA's": lambda x: nn.max_pool(x, window, strides, "SAME"),
-        "by axis": lambda x: pooling._max_by_axis(x, window, strides),
+        "by axis": lambda x: pooling._max_pool_by_axis(x, window, strides),
     }
 
 

@@ -173,8 +173,8 @@ def one_line(error: Any) -> str:
 
 def program() -> str:
     """How the command is called: "python -m i3d_jax.flow", or "i3d-jax flow"."""
-    if _called:
-        return _called[-1]
+    if _names:
+        return _names["called" if "called" in _names else "parser"]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return os.path.basename(sys.argv[0])
@@ -183,10 +183,10 @@ def program() -> str:
 
 def call(name: str) -> None:
     """Sets what `program` returns: a command that another one starts is called so."""
-    _called.append(name)
+    _names["called"] = name
 
 
-_called: list[str] = []
+_names: dict[str, str] = {}  # What the command is called by, and by its parser.
 
 
 class Parser(argparse.ArgumentParser):
@@ -212,9 +212,9 @@ def parser(module: str, description: str | None) -> Parser:
       module: of the command, which is called `python -m MODULE` unless `call` said otherwise.
       description: the module's docstring, which --help prints as it is.
     """
-    prog = _called[-1] if _called else f"python -m {module}"
+    _names["parser"] = _names.get("called", f"python -m {module}")
     made = Parser(
-        prog=prog,
+        prog=_names["parser"],
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _fail(error)
     except StoppedError as stopped:
-        cli.print_error(stopped)
+        cli.print_error(str(stopped))
         return stopped.status
     if distributed.is_first_process():
         print(_summary(options.workdir, result))

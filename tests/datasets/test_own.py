@@ -113,7 +113,7 @@ def test_a_network_learns_and_predicts_own_classes(tmp_path):
         batch_size=4,
         model=dict(name="inception", width=0.1),
         dataset=dict(name="own/videos", data_dir=str(tmp_path / "data")),
-        clips=dict(rgb=(1, 1), crop=32),
+        train_clips=dict(rgb=(1, 1), crop=32),
         eval_clips=dict(rgb=(2, 1), crop=32, batch_size=4),
         optimizer=dict(lr=0.01),
         test_split="test",

@@ -118,4 +118,4 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tmp_path in datasets.builder("moving_shapes/videos", "~/data").final.parents
     (tmp_path / "w.safetensors").touch()
-    weights.find("~/w.safetensors")
+    weights.check_exists("~/w.safetensors")

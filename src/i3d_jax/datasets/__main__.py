@@ -69,10 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {"prepare": _prepare, "doctor": _doctor, "show": _show}[flags.command](flags)
     except (annotations.AnnotationError, shards.PrepareError, OSError, ValueError) as error:
-        print(f"python -m i3d_jax.datasets: {cli.one_line(error)}", file=sys.stderr)
+        cli.print_error(error)
         return 2
     except StoppedError as error:
-        print(f"python -m i3d_jax.datasets: {error}", file=sys.stderr)
+        cli.print_error(str(error))
         return error.status
 
 
@@ -207,7 +207,7 @@ def _prepare(flags: argparse.Namespace) -> int:
 
 def _warn(builder: datasets.ClipBuilder) -> None:
     if builder.known_problem:
-        print(f"python -m i3d_jax.datasets: {builder.known_problem}", file=sys.stderr)
+        cli.print_error(builder.known_problem)
 
 
 def _doctor(flags: argparse.Namespace) -> int:
