@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from kill import lines
+from kill import read_log
 from support import small_run
 
 from i3d_jax import weights
@@ -92,7 +92,7 @@ def run(tmp_path):
 
 def until(workdir, step, run, started):
     """Waits until a step is logged."""
-    while not any(line["step"] >= step for line in lines(workdir)):
+    while not any(line["step"] >= step for line in read_log(workdir)):
         assert all(each.poll() is None for each in started), (
             run.errors(0)[-2000:] + run.errors(1)[-2000:]
         )
@@ -103,7 +103,7 @@ def state_of(workdir):
     variables, _ = weights.read(workdir / "weights.safetensors")
     untimed = [
         {k: v for k, v in line.items() if k in ("step", "loss", "validation_loss")}
-        for line in lines(workdir)
+        for line in read_log(workdir)
     ]
     return variables, untimed
 
@@ -123,7 +123,7 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     started[1].kill()
     status, _ = run.wait(started)
     assert status[1] == -signal.SIGKILL and status[0] != 0
-    lost = max(line["step"] for line in lines(disturbed))
+    lost = max(line["step"] for line in read_log(disturbed))
 
     started = run.start(disturbed, slurm=True)
     until(disturbed, lost + 3, run, started)
@@ -144,7 +144,7 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
 
     status, _ = run.wait(run.start(disturbed, "--config.steps=26", processes=1, devices=1))
     assert status == [0], run.errors(0)[-2000:]
-    assert [line["step"] for line in lines(disturbed) if "loss" in line] == list(range(1, 27))
+    assert [line["step"] for line in read_log(disturbed) if "loss" in line] == list(range(1, 27))
 
 
 @pytest.mark.slow

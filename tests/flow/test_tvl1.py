@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import AS_USERS
-from motions import motion, moving, stays
+from motions import motion, moving, stays_in_image
 
 from i3d_jax import flow, video
 from i3d_jax.flow import FAST, OPENCV, TVL1, images, tv_l1, tvl1, videos
@@ -31,7 +31,7 @@ def endpoint_error(found, wanted):
 def test_known_motions_are_found_to_a_tenth_of_a_pixel(kind, length, preset):
     first, second, wanted = moving(*motion(kind, length))
     error = endpoint_error(compiled(first, second, flow.PRESETS[preset]), wanted)
-    assert error[stays(wanted)].mean() < 0.1 and error.mean() < 0.12
+    assert error[stays_in_image(wanted)].mean() < 0.1 and error.mean() < 0.12
 
 
 @pytest.fixture(scope="module")
