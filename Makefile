@@ -6,12 +6,14 @@ DATA ?= $(RUNS)/data
 
 BIN := $(VENV)/bin
 MAIN := $(BIN)/python -m i3d_jax.main
-SHAPES := --config=configs/moving_shapes.py
+SHAPES := --config=moving_shapes
 
 EVALUATE := $(BIN)/python -m i3d_jax.evaluate
 OTHERS := i3d_flow two_stream fused_two_stream convnet_lstm c3d
 
-.PHONY: demo zoo test lint docs clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: demo zoo test test-all lint docs clean
 .DELETE_ON_ERROR:
 
 # Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
@@ -33,8 +35,13 @@ $(RUNS)/%/weights.safetensors: demo
 	$(MAIN) $(SHAPES):$* --workdir=$(RUNS)/$* --config.dataset.data_dir=$(DATA) \
 	  $(if $(filter c3d,$*),,--config.init_from=$(RUNS)/i3d/pretrain/weights.safetensors)
 
+# Ten minutes on two cores.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+# Everything: also real weights at full size, processes that are killed, whole networks compiled.
+test-all: $(VENV)/installed
+	$(PYTEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

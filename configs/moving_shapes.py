@@ -1,25 +1,24 @@
-r"""The zoo on moving_shapes, each network inflated or copied from Inception-v1 trained on still shapes first.
+r"""The zoo on moving_shapes: small videos that are rendered on your machine.
 
-    python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/i3d
+    python -m i3d_jax.main --config=moving_shapes --workdir=runs/i3d
 
-The paper's recipe in miniature (section 2): images first, then videos. Without an argument: I3D, which trains the images'
-network in its folder first. The other runs by argument, all from those weights:
+Without an argument it is the paper's recipe in miniature (section 2): it trains Inception-v1 on
+still images of shapes, inflates it into I3D, and trains that on videos. The other runs start from
+the same image weights:
 
-    python -m i3d_jax.main --config=configs/moving_shapes.py:RUN --workdir=runs/RUN \
+    python -m i3d_jax.main --config=moving_shapes:RUN --workdir=runs/RUN \
         --config.init_from=runs/i3d/pretrain/weights.safetensors
 
-RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d (which starts from nothing: leave --config.init_from out),
-frames (the 2-D network on single frames, for comparison), images (those alone; no --config.init_from either). Two-Stream I3D is
-i3d and i3d_flow fused:
+RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, frames (the image network on
+single frames, for comparison), c3d and images; leave --config.init_from out for the last two.
+Two-Stream I3D is i3d and i3d_flow, fused:
 
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
-
-The README has the results.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95, dtype="float32")
+NETWORK = dict(width=0.25, dropout=0.0, norm_decay=0.95)
 
 
 def get_config(run="i3d"):
@@ -29,50 +28,34 @@ def get_config(run="i3d"):
 
 
 def videos(model, streams, test_streams, steps=400, **changes):
-    """A run on the videos; `streams` are of a training clip, `test_streams` the most of a video that has 32 frames."""
+    """A run on the videos, which have 32 frames.
+
+    Args:
+      model: the network's name.
+      streams: frames of a training clip, and the step between them.
+      test_streams: the same of a test video, at most.
+      steps: of the run.
+      changes: other keys of the config.
+    """
     # A mirrored "moving left" is no longer moving left.
     return common("moving_shapes/videos", model, steps, streams, test_streams, flip=False) | changes
 
 
 def common(dataset, model, steps, streams, test_streams, flip):
-    size = dict(crop=48, short_side=config_dict.placeholder(int))
     return dict(
-        seed=0,
         steps=steps,
         batch_size=32,
-        norm_group_size=config_dict.placeholder(int),
-        grad_accum_steps=1,
-        remat=False,
-        freeze_backbone=False,
-        ema_decay=config_dict.placeholder(float),
-        max_skipped_steps=10,
-        log_every=10,
         checkpoint_every=100,
-        max_to_keep=2,
-        validate_every=config_dict.placeholder(int),
-        train_split="train",
-        test_split="validation",
-        validation_split=config_dict.placeholder(str),
-        best_metric="top1",
-        profile=(),
         model=dict(name=model, **NETWORK),
-        dataset=dict(name=dataset, data_dir=config_dict.placeholder(str)),
-        train_clips=dict(flip=flip, reverse=False, workers=0, threads=2, **size, **streams),
-        eval_clips=dict(batch_size=32, threads=2, **size, **test_streams),
+        dataset=dict(name=dataset),
+        train_clips=dict(crop=48, flip=flip, **streams),
+        eval_clips=dict(crop=48, batch_size=32, **test_streams),
         optimizer=optimizer(steps),
-        init_from=config_dict.placeholder(str),
     )
 
 
 def optimizer(steps, lr=0.02):
-    return dict(
-        lr=lr,
-        lr_batch_size=config_dict.placeholder(int),
-        momentum=0.9,
-        weight_decay=1e-4,
-        warmup=20,
-        milestones=((steps * 7 // 8, 0.1),),
-    )
+    return dict(lr=lr, weight_decay=1e-4, warmup=20, milestones=((steps * 7 // 8, 0.1),))
 
 
 def i3d():
@@ -88,17 +71,22 @@ def two_stream():
 
 
 def fused_two_stream():
-    return videos("fused_two_stream", dict(rgb=(3, 10), flow=(30, 1)), dict(rgb=(3, 10), flow=(30, 1)))
+    return videos(
+        "fused_two_stream", dict(rgb=(3, 10), flow=(30, 1)), dict(rgb=(3, 10), flow=(30, 1))
+    )
 
 
 def convnet_lstm():
-    # Where a shape is hardly shows in averaged features, and moves little from frame to frame: it takes far frames and time.
+    # Averaged features hardly show where a shape is, and it moves little between frames: the LSTM
+    # needs frames that are far apart, and more steps.
     run = videos("convnet_lstm", dict(rgb=(8, 4)), dict(rgb=(8, 4)), steps=2000)
-    return run | dict(model=run["model"] | dict(norm_steps=8, norm_scale=1.0), optimizer=optimizer(2000, lr=0.05))
+    return run | dict(
+        model=run["model"] | dict(norm_steps=8, norm_scale=1.0), optimizer=optimizer(2000, lr=0.05)
+    )
 
 
 def c3d():
-    return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)), init_from=None)
+    return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)))
 
 
 def frames():
@@ -106,8 +94,13 @@ def frames():
 
 
 def images():
-    run = common("moving_shapes/images", "inception", 400, dict(rgb=(1, 1)), dict(rgb=(1, 1)), flip=True)
+    run = common(
+        "moving_shapes/images", "inception", 400, dict(rgb=(1, 1)), dict(rgb=(1, 1)), flip=True
+    )
     return run | dict(optimizer=optimizer(400) | dict(milestones=((320, 0.1),)))
 
 
-RUNS = {run.__name__: run for run in (i3d, i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d, frames, images)}
+RUNS = {
+    run.__name__: run
+    for run in (i3d, i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d, frames, images)
+}

@@ -48,14 +48,23 @@ def is_saving(workdir: pathlib.Path) -> bool:
 def is_validating(workdir: pathlib.Path, every: int) -> bool:
     """Whether a step has been logged that a validation follows, and that has not been logged."""
     step = step_of(workdir)
-    return step > 0 and step % every == 0 and not any("loss" not in x for x in lines(workdir) if x["step"] == step)
+    return (
+        step > 0
+        and step % every == 0
+        and not any("loss" not in x for x in lines(workdir) if x["step"] == step)
+    )
 
 
 def last_checkpoint(workdir: pathlib.Path) -> int:
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    return max(
+        (int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()),
+        default=0,
+    )
 
 
-def kill(command: list[str], workdir: pathlib.Path, moment: str, every: int, rng: random.Random) -> dict | None:
+def kill(
+    command: list[str], workdir: pathlib.Path, moment: str, every: int, rng: random.Random
+) -> dict | None:
     """Starts a run and kills it at such a moment; None: it ended before one came.
 
     Returns:
@@ -84,7 +93,16 @@ def kill(command: list[str], workdir: pathlib.Path, moment: str, every: int, rng
     ended = process.poll() is not None
     process.kill()
     process.wait()
-    return None if ended else {"moment": moment, "start": start, "step": step_of(workdir), "saving": is_saving(workdir)}
+    return (
+        None
+        if ended
+        else {
+            "moment": moment,
+            "start": start,
+            "step": step_of(workdir),
+            "saving": is_saving(workdir),
+        }
+    )
 
 
 def state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
@@ -102,17 +120,30 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
         ("weights", lambda run: named_leaves(weights.read(run / "weights.safetensors")[0])),
     ):
         first, second = read(one), read(other)
-        found += [f"{what}: {n}" for n in {**first, **second} if not np.array_equal(first.get(n), second.get(n))]
+        found += [
+            f"{what}: {n}"
+            for n in {**first, **second}
+            if not np.array_equal(first.get(n), second.get(n))
+        ]
     logs = []
     for run in (one, other):
-        untimed = [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines(run)]
+        untimed = [
+            {name: value for name, value in line.items() if name not in TIMINGS}
+            for line in lines(run)
+        ]
         keys = [(line["step"], "loss" in line) for line in untimed]
-        found += [f"{run}: step {step} is logged twice" for step, kind in set(keys) if keys.count((step, kind)) > 1]
+        found += [
+            f"{run}: step {step} is logged twice"
+            for step, kind in set(keys)
+            if keys.count((step, kind)) > 1
+        ]
         logs.append(untimed)
     return found + ([] if logs[0] == logs[1] else ["the logs"])
 
 
-def experiment(workdir: pathlib.Path, kills: int, arguments: list[str], every: int, seed: int = 0) -> tuple[list, list]:
+def experiment(
+    workdir: pathlib.Path, kills: int, arguments: list[str], every: int, seed: int = 0
+) -> tuple[list, list]:
     """Returns what `kill` did, and the differences in the end."""
     workdir.mkdir(parents=True, exist_ok=True)
     # Starting takes seconds then, not a minute.
@@ -138,19 +169,30 @@ def table(done: list[dict]) -> str:
         "| killed | times | of these with a half-written checkpoint | steps made again, mean and most |",
         "|---|---|---|---|",
     ]
-    names = {"start": "while it starts", "step": "in a step", "save": "while it saves", "validation": "in a validation"}
+    names = {
+        "start": "while it starts",
+        "step": "in a step",
+        "save": "while it saves",
+        "validation": "in a validation",
+    }
     for moment, name in names.items():
         of = [each for each in done if each["moment"] == moment]
         if of:
             lost = [each["step"] - each["next"] for each in of]
             saving = sum(each["saving"] for each in of)
-            rows.append(f"| {name} | {len(of)} | {saving} | {sum(lost) / len(lost):.1f}, {max(lost)} |")
+            rows.append(
+                f"| {name} | {len(of)} | {saving} | {sum(lost) / len(lost):.1f}, {max(lost)} |"
+            )
     return "\n".join(rows)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for both runs; must not exist")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, required=True, help="folder for both runs; must not exist"
+    )
     parser.add_argument("--kills", type=int, default=25, help="default: 25")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("arguments", nargs="+", help="of python -m i3d_jax.main, but --workdir")
@@ -162,7 +204,10 @@ def main() -> int:
         flags.workdir, flags.kills, flags.arguments, int(every[1]) if every else 10**9, flags.seed
     )
     print(table(done))
-    print(f"\n{len(done)} kills; " + (f"different: {', '.join(different)}" if different else "the same to the bit"))
+    print(
+        f"\n{len(done)} kills; "
+        + (f"different: {', '.join(different)}" if different else "the same to the bit")
+    )
     return 1 if different else 0
 
 

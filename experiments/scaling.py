@@ -44,22 +44,51 @@ class Links(NamedTuple):
 
 
 LINKS = (
-    Links("8 GPUs with 450 GB/s (NVLink), 50 GB/s each between machines (400 Gb/s InfiniBand per GPU)", 8, 450e9, 50e9),
     Links(
-        "8 GPUs with 450 GB/s, 12.5 GB/s between machines for all 8 (one 100 Gb/s port)", 8, 450e9, 12.5e9 / 8, 20e-6
+        "8 GPUs with 450 GB/s (NVLink), 50 GB/s each between machines (400 Gb/s InfiniBand per GPU)",
+        8,
+        450e9,
+        50e9,
     ),
-    Links("8 GPUs with 32 GB/s (PCIe 4), 3.1 GB/s between machines for all 8 (25 Gb/s)", 8, 32e9, 3.125e9 / 8, 20e-6),
-    Links("TPU slice, 100 GB/s per chip to its neighbours, all one machine", 1024, 100e9, 100e9, 1e-6),
+    Links(
+        "8 GPUs with 450 GB/s, 12.5 GB/s between machines for all 8 (one 100 Gb/s port)",
+        8,
+        450e9,
+        12.5e9 / 8,
+        20e-6,
+    ),
+    Links(
+        "8 GPUs with 32 GB/s (PCIe 4), 3.1 GB/s between machines for all 8 (25 Gb/s)",
+        8,
+        32e9,
+        3.125e9 / 8,
+        20e-6,
+    ),
+    Links(
+        "TPU slice, 100 GB/s per chip to its neighbours, all one machine", 1024, 100e9, 100e9, 1e-6
+    ),
 )
 
 
 def collectives(text: str) -> list[tuple[str, int]]:
     """(kind, bytes of its result) of every collective in a compiled program's text."""
-    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+    kinds = (
+        "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+    )
     found = []
-    for shapes, kind in re.findall(rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE):
+    for shapes, kind in re.findall(
+        rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE
+    ):
         sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        found.append((kind, sum(BYTES[t] * math.prod(map(int, filter(None, dims.split(",")))) for t, dims in sizes)))
+        found.append(
+            (
+                kind,
+                sum(
+                    BYTES[t] * math.prod(map(int, filter(None, dims.split(","))))
+                    for t, dims in sizes
+                ),
+            )
+        )
     return found
 
 
@@ -73,12 +102,18 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
     whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
     def shaped(sharding, tree):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
 
-    example = jax.tree.map(lambda x: jnp.zeros(x.shape), models.input_shapes(entry.train, entry.crop))
+    example = jax.tree.map(
+        lambda x: jnp.zeros(x.shape), models.input_shapes(entry.train, entry.crop)
+    )
     state = jax.eval_shape(lambda: initial_state(network.init(jax.random.key(0), example), tx))
     batch = {
-        stream: jax.ShapeDtypeStruct((batch_size, frames, *planes.packed_shape(stream, entry.crop)), jnp.uint8)
+        stream: jax.ShapeDtypeStruct(
+            (batch_size, frames, *planes.packed_shape(stream, entry.crop)), jnp.uint8
+        )
         for stream, (frames, _) in entry.train.items()
     }
     batch |= {
@@ -86,7 +121,9 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
         "mirrored": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
-    step = jax.jit(functools.partial(train_step, model=network, tx=tx), out_shardings=whole, donate_argnums=0)
+    step = jax.jit(
+        functools.partial(train_step, model=network, tx=tx), out_shardings=whole, donate_argnums=0
+    )
     # What a CPU's form of large convolutions sends is up to twice their gradients.
     with models.forms_of("plain"):
         lowered = step.lower(shaped(whole, state), shaped(cut, batch), jax.random.key(0))
@@ -104,11 +141,18 @@ def seconds_to_send(size: float, devices: int, links: Links) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="i3d", choices=sorted(models.MODELS), help="default: i3d")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="i3d", choices=sorted(models.MODELS), help="default: i3d"
+    )
     parser.add_argument("--clips-per-device", type=int, default=6, help="default: 6, the release's")
     parser.add_argument(
-        "--clips-per-second", type=float, default=500.0, help="that one device trains on; measure it (default: 500)"
+        "--clips-per-second",
+        type=float,
+        default=500.0,
+        help="that one device trains on; measure it (default: 500)",
     )
     flags = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
@@ -120,7 +164,10 @@ def main() -> None:
     print(
         f"{flags.model}, {flags.clips_per_device} clips per device, {step * 1e3:.1f} ms a step on one device "
         f"({flags.clips_per_second:.0f} clips/s, assumed). Sent per step: "
-        + ", ".join(f"{len(sizes)} {kind} of {sum(sizes) / 1e6:.1f} MB in all" for kind, sizes in kinds.items())
+        + ", ".join(
+            f"{len(sizes)} {kind} of {sum(sizes) / 1e6:.1f} MB in all"
+            for kind, sizes in kinds.items()
+        )
         + f" (jax {jax.__version__}).\n"
     )
     print("| links | " + " | ".join(f"{devices:,} devices" for devices in DEVICES) + " |")

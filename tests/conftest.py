@@ -52,7 +52,9 @@ def programs(caplog) -> Iterator[Callable[[], list[str]]]:
     """A function that says which programs were compiled so far."""
     compiled = re.compile(r"Finished XLA compilation of (.*) in .* sec")
     with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
-        yield lambda: [found[1] for record in caplog.records if (found := compiled.match(record.getMessage()))]
+        yield lambda: [
+            found[1] for record in caplog.records if (found := compiled.match(record.getMessage()))
+        ]
 
 
 @pytest.fixture

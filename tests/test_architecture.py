@@ -8,9 +8,9 @@ import i3d_jax
 
 PACKAGE = pathlib.Path(i3d_jax.__file__).parent
 MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
-        path.read_text("utf-8")
-    )
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+        ".__init__"
+    ): ast.parse(path.read_text("utf-8"))
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
@@ -42,7 +42,9 @@ def imported(module: str) -> list[tuple[str, str]]:
 
 def test_every_module_has_one_layer():
     names = [name for names in drawn_layers() for name in names]
-    assert sorted(names) == sorted({module.split(".")[1] for module in MODULES if "." in module} - {"__main__"})
+    assert sorted(names) == sorted(
+        {module.split(".")[1] for module in MODULES if "." in module} - {"__main__"}
+    )
 
 
 def test_imports_go_down_only():
@@ -51,14 +53,18 @@ def test_imports_go_down_only():
         for module in MODULES
         if module not in ("i3d_jax", "i3d_jax.__main__")
         for other, _ in imported(module)
-        if other == "i3d_jax" or module.split(".")[1] != other.split(".")[1] and layer(other) <= layer(module)
+        if other == "i3d_jax"
+        or module.split(".")[1] != other.split(".")[1]
+        and layer(other) <= layer(module)
     ]
     assert wrong == []
 
 
 def test_no_module_imports_itself_by_way_of_others():
     """Packages count with their `__init__`, which is run before any of their modules."""
-    below: dict[str, set[str]] = {module: {other for other, _ in imported(module)} for module in MODULES}
+    below: dict[str, set[str]] = {
+        module: {other for other, _ in imported(module)} for module in MODULES
+    }
 
     def reached(module: str, path: tuple[str, ...] = ()) -> None:
         assert module not in path, f"a circle: {' -> '.join((*path[path.index(module) :], module))}"
@@ -81,7 +87,11 @@ def test_no_folder_uses_what_is_private_to_another():
         for other, name in imported(module):
             if other.split(".")[1:2] == folder:
                 continue
-            if name.startswith("_") or other.split(".")[-1].startswith("_") and other.split(".")[-1] != "__main__":
+            if (
+                name.startswith("_")
+                or other.split(".")[-1].startswith("_")
+                and other.split(".")[-1] != "__main__"
+            ):
                 wrong.append(f"{module} imports {other}.{name}")
             if not name:
                 names[other.split(".")[-1]] = other
@@ -91,3 +101,22 @@ def test_no_folder_uses_what_is_private_to_another():
             if node.value.id in names and re.match("_[^_]", node.attr):
                 wrong.append(f"{module} uses {names[node.value.id]}.{node.attr}")
     assert wrong == []
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring, in which every argument has a line."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is not None:
+        lines -= (function.body[0].end_lineno or 0) - function.body[0].lineno + 1
+    return lines
+
+
+def test_no_function_is_longer_than_a_screen():
+    functions = [
+        (f"{module}.{node.name}", code_lines(node))
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert len(functions) > 500
+    assert [(name, lines) for name, lines in functions if lines > 80] == []

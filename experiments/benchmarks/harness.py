@@ -16,7 +16,9 @@ from typing import Any
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def interleaved(variants: dict[str, Callable[[], Any]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    variants: dict[str, Callable[[], Any]], rounds: int, repeats: int = 1
+) -> dict[str, list[float]]:
     """Seconds per call of every variant, by round; each returns when it is done.
 
     The variants take turns, so that a machine that is slow for a while is slow for all, and each is called once, unmeasured, right before
@@ -41,7 +43,9 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
         name: {
             "seconds": statistics.median(each),
             "spread": [min(each), max(each)],
-            "times_as_fast": statistics.median(one / other for one, other in zip(seconds[than], each, strict=True)),
+            "times_as_fast": statistics.median(
+                one / other for one, other in zip(seconds[than], each, strict=True)
+            ),
         }
         for name, each in seconds.items()
     }
@@ -49,13 +53,17 @@ def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
 
 def spread(each: dict) -> str:
     """The median and the spread of one variant of a `summary`."""
-    median, low, high = (f"{x:#.3g}" if x < 99.95 else f"{x:.0f}" for x in (each["seconds"], *each["spread"]))
+    median, low, high = (
+        f"{x:#.3g}" if x < 99.95 else f"{x:.0f}" for x in (each["seconds"], *each["spread"])
+    )
     return f"{median} ({low} to {high})"
 
 
 def parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     """A command line with what all benchmarks take."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
     made.add_argument("--json", type=output, help="file for the figures")
     return made

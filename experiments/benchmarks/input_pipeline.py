@@ -32,7 +32,9 @@ FRAMES, CROP, BATCH, SIDE = 64, 224, 4, 256
 RATES = (50, 200, 1000)  # Clips per second that an accelerator may want.
 
 
-def clips_folder(videos: list[pathlib.Path], folder: pathlib.Path, number: int, seconds: int) -> pathlib.Path:
+def clips_folder(
+    videos: list[pathlib.Path], folder: pathlib.Path, number: int, seconds: int
+) -> pathlib.Path:
     """Links the videos, again and again, as `number` clips of Kinetics; returns their CSV."""
     from i3d_jax.datasets import annotations
 
@@ -42,7 +44,9 @@ def clips_folder(videos: list[pathlib.Path], folder: pathlib.Path, number: int, 
         source, identity = videos[index % len(videos)], f"clip{index:07d}"
         name = pathlib.Path(annotations.file_name(identity, 0, seconds)).with_suffix(source.suffix)
         os.link(source, folder / "train" / name)
-        rows.append(dict(zip(annotations.COLUMNS, ("yoga", identity, 0, seconds, "train"), strict=True)))
+        rows.append(
+            dict(zip(annotations.COLUMNS, ("yoga", identity, 0, seconds, "train"), strict=True))
+        )
     annotations.write_kinetics(folder / "train.csv", rows)
     return folder / "train.csv"
 
@@ -81,7 +85,9 @@ def ours(folder: pathlib.Path):
     from i3d_jax.datasets import pipeline
 
     records = Many(datasets.prepared("kinetics/400", str(folder / "data")).records("train"))
-    batches = pipeline.train_batches(records, batch_size=BATCH, seed=0, crop=CROP, rgb=(FRAMES, 1), threads=1)
+    batches = pipeline.train_batches(
+        records, batch_size=BATCH, seed=0, crop=CROP, rgb=(FRAMES, 1), threads=1
+    )
     for batch in batches:
         yield jax.block_until_ready(jax.device_put(batch))
 
@@ -146,7 +152,9 @@ def torchcodec(folder: pathlib.Path):
 
     def read(file, start):
         # Approximate seeking is exact at a constant rate, and does not scan the file.
-        decoder = VideoDecoder(str(file), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate")
+        decoder = VideoDecoder(
+            str(file), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate"
+        )
         return decoder.get_frames_in_range(start, start + FRAMES).data.numpy()
 
     return batched(read, folder)
@@ -172,13 +180,23 @@ def write_jpegs(file: pathlib.Path) -> int:
     from i3d_jax import video
 
     quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    images = [cv2.imencode(".jpg", image[..., ::-1], quality)[1].ravel() for image in video.decode(file)]
-    np.savez(file.with_suffix(".npz"), data=np.concatenate(images), offsets=np.cumsum([0, *map(len, images)]))
+    images = [
+        cv2.imencode(".jpg", image[..., ::-1], quality)[1].ravel() for image in video.decode(file)
+    ]
+    np.savez(
+        file.with_suffix(".npz"),
+        data=np.concatenate(images),
+        offsets=np.cumsum([0, *map(len, images)]),
+    )
     return sum(map(len, images))
 
 
 READERS = {"bare": bare, "ours": ours, "decord": decord, "torchcodec": torchcodec, "jpeg": jpeg}
-PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "jpeg": "cv2"}  # What readers need beside ours.
+PACKAGES = {
+    "decord": "decord",
+    "torchcodec": "torchcodec",
+    "jpeg": "cv2",
+}  # What readers need beside ours.
 PER_STEP = {"bare": 1}  # Clips per item; the others give batches.
 
 
@@ -234,7 +252,10 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
     begin = time.perf_counter()
     records = prepare(videos, folder, flags.clips).records("train")
     cores = len(os.sched_getaffinity(0))
-    result: dict = {"prepared_per_second": flags.clips / (time.perf_counter() - begin), "prepare_cores": cores}
+    result: dict = {
+        "prepared_per_second": flags.clips / (time.perf_counter() - begin),
+        "prepare_cores": cores,
+    }
     (folder / "files").mkdir()
     lengths, sizes = {}, {"h264": [], "jpeg": []}
     found: dict[str, list] = {name: [] for name in READERS}
@@ -250,12 +271,16 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
         if "jpeg" in found:
             sizes["jpeg"].append(write_jpegs(file) / record["frames"])
     (folder / "lengths.json").write_text(json.dumps(lengths))
-    result["kilobytes_per_frame"] = {name: statistics.mean(each) / 1e3 for name, each in sizes.items() if each}
+    result["kilobytes_per_frame"] = {
+        name: statistics.mean(each) / 1e3 for name, each in sizes.items() if each
+    }
     for _ in range(flags.rounds):
         for name in list(found):
             try:
                 found[name].append(alone(measure, name, folder, flags.seconds))
-            except EOFError:  # torchcodec without FFmpeg's libraries, for one; the process has said why.
+            except (
+                EOFError
+            ):  # torchcodec without FFmpeg's libraries, for one; the process has said why.
                 print(f"{name} does not take part", file=sys.stderr)
                 del found[name]
     limit = [rate for rate, _ in found["bare"]]
@@ -263,7 +288,9 @@ def compare(folder: pathlib.Path, videos: list[pathlib.Path], flags) -> dict:
         name: {
             "clips_per_second": statistics.median(rate for rate, _ in each),
             "spread": [min(rate for rate, _ in each), max(rate for rate, _ in each)],
-            "of_the_limit": statistics.median(rate / most for (rate, _), most in zip(each, limit, strict=True)),
+            "of_the_limit": statistics.median(
+                rate / most for (rate, _), most in zip(each, limit, strict=True)
+            ),
             "peak_megabytes": max(memory for _, memory in each),
         }
         for name, each in found.items()
@@ -276,11 +303,15 @@ def table(result: dict) -> str:
     for name, each in result["readers"].items():
         low, high = each["spread"]
         rate = f"{each['clips_per_second']:.1f} ({low:.1f} to {high:.1f})"
-        lines.append(f"| {name} | {rate} | {each['of_the_limit']:.0%} | {each['peak_megabytes']:.0f} |")
+        lines.append(
+            f"| {name} | {rate} | {each['of_the_limit']:.0%} | {each['peak_megabytes']:.0f} |"
+        )
     rate = result["readers"]["ours"]["clips_per_second"]
     lines += ["", "| clips/s that an accelerator takes | cores that feed it |", "|---|---|"]
     lines += [f"| {wanted} | {math.ceil(wanted / rate)} |" for wanted in RATES]
-    sizes = ", ".join(f"{name} {each:.1f} kB" for name, each in result["kilobytes_per_frame"].items())
+    sizes = ", ".join(
+        f"{name} {each:.1f} kB" for name, each in result["kilobytes_per_frame"].items()
+    )
     per_second, cores = result["prepared_per_second"], result["prepare_cores"]
     lines += ["", f"A frame takes {sizes}. Preparation: {per_second:.2f} clips/s on {cores} cores."]
     return "\n".join(lines)
@@ -289,13 +320,21 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, help="of 4 seconds or more")
-    parser.add_argument("--clips", type=harness.positive, default=8, help="records to read (default: 8)")
+    parser.add_argument(
+        "--clips", type=harness.positive, default=8, help="records to read (default: 8)"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     parser.add_argument(
-        "--growth", type=harness.positive, nargs="+", metavar="CLIPS", help="numbers of clips of data sets"
+        "--growth",
+        type=harness.positive,
+        nargs="+",
+        metavar="CLIPS",
+        help="numbers of clips of data sets",
     )
     flags = parser.parse_args()
-    about = harness.about("jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless")
+    about = harness.about(
+        "jax", "grain", "av", "decord", "torchcodec", "torch", "opencv-contrib-python-headless"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         videos = []
@@ -306,7 +345,10 @@ def main() -> None:
             for number in flags.growth:
                 for kind, peaks in result.items():
                     peaks[number] = alone(grow, kind, videos, folder / str(number), number)
-            rows = {str(n): [f"{result[kind][n]:.0f}" for kind in ("prepare", "read")] for n in flags.growth}
+            rows = {
+                str(n): [f"{result[kind][n]:.0f}" for kind in ("prepare", "read")]
+                for n in flags.growth
+            }
             text = harness.table(rows, ["clips", "preparing, peak MB", "reading, peak MB"])
         else:
             result = compare(folder, videos, flags)

@@ -40,13 +40,19 @@ def ours(layer: Layer, x: np.ndarray) -> dict[str, Any]:
     forward = compiled(layer.apply)
 
     def trained(params, x):
-        return layer.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])[0]
+        return layer.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])[
+            0
+        ]
 
     @compiled
     def step(params, x, grad):
         y, back = jax.vjp(trained, params, x)
         into_params, into_x = back(grad)
-        return y, into_params, into_x if layer.row is not LAYERS[0] else None  # Nobody asks for a video's gradient.
+        return (
+            y,
+            into_params,
+            into_x if layer.row is not LAYERS[0] else None,
+        )  # Nobody asks for a video's gradient.
 
     x, params = jnp.asarray(x), variables.get("params", {})
     y = forward(variables, x)
@@ -65,7 +71,9 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
 
     body = torch_zoo.Body((layer.row,), x.shape[-1], 3)
     with torch.no_grad():
-        torch_zoo.load(body, mine["variables"].get("params", {}), mine["variables"].get("batch_stats", {}))
+        torch_zoo.load(
+            body, mine["variables"].get("params", {}), mine["variables"].get("batch_stats", {})
+        )
     body = body.to(torch_zoo.DEVICE, memory_format=torch.channels_last_3d)
     clip = torch.tensor(x).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)  # Channels-last as it is.
 
@@ -95,7 +103,9 @@ def main() -> None:
     parser.add_argument("--frames", type=harness.positive, default=64, help="default: 64")
     parser.add_argument("--size", type=harness.positive, default=224, help="pixels (default: 224)")
     flags = parser.parse_args()
-    x = np.random.default_rng(0).uniform(-1, 1, (flags.batch, flags.frames, flags.size, flags.size, 3))
+    x = np.random.default_rng(0).uniform(
+        -1, 1, (flags.batch, flags.frames, flags.size, flags.size, 3)
+    )
     x = x.astype(np.float32)
     rows, result = {}, {}
     for row in LAYERS:
@@ -108,22 +118,46 @@ def main() -> None:
         variants["product"] = model.peak(jnp.float32)
         seconds = harness.interleaved(variants, flags.rounds)
         one, cells = {"shape": x.shape, "multiply_adds": mine["multiply_adds"]}, []
-        for what, times in (("forward", 1), ("training", model.TRAINING if row is not LAYERS[0] else 2)):
+        for what, times in (
+            ("forward", 1),
+            ("training", model.TRAINING if row is not LAYERS[0] else 2),
+        ):
             each = {name: seconds[name] for name in seconds if name[1] == what}
-            of = harness.summary({name[0]: taken for name, taken in each.items()}, next(reversed(each))[0])
+            of = harness.summary(
+                {name[0]: taken for name, taken in each.items()}, next(reversed(each))[0]
+            )
             speed = times * mine["multiply_adds"] / of["ours"]["seconds"]
-            share = speed / (model.multiply_adds_of_products() / statistics.median(seconds["product"]))
+            share = speed / (
+                model.multiply_adds_of_products() / statistics.median(seconds["product"])
+            )
             cells += [f"{1e3 * of['ours']['seconds']:.0f}"]
             cells += [f"{1e3 * of['PyTorch']['seconds']:.0f}" if "PyTorch" in of else "not run"]
-            cells += [f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else "", f"{share:.0%}"]
+            cells += [
+                f"{of['ours']['times_as_fast']:.2f}x" if "PyTorch" in of else "",
+                f"{share:.0%}",
+            ]
             one[what] = of | {"share": share}
-        rows[row[1]] = ["x".join(map(str, x.shape[1:])), f"{mine['multiply_adds'] / 1e9:.2f}", *cells]
+        rows[row[1]] = [
+            "x".join(map(str, x.shape[1:])),
+            f"{mine['multiply_adds'] / 1e9:.2f}",
+            *cells,
+        ]
         result[row[1]] = one
         print(f"{row[1]}: {' | '.join(rows[row[1]])}", flush=True)
         x = mine["y"]
-    heads = ["", "its input", "G multiply-adds", "forward, ms", "PyTorch", "as fast", "of a matrix product's speed"]
+    heads = [
+        "",
+        "its input",
+        "G multiply-adds",
+        "forward, ms",
+        "PyTorch",
+        "as fast",
+        "of a matrix product's speed",
+    ]
     heads += ["forward and back, ms", "PyTorch", "as fast", "of a matrix product's speed"]
-    about = harness.about("jax", "jaxlib", "flax", "torch") | {"device": jax.devices()[0].device_kind}
+    about = harness.about("jax", "jaxlib", "flax", "torch") | {
+        "device": jax.devices()[0].device_kind
+    }
     harness.tell(harness.table(rows, heads), result, about, flags.json)
 
 

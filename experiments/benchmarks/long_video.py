@@ -18,18 +18,26 @@ FRAMES, SIZE, CLASSES = 16, 224, 400
 PIECE = 128  # Ticks, of one frame each.
 
 
-def task(batch: int = 1, frames: int = FRAMES, size: int = SIZE, classes: int = CLASSES) -> model.Task:
+def task(
+    batch: int = 1, frames: int = FRAMES, size: int = SIZE, classes: int = CLASSES
+) -> model.Task:
     return model.Task("i3d", batch, {"rgb": frames}, size, classes=classes)
 
 
 def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
     tasks = {name: task(**options) for name, options in variants.items()}
-    about: dict[str, dict] = {name: {"frames": each.batch * each.frames["rgb"]} for name, each in tasks.items()}
+    about: dict[str, dict] = {
+        name: {"frames": each.batch * each.frames["rgb"]} for name, each in tasks.items()
+    }
     made = {name: model.of_ours(each, "ours, float32", about[name]) for name, each in tasks.items()}
     result = harness.summary(harness.interleaved(made, rounds), next(iter(made)))
     result = {name: each | about[name] for name, each in result.items()}
     rows = {
-        name: [harness.spread(each), f"{1e3 * each['seconds'] / each['frames']:.1f} ms", f"{each['megabytes']:.0f} MB"]
+        name: [
+            harness.spread(each),
+            f"{1e3 * each['seconds'] / each['frames']:.1f} ms",
+            f"{each['megabytes']:.0f} MB",
+        ]
         for name, each in result.items()
     }
     return harness.table(rows, ["", "seconds", "of a frame", "temporary memory"]), result
@@ -52,7 +60,9 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
         if length == frames:
             about["whole"] = one
         else:
-            about["in pieces"]["megabytes"] = max(one["megabytes"], about["in pieces"].get("megabytes", 0))
+            about["in pieces"]["megabytes"] = max(
+                one["megabytes"], about["in pieces"].get("megabytes", 0)
+            )
 
     def whole():
         return np.asarray(programs[frames](variables, video))
@@ -60,10 +70,14 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
     def pieces():
         found = []
         for start, stop, first, last in windows:
-            found.append(np.asarray(programs[stop - start](variables, video[:, start:stop]))[first:last])
+            found.append(
+                np.asarray(programs[stop - start](variables, video[:, start:stop]))[first:last]
+            )
         return np.concatenate(found)
 
-    result = harness.summary(harness.interleaved({"whole": whole, "in pieces": pieces}, rounds), "whole")
+    result = harness.summary(
+        harness.interleaved({"whole": whole, "in pieces": pieces}, rounds), "whole"
+    )
     result = {name: each | about.get(name, {}) for name, each in result.items()}
     result["in pieces"]["difference"] = model.difference(pieces(), whole())
     rows = {
@@ -80,7 +94,9 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
 
 def main() -> None:
     parser = harness.parser(__doc__, rounds=3)
-    parser.add_argument("--longest", type=harness.positive, default=512, help="frames (default: 512)")
+    parser.add_argument(
+        "--longest", type=harness.positive, default=512, help="frames (default: 512)"
+    )
     flags = parser.parse_args()
     if flags.longest <= PIECE:
         parser.error(f"--longest: {flags.longest}, wanted more than a piece's {PIECE} frames")
@@ -97,7 +113,9 @@ def main() -> None:
         print(f"{table}\n", flush=True)
     table, result["pieces"] = in_pieces(flags.longest, flags.rounds)
     about = harness.about("jax", "jaxlib", "flax") | {"device": jax.devices()[0].device_kind}
-    text = f"Forward, 1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes, but for what is varied\n\n"
+    text = (
+        f"Forward, 1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes, but for what is varied\n\n"
+    )
     harness.tell(text + "\n\n".join([*tables, table]), result, about, flags.json)
 
 

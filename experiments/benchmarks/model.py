@@ -39,7 +39,13 @@ from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
 TRAINING = 3  # Forward passes that a step's arithmetic is.
-BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}  # Of the others 1.
+BATCHES = {
+    "inception": 16,
+    "convnet_lstm": 2,
+    "c3d": 4,
+    "two_stream": 8,
+    "fused_two_stream": 2,
+}  # Of the others 1.
 COMPILING = "compiling; from the cache"
 
 
@@ -58,7 +64,11 @@ class Task:
         """Noise, f32 [B, T, H, W, C] in [-1, 1]."""
         rng = np.random.default_rng(0)
         return {
-            stream: 2 * rng.random((self.batch, frames, self.size, self.size, models.CHANNELS[stream]), np.float32) - 1
+            stream: 2
+            * rng.random(
+                (self.batch, frames, self.size, self.size, models.CHANNELS[stream]), np.float32
+            )
+            - 1
             for stream, frames in self.frames.items()
         }
 
@@ -66,7 +76,9 @@ class Task:
         """Noise as training's clips are."""
         rng = np.random.default_rng(0)
         return {
-            stream: rng.integers(0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size)), np.uint8)
+            stream: rng.integers(
+                0, 255, (self.batch, frames, *planes.packed_shape(stream, self.size)), np.uint8
+            )
             for stream, frames in self.frames.items()
         } | {
             "corner": np.zeros((self.batch, 2), np.int32),
@@ -87,7 +99,9 @@ class Task:
         """Multiply-adds of the plain form."""
         clips = {stream: (frames, 1) for stream, frames in self.frames.items()}
         example = models.input_shapes(clips, self.size, self.batch)
-        return multiply_adds(self.build().apply, self.variables, example) * (TRAINING if self.train else 1)
+        return multiply_adds(self.build().apply, self.variables, example) * (
+            TRAINING if self.train else 1
+        )
 
     def __str__(self) -> str:
         clips = " + ".join(f"{frames} {stream}" for stream, frames in self.frames.items())
@@ -126,17 +140,27 @@ def of_ours(task: Task, name: str, about: dict) -> Callable:
             streams = models.as_network_input(task.streams())
             # A function of its own: what was traced of another is not taken again.
             arguments = task.variables, jax.device_put(streams)
-            apply = compiled(lambda variables, video: network.apply(variables, video), arguments, about, options)
+            apply = compiled(
+                lambda variables, video: network.apply(variables, video), arguments, about, options
+            )
             return functools.partial(done, apply, *arguments)
         tx, _ = optimizers.sgd(lr=1e-6)
-        state, key, clips = initial_state(task.variables, tx), jax.random.key(1), jax.device_put(task.packed())
+        state, key, clips = (
+            initial_state(task.variables, tx),
+            jax.random.key(1),
+            jax.device_put(task.packed()),
+        )
         step = functools.partial(train_step, model=network, tx=tx)
         # Its buffers are donated, and the variables are for all.
         state = jax.tree.map(jnp.copy, state)
-        return _Steps(compiled(step, (state, clips, key), about, options, donate_argnums=0), state, clips, key)
+        return _Steps(
+            compiled(step, (state, clips, key), about, options, donate_argnums=0), state, clips, key
+        )
 
 
-def compiled(function: Callable, arguments: tuple, about: dict, options: dict | None = None, **jit: Any) -> Callable:
+def compiled(
+    function: Callable, arguments: tuple, about: dict, options: dict | None = None, **jit: Any
+) -> Callable:
     """A function compiled for arguments, as a process has it that is not the first: from the cache.
 
     Into `about` goes what tracing and compiling took, the first time and then, and the temporary memory.
@@ -206,7 +230,10 @@ def of_torch(task: Task, name: str) -> Callable:
         for parameter in network.parameters():
             if parameter.ndim in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    clips = [torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE) for frames in task.streams().values()]
+    clips = [
+        torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch_zoo.DEVICE)
+        for frames in task.streams().values()
+    ]
     layout = torch.channels_last_3d if last else torch.contiguous_format
     clips = [clip.contiguous(memory_format=layout) for clip in clips]
     label = torch.arange(task.batch, device=torch_zoo.DEVICE)
@@ -247,13 +274,19 @@ def peak(dtype: Any) -> Callable:
     """Large matrix products, one of another, of noise: of ones or zeros some devices take less time."""
     side, number = products()
     # Which neither grow nor vanish.
-    a = math.sqrt(3 / side) * jax.random.uniform(jax.random.key(0), (side, side), jnp.float32, -1, 1)
+    a = math.sqrt(3 / side) * jax.random.uniform(
+        jax.random.key(0), (side, side), jnp.float32, -1, 1
+    )
     a = a.astype(dtype)
 
     def multiplied(a):
-        return functools.reduce(lambda product, _: convolution.conv(product, a, ()), range(number), a)
+        return functools.reduce(
+            lambda product, _: convolution.conv(product, a, ()), range(number), a
+        )
 
-    return functools.partial(done, jax.jit(multiplied, compiler_options=models.compiler_options()), a)
+    return functools.partial(
+        done, jax.jit(multiplied, compiler_options=models.compiler_options()), a
+    )
 
 
 def peer(seconds: dict[str, list[float]]) -> str:
@@ -268,13 +301,19 @@ def peer(seconds: dict[str, list[float]]) -> str:
 def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
     """All forms of one network."""
     found: dict[str, dict] = {name: {} for name in forms}
-    variants = {name: of_ours(task, name, found[name]) if name in OURS else of_torch(task, name) for name in forms}
+    variants = {
+        name: of_ours(task, name, found[name]) if name in OURS else of_torch(task, name)
+        for name in forms
+    }
     wanted = PLAIN if PLAIN in forms else forms[0]
     if not task.train:
         logits = {name: np.asarray(variants[name]()) for name in forms}
         for name, each in found.items():
             each["difference"] = difference(logits[name], logits[wanted])
-    variants |= {"matrix products, float32": peak(jnp.float32), "matrix products, bfloat16": peak(jnp.bfloat16)}
+    variants |= {
+        "matrix products, float32": peak(jnp.float32),
+        "matrix products, bfloat16": peak(jnp.bfloat16),
+    }
     seconds = harness.interleaved(variants, rounds)
     than, work = peer(seconds), task.work()
     result = harness.summary(seconds, than)
@@ -291,25 +330,40 @@ def one(task: Task, forms: list[str], rounds: int) -> tuple[str, dict]:
             compile_time(each),
             *([f"{each['difference']:.1e}"] if "difference" in each else []),
         ]
-    heads = ["", "seconds", f"as fast as {than}", "of a matrix product's speed", "temporary memory", COMPILING]
+    heads = [
+        "",
+        "seconds",
+        f"as fast as {than}",
+        "of a matrix product's speed",
+        "temporary memory",
+        COMPILING,
+    ]
     heads += [] if task.train else [f"difference to {wanted}'s, of the greatest logit"]
     variants = {name: result[name] | found.get(name, {}) for name in result}
     return f"{task}\n\n{harness.table(rows, heads)}", {"task": str(task), "variants": variants}
 
 
-def zoo(train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int) -> tuple[str, dict]:
+def zoo(
+    train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int
+) -> tuple[str, dict]:
     """The first form of ours and PyTorch's best, of every network."""
     rows, result = {}, {}
     theirs = [name for name in forms if name in THEIRS]
     mine, *_ = [name for name in forms if name in OURS]
     for model in models.MODELS:
         task, about = clips(model), {}
-        variants = {mine: of_ours(task, mine, about)} | {name: of_torch(task, name) for name in theirs}
+        variants = {mine: of_ours(task, mine, about)} | {
+            name: of_torch(task, name) for name in theirs
+        }
         if not train and theirs:
             about["difference"] = difference(variants[theirs[0]](), np.asarray(variants[mine]()))
         seconds = harness.interleaved(variants, rounds)
         than = peer(seconds)
-        result[model] = each = harness.summary(seconds, than) | {"task": str(task), "about": about, "best": than}
+        result[model] = each = harness.summary(seconds, than) | {
+            "task": str(task),
+            "about": about,
+            "best": than,
+        }
         rows[model] = [
             str(task),
             harness.spread(each[mine]),
@@ -321,7 +375,9 @@ def zoo(train: bool, clips: Callable[[str], Task], forms: list[str], rounds: int
         ]
         print(f"{model}: {' | '.join(rows[model])}", flush=True)
     heads = ["", "clips", "seconds", "PyTorch's", "as fast", "temporary memory", COMPILING]
-    return harness.table(rows, heads if train else [*heads, "difference of logits, of the greatest"]), result
+    return harness.table(
+        rows, heads if train else [*heads, "difference of logits, of the greatest"]
+    ), result
 
 
 def compile_time(about: dict) -> str:
@@ -335,12 +391,22 @@ def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("what", choices=("forward", "train"))
-    parser.add_argument("--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d")
-    parser.add_argument("--batch", type=harness.positive, help="clips (default: 1, of small ones more)")
-    parser.add_argument("--frames", type=harness.positive, help="of a network of one stream (default: the paper's)")
+    parser.add_argument(
+        "--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d"
+    )
+    parser.add_argument(
+        "--batch", type=harness.positive, help="clips (default: 1, of small ones more)"
+    )
+    parser.add_argument(
+        "--frames", type=harness.positive, help="of a network of one stream (default: the paper's)"
+    )
     parser.add_argument("--size", type=harness.positive, help="pixels (default: the paper's)")
     parser.add_argument(
-        "--forms", nargs="+", choices=(*OURS, *THEIRS), metavar="FORM", help=f"of {'; '.join((*OURS, *THEIRS))}"
+        "--forms",
+        nargs="+",
+        choices=(*OURS, *THEIRS),
+        metavar="FORM",
+        help=f"of {'; '.join((*OURS, *THEIRS))}",
     )
     flags = parser.parse_args()
 
@@ -357,7 +423,9 @@ def main() -> None:
             parser.error("--forms: PyTorch is not installed")
         print("PyTorch is not installed and does not take part")
     # Nothing is computed again where there is no backward pass.
-    forms = [name for name, options in OURS.items() if flags.what == "train" or not options.get("remat")]
+    forms = [
+        name for name, options in OURS.items() if flags.what == "train" or not options.get("remat")
+    ]
     forms += their_forms()
     if flags.model == "all":
         forms = flags.forms or [name for name in forms if "float32" in name]
@@ -366,8 +434,12 @@ def main() -> None:
         text, result = zoo(flags.what == "train", task, forms, flags.rounds)
     else:
         text, result = one(task(flags.model), flags.forms or forms, flags.rounds)
-    about = harness.about("jax", "jaxlib", "flax", "torch") | {"device": jax.devices()[0].device_kind}
-    harness.tell(f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json)
+    about = harness.about("jax", "jaxlib", "flax", "torch") | {
+        "device": jax.devices()[0].device_kind
+    }
+    harness.tell(
+        f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json
+    )
 
 
 if __name__ == "__main__":

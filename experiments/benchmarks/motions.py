@@ -17,10 +17,17 @@ def moving(matrix, shift, height: int = 256, width: int = 340, seed: int = 0):
 
     Places are counted from the centre. Images are drawn, not warped: the flow is exact.
     """
-    places = np.moveaxis(np.mgrid[:height, :width][::-1], 0, -1) - np.array([width - 1, height - 1]) / 2
-    there, before = places @ np.transpose(matrix) + shift, (places - shift) @ np.linalg.inv(matrix).T
+    places = (
+        np.moveaxis(np.mgrid[:height, :width][::-1], 0, -1) - np.array([width - 1, height - 1]) / 2
+    )
+    there, before = (
+        places @ np.transpose(matrix) + shift,
+        (places - shift) @ np.linalg.inv(matrix).T,
+    )
     image = texture(seed)
-    first, second = (np.clip(np.rint(image(each)), 0, 255).astype(np.uint8) for each in (places, before))
+    first, second = (
+        np.clip(np.rint(image(each)), 0, 255).astype(np.uint8) for each in (places, before)
+    )
     return first, second, there - places
 
 
@@ -38,5 +45,8 @@ def motion(kind: str, most: float, height: int = 256, width: int = 340):
     if kind == "shift":
         return np.eye(2), (-0.6 * most, 0.8 * most)
     if kind == "turn":
-        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]), (0.0, 0.0)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]), (
+            0.0,
+            0.0,
+        )
     return (1 + angle) * np.eye(2), (0.0, 0.0)

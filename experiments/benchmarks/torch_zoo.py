@@ -30,14 +30,18 @@ def finish() -> None:
 
 def padded(x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
     pads: list[int] = []
-    for size, taps, stride in zip(x.shape[2:], window, strides):  # In plain Python: torch.compile follows it.
+    for size, taps, stride in zip(
+        x.shape[2:], window, strides
+    ):  # In plain Python: torch.compile follows it.
         total = max((-(-size // stride) - 1) * stride + taps - size, 0)
         pads = [total // 2, total - total // 2, *pads]  # F.pad has the last axis first.
     return F.pad(x, pads) if any(pads) else x
 
 
 class Unit(nn.Module):
-    def __init__(self, inputs: int, outputs: int, window: tuple[int, ...] = (), strides: tuple[int, ...] = ()):
+    def __init__(
+        self, inputs: int, outputs: int, window: tuple[int, ...] = (), strides: tuple[int, ...] = ()
+    ):
         super().__init__()
         self.window, self.strides = window, strides
         if window:
@@ -58,7 +62,9 @@ class Pool(nn.Module):
 
     def forward(self, x):
         # What comes before is a ReLU: zeros never win.
-        return POOLS[len(self.window)](padded(x, self.window, self.strides), self.window, self.strides)
+        return POOLS[len(self.window)](
+            padded(x, self.window, self.strides), self.window, self.strides
+        )
 
 
 class Mixed(nn.Module):
@@ -72,7 +78,9 @@ class Mixed(nn.Module):
         self.pool, self.b3 = Pool(three, one), Unit(inputs, c3, one, one)
 
     def forward(self, x):
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3(self.pool(x))], 1)
+        return torch.cat(
+            [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3(self.pool(x))], 1
+        )
 
 
 class Body(nn.Module):
@@ -103,11 +111,15 @@ class Body(nn.Module):
 class Inception(Body):
     """Logits [B, K]; without classes features [B, T, C], and without `average` the last layer's activations."""
 
-    def __init__(self, num_classes: int | None, channels: int = 3, dims: int = 3, average: bool = True):
+    def __init__(
+        self, num_classes: int | None, channels: int = 3, dims: int = 3, average: bool = True
+    ):
         super().__init__(inception.LAYERS, channels, dims)
         self.dims, self.average = dims, average
         self.dropout = nn.Dropout(0.5)
-        self.Logits = CONVS[dims](self.channels, num_classes, 1) if num_classes is not None else None
+        self.Logits = (
+            CONVS[dims](self.channels, num_classes, 1) if num_classes is not None else None
+        )
 
     def forward(self, video):
         batch = len(video)
@@ -138,7 +150,10 @@ class C3D(Body):
         pools = sum(kind == "pool" for kind, *_ in c3d.LAYERS)
         side = -(-size // 2**pools)
         for name, features in c3d.DENSE:
-            self.add_module(name, Unit(self.channels if name != "Dense_6" else self.channels * side**2, features))
+            self.add_module(
+                name,
+                Unit(self.channels if name != "Dense_6" else self.channels * side**2, features),
+            )
             self.channels = features
         self.dropout = nn.Dropout(0.5)
         self.Logits = nn.Linear(self.channels, num_classes)
@@ -169,8 +184,14 @@ class NormLSTM(nn.Module):
     def __init__(self, channels: int, hidden: int, steps: int):
         super().__init__()
         sizes = {"input": 4 * hidden, "hidden": 4 * hidden, "cell": hidden}
-        shapes = {"input_kernel": (channels, 4 * hidden), "hidden_kernel": (hidden, 4 * hidden), "bias": (4 * hidden,)}
-        shapes |= {f"{name}_scale": (size,) for name, size in sizes.items()} | {"cell_bias": (hidden,)}
+        shapes = {
+            "input_kernel": (channels, 4 * hidden),
+            "hidden_kernel": (hidden, 4 * hidden),
+            "bias": (4 * hidden,),
+        }
+        shapes |= {f"{name}_scale": (size,) for name, size in sizes.items()} | {
+            "cell_bias": (hidden,)
+        }
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
         for name, size in sizes.items():
@@ -189,7 +210,11 @@ class NormLSTM(nn.Module):
                 scale = getattr(self, f"{name}_scale")
                 return F.batch_norm(values, mean, var, scale, bias, self.training, 0.001, 1e-5)
 
-            total = norm("hidden", state @ self.hidden_kernel) + norm("input", inputs[:, step]) + self.bias
+            total = (
+                norm("hidden", state @ self.hidden_kernel)
+                + norm("input", inputs[:, step])
+                + self.bias
+            )
             forget, take, give, new = total.chunk(4, -1)
             cell = forget.sigmoid() * cell + take.sigmoid() * new.tanh()
             state = give.sigmoid() * norm("cell", cell, self.cell_bias).tanh()

@@ -70,13 +70,24 @@ def main() -> None:
     flags = parser.parse_args()
     config = configured(flags.config)
     # Without what is not a step: a network of images first, and the test of all videos at the end.
-    config |= dict(steps=FIRST + STEPS + 1, init_from=None, pretrain=None, test_split="validation[:32]")
+    config |= dict(
+        steps=FIRST + STEPS + 1, init_from=None, pretrain=None, test_split="validation[:32]"
+    )
     config["dataset"]["data_dir"] = flags.data_dir
     timers = Timers()
-    timers.around(logs.Clock, "next", "waiting for clips, no step running", lambda clock: clock.waited)
-    timers.around(logs.Clock, "next", "fetching clips, most of it during a step", lambda _: time.perf_counter())
+    timers.around(
+        logs.Clock, "next", "waiting for clips, no step running", lambda clock: clock.waited
+    )
+    timers.around(
+        logs.Clock,
+        "next",
+        "fetching clips, most of it during a step",
+        lambda _: time.perf_counter(),
+    )
     timers.around(logs.Log, "__call__", "logging, no step running", lambda _: time.perf_counter())
-    timers.around(checkpoints.Checkpoints, "save", "saving, no step running", lambda _: time.perf_counter())
+    timers.around(
+        checkpoints.Checkpoints, "save", "saving, no step running", lambda _: time.perf_counter()
+    )
     batches = pipeline.train_batches
 
     def counted(*args, **options):
@@ -92,10 +103,20 @@ def main() -> None:
         for _ in range(flags.rounds):
             for name, each in (("all", config), ("bare", quiet)):
                 found[name].append(measure(each, timers))
-    steps = {name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()}
-    parts = {name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]}
-    ratios = [with_all / bare for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)]
-    rows = {name: [f"{seconds * 1e3:.2f}", f"{seconds / steps['all']:.2%}"] for name, seconds in parts.items()}
+    steps = {
+        name: statistics.median(seconds for seconds, _ in rounds) for name, rounds in found.items()
+    }
+    parts = {
+        name: statistics.median(of[name] for _, of in found["all"]) for name in found["all"][0][1]
+    }
+    ratios = [
+        with_all / bare
+        for (with_all, _), (bare, _) in zip(found["all"], found["bare"], strict=True)
+    ]
+    rows = {
+        name: [f"{seconds * 1e3:.2f}", f"{seconds / steps['all']:.2%}"]
+        for name, seconds in parts.items()
+    }
     rows |= {"the whole": [f"{steps['all'] * 1e3:.1f}", ""]}
     rows |= {"the whole, without logging and saving": [f"{steps['bare'] * 1e3:.1f}", ""]}
     text = (

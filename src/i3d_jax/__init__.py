@@ -7,7 +7,7 @@ The package has layers. A module imports from its own layer's folder and from th
 never from those above (`tests/test_architecture.py`):
 
     main, predict, evaluate                the commands: parse, call, print
-    training                               the loop, its step, checkpoints, a run's folder and config
+    training                               the loop, its step, checkpoints, config
     evaluation                             the paper's test, scores, results
     datasets                               TFDS builders, preparation, batches of clips
     flow                                   TV-L1 optical flow
@@ -18,14 +18,17 @@ never from those above (`tests/test_architecture.py`):
     cli, files, stopping                   the ground floor
 """
 
+import os
 import sys
 
 from i3d_jax import cli
 
-# One of the commands starts (Python has this name until it has imported the package): JAX takes seconds.
-if sys.argv[:1] == ["-m"] and any(
+# If a command starts (Python calls it "-m" until it has imported the package), it can be
+# interrupted while JAX is imported, which takes seconds.
+_as_module = sys.argv[:1] == ["-m"] and any(
     each.removeprefix("-m").startswith("i3d_jax") for each in sys.orig_argv
-):
+)
+if _as_module or os.path.basename((sys.argv or [""])[0]) == "i3d-jax":
     cli.install_signal_handlers()
 
 from i3d_jax import models

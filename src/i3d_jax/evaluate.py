@@ -1,17 +1,18 @@
-"""The paper's test: networks on whole videos, and the fusion of streams.
+"""Run the paper's test on a data set, or fuse the streams of several tests.
 
-    python -m i3d_jax.evaluate --weights runs/i3d/weights.safetensors --dataset moving_shapes/videos --out results/i3d
+    python -m i3d_jax.evaluate --weights runs/i3d/weights.safetensors \\
+        --dataset moving_shapes/videos --data-dir runs/data --out results/i3d
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
 
-A network is convolutional over a video's first 10 seconds, or what its weights' description says (table 1's test
-footprints: 250 frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped; its predictions are averaged as
-logits, of ConvNet+LSTM the last is taken. Shorter videos are taken whole, up to whole windows or snippets; I3D's are
-looped up to a multiple of 16 frames, so that few lengths are compiled. --fuse adds the logits of runs, as Two-Stream I3D
-does its streams'.
+The network runs over each video's first 10 seconds, or over as many frames as its weights say
+(table 1: 250 frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped. Its logits are
+averaged; of ConvNet+LSTM the last are taken. Shorter videos are taken whole; I3D's are padded by
+looping to a multiple of 16 frames, so that few lengths are compiled. --fuse adds the logits of
+tests, as Two-Stream I3D does its streams'.
 
-OUT gets `predictions.jsonl` (a line per clip: id, label, frames, the five likeliest classes, logits, those of the streams if
-there are two), `scores.json` (top-1, top-5, mean per-class accuracy with 95 % Wilson intervals, the number of clips
-really used), `confusion.csv` and `confusion.png`. The same command goes on where it was stopped.
+OUT gets scores.json (top-1, top-5 and mean per-class accuracy with 95 % Wilson intervals, and how
+many clips were used), predictions.jsonl (a line per clip: id, label, frames, top classes, logits),
+confusion.csv and confusion.png. If interrupted, run the same command again: it resumes.
 """
 
 import pathlib
@@ -31,27 +32,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", help="data set and config, moving_shapes/videos for one")
     parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets (default: its own)")
     parser.add_argument("--split", default="validation", help="default: validation")
-    parser.add_argument("--batch-size", type=int, default=8, help="videos at a time (default: 8)")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, default=8, help="videos at a time (default: 8)"
+    )
     parser.add_argument(
         "--frames",
         type=int,
         help="of a video to use, at 25 per second; 0: all (default: as the weights say, 10 s)",
     )
     parser.add_argument(
-        "--chunk", type=int, help="frames of a video in memory at a time; changes no result"
+        "--chunk",
+        type=cli.positive,
+        help="frames of a video in memory at a time; changes no result",
     )
     parser.add_argument(
-        "--limit", type=int, help="how many clips of the split to take (default: all)"
+        "--limit", type=cli.positive, help="how many clips of the split to take (default: all)"
     )
-    parser.add_argument("--threads", type=int, default=2, help="that decode (default: 2)")
+    parser.add_argument("--threads", type=cli.positive, default=2, help="that decode (default: 2)")
     flags = vars(parser.parse_args(arguments))
     compilation.enable_persistent_cache()
     name, folders, out = flags.pop("weights"), flags.pop("fuse"), flags.pop("out")
     if name and not flags["dataset"]:
         parser.error("--dataset is missing")
-    for flag in ("batch_size", "chunk", "limit", "threads"):
-        if flags[flag] is not None and flags[flag] < 1:
-            parser.error(f"--{flag.replace('_', '-')}: {flags[flag]} is not a positive number")
     try:
         result = (
             results.fuse(folders, out) if folders else protocol.evaluate_weights(out, name, **flags)
@@ -73,8 +75,9 @@ def report(out: pathlib.Path, result: dict) -> str:
         if f"{stream}_top1" in result
     ]
     return (
-        f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, mean per-class {interval('mean_class')} "
-        f"(95 % Wilson intervals) on {result['clips']} clips"
+        f"{out}: top-1 {interval('top1')}, top-5 {interval('top5')}, "
+        f"mean per-class {interval('mean_class')} (95 % Wilson intervals) "
+        f"on {result['clips']} clips"
         + "".join(f"; {each}" for each in own)
         + f"; {result['about']['split']} has {datasets.coverage(result['about'])}"
     )

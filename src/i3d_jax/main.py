@@ -1,151 +1,134 @@
-"""Trains the model that a config describes.
+"""Train the model that a config describes.
 
-    python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/moving_shapes
-    python -m i3d_jax.main --config=configs/moving_shapes.py --workdir=runs/slower --config.optimizer.lr=0.05
+    python -m i3d_jax.main --config=moving_shapes --workdir=runs/i3d
+    python -m i3d_jax.main --config=moving_shapes --workdir=runs/slow --config.optimizer.lr=0.005
+    python -m i3d_jax.main --config=moving_shapes:frames --print-config
 
-The same command resumes a run that was stopped. Every key that a config has can be set as --config.KEY=VALUE.
+The same command resumes a run that was stopped. CONFIG is the name of one that is installed
+(kinetics, transfer, moving_shapes) or a file, perhaps with :ARGUMENT. Every key can be set as
+--config.KEY=VALUE, also one that the config leaves out; --print-config lists all.
 
-On several machines each runs the same command; TPU pods, SLURM and Open MPI tell JAX the rest. Elsewhere:
+On several machines each runs the same command. TPU pods, SLURM and Open MPI tell JAX the rest.
+Elsewhere:
 
     python -m i3d_jax.main ... --coordinator=HOST:PORT --num-processes=2 --process-id=0
 """
 
+import argparse
 import os
-import re
 import sys
 import textwrap
 import traceback
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from i3d_jax import cli, compilation, distributed, video, weights
 from i3d_jax.stopping import StoppedError
-from i3d_jax.training import checkpoints, loop
+from i3d_jax.training import checkpoints, config_files, loop
 from i3d_jax.training.config import ConfigError, check_arguments
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="The run: a Python file with get_config().", lock_config=True
+MISTAKES = (
+    ConfigError,
+    loop.DivergedError,
+    weights.WeightsError,
+    checkpoints.DamagedError,
+    distributed.ProcessError,
+    video.VideoError,
+    OSError,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, logs, weights.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0 of a run of several."
-)
-_PROCESSES = flags.DEFINE_integer(
-    "num-processes", None, "How many processes the run has.", lower_bound=1
-)
-_HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat",
-    100,
-    "Seconds after which a process that gives no sign of life ends the others.",
-    lower_bound=1,
-)
-_PROCESS = flags.DEFINE_integer("process-id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake on it is one line on stderr and exit status 2."""
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The command line's options, and the config."""
+    parser = cli.parser("i3d_jax.main", __doc__)
+    parser.add_argument("--config", metavar="NAME|FILE[:ARGUMENT]", help="the run")
+    parser.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    parser.add_argument("--print-config", action="store_true", help="print all keys, and end")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0 of several")
+    parser.add_argument("--num-processes", type=cli.positive, metavar="N", help="of the run")
+    parser.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
+    parser.add_argument(
+        "--heartbeat",
+        type=cli.positive,
+        default=100,
+        metavar="SECONDS",
+        help="without a sign of a process, after which the others end (default: 100)",
+    )
+    options, rest = parser.parse_known_args(arguments)
+    if options.config is None:
+        parser.error("--config is missing")
+    if options.workdir is None and not options.print_config:
+        parser.error("--workdir is missing")
     try:
-        for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-            path = following if argument == "--config" else argument.partition("--config=")[2]
-            if path and not os.path.exists(path.split(":")[0]):
-                raise ValueError(f"--config: {path.split(':')[0]}: no such file")
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ValueError(f"unexpected argument {rest[1]!r}; options start with --")
-        for flag, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
-            if value is None:
-                raise ValueError(f"--{flag} is missing")
-    except (
-        flags.Error,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OSError,
-        SyntaxError,
-    ) as error:
-        fail(error, " (--help for help)")
-    return rest
+        return options, config_files.override(config_files.load(options.config), rest)
+    except ConfigError as error:
+        parser.error(str(error))
 
 
-def fail(error: Exception, hint: str = "") -> NoReturn:
-    lines = (str(error) or repr(error)).strip().splitlines()
-    # What a config's own code raises, ml_collections puts at the end of a traceback.
-    message = f"{lines[0]} {lines[-1]}" if lines[0].endswith("parsing config file:") else lines[0]
-    unknown = re.match(r"\W*'(\w+)", message)
-    if unknown and isinstance(
-        error, KeyError | AttributeError
-    ):  # ml_collections gives the bare name.
-        message = f"the config has no {unknown[1]!r}"
-    print(f"python -m i3d_jax.main: {message}{hint}", file=sys.stderr)
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, config = parse(arguments)
+    if options.print_config:
+        print(config_files.describe(config))
+        return 0
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
+    compilation.enable_persistent_cache()
+    try:
+        check_arguments("config", loop.train, config, workdir="")
+        distributed.initialize(
+            options.coordinator, options.num_processes, options.process_id, options.heartbeat
+        )
+        result = loop.train(os.path.expanduser(options.workdir), **config)
+    except MISTAKES as error:
+        _fail(error)
+    except jax.errors.JaxRuntimeError as error:
+        return _after_runtime_error(error)
+    except RuntimeError as error:  # JAX_PLATFORMS names a platform that is not there.
+        if "Unable to initialize backend" not in str(error):
+            raise
+        _fail(error)
+    except StoppedError as stopped:
+        cli.print_error(str(stopped))
+        return stopped.status
+    if distributed.is_first_process():
+        print(_summary(options.workdir, result))
+    return 0
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Ends the command for a mistake, without waiting for processes that may not know of it."""
+    print(f"{cli.program()}: {(str(error) or repr(error)).splitlines()[0]}", file=sys.stderr)
     if distributed.failed_only_here(error):
         distributed.exit_without_waiting(2)
     sys.exit(2)
 
 
-def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step it takes.
-    compilation.enable_persistent_cache()
-    config = _CONFIG.value.to_dict()
-    try:
-        check_arguments("config", loop.train, config, workdir="")
-        distributed.initialize(
-            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value
-        )
-        result = loop.train(os.path.expanduser(str(_WORKDIR.value)), **config)
-    except (
-        ConfigError,
-        loop.DivergedError,
-        weights.WeightsError,
-        checkpoints.DamagedError,
-        distributed.ProcessError,
-        video.VideoError,
-        OSError,
-    ) as error:
-        fail(error)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            what = textwrap.shorten(str(error), 200)
-            fail(
-                MemoryError(
-                    f"{what}; --config.grad_accum_steps takes a batch in parts, --config.remat=True keeps less of it"
-                )
-            )
-        if jax.process_count() == 1:
-            raise
-        traceback.print_exc()
-        if not distributed.failed_only_here(
-            error
-        ):  # What cannot be compiled, for one: starting again mends nothing.
-            sys.exit(2)
-        print(
-            "python -m i3d_jax.main: if a process was lost, start all again: the run goes on",
-            file=sys.stderr,
-        )
-        distributed.exit_without_waiting(1)
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there.
-        if "Unable to initialize backend" not in str(error):
-            raise
-        fail(error)
-    except StoppedError as stopped:
-        print(f"python -m i3d_jax.main: {stopped}", file=sys.stderr)
-        sys.exit(stopped.status)
-    if not distributed.is_first_process():
-        return
-    splits = dict.fromkeys(
-        name.removesuffix("_annotated") for name in result if name.endswith("_annotated")
-    )
-    shares = [
-        f"{split} {result[f'{split}_used']} of {result[f'{split}_annotated']}" for split in splits
-    ]
-    print(
-        f"{_WORKDIR.value}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} on {result['clips']} test clips "
-        f"after {result['steps']} steps ({result['seconds']:.0f} s); annotated clips used: {', '.join(shares)}"
+def _after_runtime_error(error: Exception) -> int:
+    """The exit status after an error of JAX's: memory is short, or a process was lost."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        less = "--config.grad_accum_steps or --config.remat=True makes a step take less"
+        _fail(MemoryError(f"{textwrap.shorten(str(error), 200)}; {less}"))
+    if jax.process_count() == 1:
+        raise error
+    traceback.print_exc()
+    if not distributed.failed_only_here(error):
+        return 2  # It cannot be compiled, for one: starting again would not help.
+    cli.print_error("if a process was lost, start all processes again: the run resumes")
+    distributed.exit_without_waiting(1)
+
+
+def _summary(workdir: str, result: dict[str, Any]) -> str:
+    end = "_annotated"
+    splits = [name.removesuffix(end) for name in result if name.endswith(end)]
+    coverage = [f"{split} {result[f'{split}_used']} of {result[split + end]}" for split in splits]
+    return (
+        f"{workdir}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} "
+        f"on {result['clips']} test clips after {result['steps']} steps "
+        f"({result['seconds']:.0f} s); annotated clips used: {', '.join(coverage)}"
     )
 
 
 if __name__ == "__main__":
-    cli.run(lambda: app.run(main, flags_parser=parse))
+    cli.run(main)

@@ -1,15 +1,17 @@
-"""Says what happens in videos.
+"""Classify the action in video files.
 
     python -m i3d_jax.predict video.mp4
     python -m i3d_jax.predict --stream both video.mp4
-    python -m i3d_jax.predict --json --top 3 *.mp4 > predictions.jsonl
-    python -m i3d_jax.predict --weights runs/moving_shapes/weights.safetensors video.mp4
+    python -m i3d_jax.predict --json --top-k 3 *.mp4 > predictions.jsonl
+    python -m i3d_jax.predict --weights runs/i3d/weights.safetensors folder/
 
-The paper's test protocol (section 3): 25 frames per second, short side 256, centre crop 224, the network convolutional over
-the video's first 10 seconds, its predictions averaged. Flow is computed if a network wants it (see `python -m i3d_jax.flow`).
-The logits of several --weights are added: --stream both is Two-Stream I3D, rgb_imagenet and flow_imagenet. Of a folder all
-videos below it are taken. Predictions go to stdout. A video that cannot be read is named on stderr, the others go on, and the
-exit status is then 1.
+Videos are taken as in the paper's test (section 3): 25 frames per second, short side 256, centre
+crop 224, the first 10 seconds. The network runs over all of these at once, and its logits are
+averaged. Flow is computed for networks that take it, as by `python -m i3d_jax.flow`. With several
+--weights the logits are added: --stream both is Two-Stream I3D (rgb_imagenet and flow_imagenet).
+
+Predictions go to stdout. A video that cannot be read is named on stderr; the others go on, and the
+exit status is 1.
 """
 
 import argparse
@@ -46,9 +48,8 @@ class Classifier(NamedTuple):
     """A network with its weights.
 
     Attributes:
-      logits: a function from one clip's streams to its logits, f32 [K]. Clips are looped up to the lengths of the network's timing
-        (I3D: multiples of 16 frames), so that few are compiled; as they are, frame by frame, while `evaluate` loops the
-        video that they were taken from.
+      logits: a function from one clip's streams to its logits, f32 [K]. Clips are padded by looping
+        to lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled.
       info: what is known of the weights.
     """
 
@@ -58,17 +59,18 @@ class Classifier(NamedTuple):
 
 
 def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
-    """Returns the classifier of weights, see `weights.load`.
+    """Returns the classifier of weights.
+
+    Args:
+      name_or_path: of published weights, or a file (`weights.load`).
 
     Raises:
-      weights.WeightsError: these cannot be had, or do not fit their model.
+      weights.WeightsError: the weights cannot be had, or do not fit their model.
     """
     network, variables, info = weights.network(name_or_path)
     variables = jax.device_put(variables)
-    timing, most = (
-        network.timing,
-        {stream: frames for stream, (frames, _) in info.footprint.items()},
-    )
+    timing = network.timing
+    most = {stream: frames for stream, (frames, _) in info.footprint.items()}
 
     def apply(variables, streams):
         unit = {
@@ -93,7 +95,16 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
 def read_clips(
     path: str, network: Network, info: weights.Info, settings: flow.TVL1 = flow.OPENCV
 ) -> Streams:
-    """Decodes a video as its network wants it: [T, crop, crop, C] of every stream, T <= 250 for I3D.
+    """Decodes a video as its network takes it.
+
+    Args:
+      path: of the video.
+      network: that it is for.
+      info: of the network's weights.
+      settings: of the optical flow, if the network takes it.
+
+    Returns:
+      [T, crop, crop, C] of every stream; T is at most 250 for I3D.
 
     Raises:
       video.VideoError: it cannot be read, or has fewer frames than the network needs (I3D: 9).
@@ -128,9 +139,16 @@ def read_clips(
 def read_all_clips(
     paths: list[str], classifiers: Sequence[Classifier], settings: flow.TVL1 = flow.OPENCV
 ) -> Iterator[tuple[str, list[Streams] | video.VideoError]]:
-    """Yields (path, what `read_clips` returns for each of the classifiers, or raises) in order, reading one video ahead.
+    """Reads videos for classifiers, one video ahead.
 
-    Whatever goes wrong in reading a video is a VideoError, so that no other video is lost by it.
+    Args:
+      paths: of the videos.
+      classifiers: that the clips are for.
+      settings: of the optical flow.
+
+    Yields:
+      (path, what `read_clips` returns for each classifier) in order. Whatever goes wrong in reading
+      a video takes the clips' place as a VideoError, so that no other video is lost by it.
     """
 
     def attempt(path: str) -> tuple[str, list[Streams] | video.VideoError]:
@@ -150,7 +168,8 @@ def load_classifiers(names: list[str], stream: str | None) -> list[Classifier]:
     """The classifiers of weights whose logits are to be added.
 
     Args:
-      stream: that all of them must see and no other, "rgb" or "flow", or "both", of which each must see one or both; None: any.
+      names: of published weights, or files.
+      stream: that they must take together: "rgb", "flow" or "both". None: any.
 
     Raises:
       weights.WeightsError: also if they do not see it, or tell different classes apart.
@@ -184,8 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--weights",
         action="append",
         metavar="NAME|FILE",
-        help="see `python -m i3d_jax.weights list`; may be given more than once (default: rgb_scratch, flow_imagenet, or "
-        "rgb_imagenet and flow_imagenet)",
+        help="see `python -m i3d_jax.weights list`; may be given more than once "
+        "(default: by --stream rgb_scratch, flow_imagenet, or rgb_imagenet and flow_imagenet)",
     )
     parser.add_argument(
         "--flow-preset",
@@ -193,12 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
         default="opencv",
         help="how flow is made (default: opencv)",
     )
-    parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
+    parser.add_argument(
+        "--top-k", type=cli.positive, default=5, help="classes to print (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
-    if flags.top < 1:
-        parser.error(f"--top: {flags.top} is not a positive number")
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
         classifiers = load_classifiers(
@@ -214,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argparse.Namespace) -> int:
-    """Prints what is to be said of every video; returns the exit status."""
+    """Prints the predictions of every video; returns the exit status."""
     status = 0
     videos = read_all_clips(paths, classifiers, flow.PRESETS[flags.flow_preset])
     for path, clips in tqdm.tqdm(videos, total=len(paths), unit="video", disable=None):
@@ -243,7 +262,7 @@ def _videos(name: str) -> list[str]:
 def _classified(
     path: str, clips: list[Streams], classifiers: list[Classifier], flags: argparse.Namespace
 ) -> str | video.VideoError:
-    """What is to be said of a video, or what went wrong."""
+    """The predictions of a video as text, or what went wrong."""
     try:
         logits = np.sum(
             [each.logits(clip) for each, clip in zip(classifiers, clips, strict=True)], 0
@@ -251,15 +270,15 @@ def _classified(
     except Exception as error:  # noqa: BLE001 - it is this video's, and the others go on
         return video.VideoError(path, f"cannot be classified: {cli.one_line(error)}")
     frames = len(next(iter(clips[0].values())))
-    return _report(path, logits, frames, classifiers[0].info.classes, flags.top, flags.json)
+    return _report(path, logits, frames, classifiers[0].info.classes, flags.top_k, flags.json)
 
 
-def _report(path, logits, frames, classes, top, as_json) -> str:
+def _report(path, logits, frames, classes, top_k, as_json) -> str:
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     best = [
         (classes[i], float(logits[i]), float(probabilities[i]))
-        for i in np.argsort(-logits, kind="stable")[:top]
+        for i in np.argsort(-logits, kind="stable")[:top_k]
     ]
     if as_json:
         found = [

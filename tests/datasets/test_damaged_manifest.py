@@ -1,4 +1,4 @@
-"""A checkpoint whose manifest is damaged is a line on stderr, and the one before it is restored."""
+"""A damaged manifest of a checkpoint gives a line on stderr; the checkpoint before is restored."""
 
 import asyncio
 import threading
@@ -10,12 +10,15 @@ import numpy as np
 
 from i3d_jax.training import checkpoints
 
-LEAVES = 120  # So many that some are still being read when the first one has failed.
+LEAVES = 120  # Enough that some are still being read when the first one fails.
 
 
 def test_a_damaged_manifest_is_one_line(tmp_path, capfd):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = {f"x{i}": jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=sharding) for i in range(LEAVES)}
+    like = {
+        f"x{i}": jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=sharding)
+        for i in range(LEAVES)
+    }
     with checkpoints.Checkpoints(tmp_path) as saved:
         for step in 1, 2:
             saved.save(step, {name: np.full(1000, step, np.float32) for name in like})
@@ -28,7 +31,7 @@ def test_a_damaged_manifest_is_one_line(tmp_path, capfd):
     with checkpoints.Checkpoints(tmp_path) as saved:
         step, state = saved.restore(like)
     assert step == 1 and all((np.asarray(leaf) == 1).all() for leaf in state.values())
-    time.sleep(0.5)  # For threads that read the other leaves.
+    time.sleep(0.5)  # Time for the threads that read the other leaves.
     line, used = capfd.readouterr().err.splitlines()
     assert used.startswith(f"{tmp_path}: goes on from step 1; ") and line.startswith(
         f"{tmp_path}: step 2: cannot be restored: "

@@ -1,4 +1,4 @@
-"""What `python -m i3d_jax.datasets doctor` finds in folders that have something wrong, and in one that has not."""
+"""What `python -m i3d_jax.datasets doctor` finds in folders with problems, and in a good one."""
 
 import csv
 import os
@@ -27,12 +27,17 @@ def write(folder, place, sort=None, seed=0):
 
 
 @pytest.fixture(scope="module")
-def ill(tmp_path_factory):
-    """A folder that has one of everything, and a list of it."""
-    folder = tmp_path_factory.mktemp("ill")
+def faulty(tmp_path_factory):
+    """A folder with a finding of every kind, and its list of clips."""
+    folder = tmp_path_factory.mktemp("faulty")
     videos = folder / "videos"
     write(videos, "train/yoga/good_000000_000001.mp4", seed=1)
-    write(videos, "abseiling/cut_000000_000010.mkv", steady(40, 25, 48, 64, container="matroska"), seed=2)
+    write(
+        videos,
+        "abseiling/cut_000000_000010.mkv",
+        steady(40, 25, 48, 64, container="matroska"),
+        seed=2,
+    )
     real_files.cut(videos / "abseiling/cut_000000_000010.mkv")
     (videos / "text_000000_000010.mp4").write_text("not available\n" * 50)
     (videos / "empty_000000_000010.mp4").touch()
@@ -81,54 +86,135 @@ def ill(tmp_path_factory):
 BY_NAME = [
     ("missing", "validation", "yoga", "gone_000000_000001", "", "no file"),
     (
-        "missing", "train", "yoga", "hollow_000000_000001", "train/yoga/hollow_000000_000001.mp4",
+        "missing",
+        "train",
+        "yoga",
+        "hollow_000000_000001",
+        "train/yoga/hollow_000000_000001.mp4",
         "is missing: a dangling link to /nowhere/x.mp4",
     ),
-    ("unreadable", "train", "abseiling", "pipe_000000_000001", "pipe_000000_000001.mp4", "is no file: a FIFO"),
     (
-        "replaced", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
-        "is missing: a dangling link to /nowhere/x.mp4; replacement/linked_000000_000001.mp4 is used",
+        "unreadable",
+        "train",
+        "abseiling",
+        "pipe_000000_000001",
+        "pipe_000000_000001.mp4",
+        "is no file: a FIFO",
     ),
     (
-        "duplicated", "train", "yoga", "linked_000000_000001", "train/yoga/linked_000000_000001.mp4",
+        "replaced",
+        "train",
+        "yoga",
+        "linked_000000_000001",
+        "train/yoga/linked_000000_000001.mp4",
+        (
+            "is missing: a dangling link to /nowhere/x.mp4; "
+            "replacement/linked_000000_000001.mp4 is used"
+        ),
+    ),
+    (
+        "duplicated",
+        "train",
+        "yoga",
+        "linked_000000_000001",
+        "train/yoga/linked_000000_000001.mp4",
         "also replacement/linked_000000_000001.mp4",
     ),
     (
-        "duplicated", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
+        "duplicated",
+        "train",
+        "yoga",
+        "worn_000000_000001",
+        "train/yoga/worn_000000_000001.mp4",
         "also replacement/worn_000000_000001.mp4",
     ),
     (
-        "duplicated", "validation", "abseiling", "twice_000000_000001", "",
+        "duplicated",
+        "validation",
+        "abseiling",
+        "twice_000000_000001",
+        "",
         "annotated twice: as yoga, train at list.csv:10, and at list.csv:11",
     ),
     (
-        "duplicated", "train", "yoga", "two_000000_000001", "train/yoga/two_000000_000001.mp4",
+        "duplicated",
+        "train",
+        "yoga",
+        "two_000000_000001",
+        "train/yoga/two_000000_000001.mp4",
         "also again/two_000000_000001.webm",
     ),
     (
-        "wrong label", "train", "yoga", "wrong_000000_000001", "playing_cricket/wrong_000000_000001.mp4",
+        "wrong label",
+        "train",
+        "yoga",
+        "wrong_000000_000001",
+        "playing_cricket/wrong_000000_000001.mp4",
         "annotated as yoga, in the folder of playing cricket",
     ),
     ("extra", "", "yoga", "", "yoga/extra_000000_000001.mp4", "not annotated"),
     (
-        "extra", "", "", "", "stray_000000_000001.mp4",
+        "extra",
+        "",
+        "",
+        "",
+        "stray_000000_000001.mp4",
         "not annotated; is missing: a dangling link to /nowhere/x.mp4",
     ),
-]  # fmt: skip
+]
 BY_CONTENT = [
-    ("unreadable", "train", "abseiling", "cut_000000_000010", "abseiling/cut_000000_000010.mkv", "is truncated: ends"),
-    ("unreadable", "train", "abseiling", "text_000000_000010", "text_000000_000010.mp4", "cannot be decoded: Invalid"),
-    ("unreadable", "validation", "abseiling", "empty_000000_000010", "empty_000000_000010.mp4", "is empty"),
     (
-        "replaced", "train", "yoga", "worn_000000_000001", "train/yoga/worn_000000_000001.mp4",
-        "cannot be decoded: Invalid data found when processing input; replacement/worn_000000_000001.mp4 is used",
+        "unreadable",
+        "train",
+        "abseiling",
+        "cut_000000_000010",
+        "abseiling/cut_000000_000010.mkv",
+        "is truncated: ends",
     ),
-    ("too short", "train", "yoga", "short_000000_000003", "short_000000_000003.mp4", "2.40 s of 3 s"),
     (
-        "duplicated", "validation", "abseiling", "as this_000000_000001", "as this_000000_000001.mkv",
+        "unreadable",
+        "train",
+        "abseiling",
+        "text_000000_000010",
+        "text_000000_000010.mp4",
+        "cannot be decoded: Invalid",
+    ),
+    (
+        "unreadable",
+        "validation",
+        "abseiling",
+        "empty_000000_000010",
+        "empty_000000_000010.mp4",
+        "is empty",
+    ),
+    (
+        "replaced",
+        "train",
+        "yoga",
+        "worn_000000_000001",
+        "train/yoga/worn_000000_000001.mp4",
+        (
+            "cannot be decoded: Invalid data found when processing input; "
+            "replacement/worn_000000_000001.mp4 is used"
+        ),
+    ),
+    (
+        "too short",
+        "train",
+        "yoga",
+        "short_000000_000003",
+        "short_000000_000003.mp4",
+        "2.40 s of 3 s",
+    ),
+    (
+        "duplicated",
+        "validation",
+        "abseiling",
+        "as this_000000_000001",
+        "as this_000000_000001.mkv",
         "the same bytes as same_000000_000001.mp4 (yoga, train)",
     ),
-]  # fmt: skip
+]
 
 
 def check(videos, lists, *more, name="kinetics/400"):
@@ -145,15 +231,21 @@ def listed(path):
 
 def assert_found(rows, wanted):
     assert [row[:5] for row in sorted(rows)] == [row[:5] for row in sorted(wanted)]
-    assert [row for row, (*_, detail) in zip(sorted(rows), sorted(wanted)) if not row[5].startswith(detail)] == []
+    assert [
+        row
+        for row, (*_, detail) in zip(sorted(rows), sorted(wanted))
+        if not row[5].startswith(detail)
+    ] == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, capsys):
-    assert check(*ill, "--out", tmp_path / "found.csv", "--workers", workers) == 1
+def test_every_kind_is_found_with_its_file_and_detail(workers, faulty, tmp_path, capsys):
+    assert check(*faulty, "--out", tmp_path / "found.csv", "--workers", workers) == 1
     rows = listed(tmp_path / "found.csv")
     assert_found(rows, BY_NAME + BY_CONTENT)
-    assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [row[0] for row in rows]
+    assert [kind for kind in doctor.KINDS for row in rows if row[0] == kind] == [
+        row[0] for row in rows
+    ]
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
         "train: 9 of 13 clips can be used, 30.8% cannot",
@@ -162,31 +254,33 @@ def test_every_kind_is_found_with_its_file_and_detail(workers, ill, tmp_path, ca
     ]
     for kind in doctor.KINDS:
         of_kind = [row for row in rows if row[0] == kind]
-        example = f"{kind}: {len(of_kind)}, such as {of_kind[0][4] or of_kind[0][3]} ({of_kind[0][5]})"
+        example = (
+            f"{kind}: {len(of_kind)}, such as {of_kind[0][4] or of_kind[0][3]} ({of_kind[0][5]})"
+        )
         assert example in lines
 
 
-def test_quick_finds_what_names_tell_and_opens_no_file(ill, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_checked", None)
-    assert check(*ill, "--out", tmp_path / "found.csv", "--quick") == 1
+def test_quick_finds_what_names_tell_and_opens_no_file(faulty, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_check_in_pool", None)
+    assert check(*faulty, "--out", tmp_path / "found.csv", "--quick") == 1
     assert_found(listed(tmp_path / "found.csv"), BY_NAME)
 
 
-def test_an_out_on_a_full_disk_is_named(ill, tmp_path, capsys):
+def test_an_out_on_a_full_disk_is_named(faulty, tmp_path, capsys):
     out = tmp_path / "found.csv"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        assert check(*ill, "--quick", "--out", out) == 2
+        assert check(*faulty, "--quick", "--out", out) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (line,) = capsys.readouterr().err.splitlines()
     assert "File too large" in line and str(out) in line and os.listdir(tmp_path) == []
 
 
-def test_without_an_out_nothing_is_written(ill, tmp_path, monkeypatch, capsys):
+def test_without_an_out_nothing_is_written(faulty, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert check(*ill, "--quick") == 1
+    assert check(*faulty, "--quick") == 1
     assert os.listdir(tmp_path) == [] and "missing: 2, such as " in capsys.readouterr().out
 
 
@@ -203,10 +297,14 @@ def test_good_files_of_all_names_and_sorts_give_nothing(tmp_path, capsys):
     for number, identity in enumerate(real_files.IDS):
         label, sort = real_files.LABELS[number % 6], sorts[number // 4]
         layout = (f"train/{label}/", f"{label.replace(' ', '_')}/", "")[number % 3]
-        write(tmp_path / "videos", f"{layout}{identity}_000000_000001{sort.extension}", sort, number)
+        write(
+            tmp_path / "videos", f"{layout}{identity}_000000_000001{sort.extension}", sort, number
+        )
         rows.append((label, identity, "0", "1", "train"))
     with (tmp_path / "list.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("label", "youtube_id", "time_start", "time_end", "split"), *rows])
+        csv.writer(file).writerows(
+            [("label", "youtube_id", "time_start", "time_end", "split"), *rows]
+        )
     assert check(tmp_path / "videos", tmp_path / "list.csv", "--out", tmp_path / "found.csv") == 0
     assert capsys.readouterr().out == "train: 24 of 24 clips can be used, 0.0% cannot\n"
     assert listed(tmp_path / "found.csv") == []
@@ -218,7 +316,9 @@ def test_ucf101_is_checked_with_both_of_its_spellings(tmp_path, capsys):
     train = ("HandstandPushups/v_HandStandPushups_g08_c01.avi 37", "YoYo/v_YoYo_g08_c01.avi 101")
     (lists / "trainlist01.txt").write_text("\n".join(train))
     (lists / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n")
-    some_videos(videos, "HandstandPushups/v_HandstandPushups_g08_c01.avi", "YoYo/v_YoYo_g08_c01.avi")
+    some_videos(
+        videos, "HandstandPushups/v_HandstandPushups_g08_c01.avi", "YoYo/v_YoYo_g08_c01.avi"
+    )
     some_videos(videos, "YoYo/v_YoYo_g02_c01.avi")
     assert check(videos, lists, "--out", tmp_path / "found.csv", name="ucf101/1") == 1
     assert listed(tmp_path / "found.csv") == [
@@ -226,7 +326,8 @@ def test_ucf101_is_checked_with_both_of_its_spellings(tmp_path, capsys):
         ("extra", "", "YoYo", "", "YoYo/v_YoYo_g02_c01.avi", "not annotated"),
     ]
     assert capsys.readouterr().out.startswith(
-        "train: 2 of 2 clips can be used, 0.0% cannot\ntest: 0 of 1 clips can be used, 100.0% cannot\n"
+        "train: 2 of 2 clips can be used, 0.0% cannot\n"
+        "test: 0 of 1 clips can be used, 100.0% cannot\n"
     )
 
 
@@ -238,15 +339,24 @@ def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
         else:
             (tmp_path / f"{name}_test_split1.txt").write_text(f"a_{name}_0.avi 2 \n")
     videos = tmp_path / "videos"
-    some_videos(videos, "sword/fight_sword_0.avi", "sword_exercise/fight_sword_0.avi", "run/fight_jump_0.avi")
+    some_videos(
+        videos,
+        "sword/fight_sword_0.avi",
+        "sword_exercise/fight_sword_0.avi",
+        "run/fight_jump_0.avi",
+    )
     check(videos, tmp_path, "--out", tmp_path / "found.csv", name="hmdb51/1")
     rows = [row for row in listed(tmp_path / "found.csv") if row[0] != "missing"]
     assert rows == [
         (
-            "wrong label", "train", "jump", "jump/fight_jump_0", "run/fight_jump_0.avi",
+            "wrong label",
+            "train",
+            "jump",
+            "jump/fight_jump_0",
+            "run/fight_jump_0.avi",
             "annotated as jump, in the folder of run",
         )
-    ]  # fmt: skip
+    ]
 
 
 def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
@@ -254,7 +364,15 @@ def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     write(videos, "a_000000_000001.mp4")
     (videos / os.fsdecode(b"\xe9t\xe9.mp4")).touch()
     rows = write_list(tmp_path, "yoga,a,0,1,train")
-    command = [sys.executable, "-m", "i3d_jax.datasets", "doctor", "kinetics/400", "--videos", str(videos)]
+    command = [
+        sys.executable,
+        "-m",
+        "i3d_jax.datasets",
+        "doctor",
+        "kinetics/400",
+        "--videos",
+        str(videos),
+    ]
     command += ["--annotations", str(rows), "--out", str(tmp_path / "found.csv")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
@@ -262,7 +380,7 @@ def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     assert "extra: 1, such as " in done.stdout
 
 
-# A worker runs what is above the last two lines, too.
+# Workers run the lines before the last two as well.
 CHECKS = """
 import os, pathlib, signal, sys, time
 from i3d_jax.datasets import doctor
@@ -289,7 +407,10 @@ def command(tmp_path, body):
 
 def test_a_worker_that_dies_is_one_line_that_names_the_video(tmp_path):
     done = subprocess.run(
-        command(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), check=False, capture_output=True, text=True
+        command(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"),
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.rstrip("\n").rpartition("\n")[2]
@@ -299,7 +420,9 @@ def test_a_worker_that_dies_is_one_line_that_names_the_video(tmp_path):
 
 def test_workers_of_a_doctor_that_was_killed_end_by_themselves(tmp_path):
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command(tmp_path, "time.sleep(600)"), start_new_session=True, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        command(tmp_path, "time.sleep(600)"), start_new_session=True, stdout=quiet, stderr=quiet
+    )
     wait_until(pathlib.Path(tmp_path / "checks.py.started").exists)
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""A split larger than 1000 MiB, from where on TFDS's own writer needs TensorFlow."""
+"""A split larger than 1000 MiB, above which TFDS's own writer needs TensorFlow."""
 
 import importlib.util
 
@@ -13,7 +13,9 @@ NUMBER, PADDING = 18, 2**26
 
 
 @pytest.mark.slow
-def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tmp_path, monkeypatch):
+def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(
+    tmp_path, monkeypatch
+):
     if importlib.util.find_spec("tensorflow"):
         pytest.skip("TensorFlow is installed here")
     frames = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
@@ -22,12 +24,16 @@ def test_a_split_of_more_than_1000_mib_is_written_and_read_without_tensorflow(tm
     for number in range(NUMBER):
         path = tmp_path / "videos" / annotations.file_name(f"clip{number:05d}", 0, 1)
         path.write_bytes(h264.encode(frames))
-        rows.append(dict(zip(annotations.COLUMNS, ("yoga", f"clip{number:05d}", 0, 1, "train"), strict=True)))
+        rows.append(
+            dict(
+                zip(annotations.COLUMNS, ("yoga", f"clip{number:05d}", 0, 1, "train"), strict=True)
+            )
+        )
     annotations.write_kinetics(tmp_path / "train.csv", rows)
     transcode = h264.transcode
 
     def padded(path, **options):
-        """A video as long as it should be, and bytes after it that belong to no box."""
+        """The transcoded video, with bytes after it that belong to no MP4 box."""
         found = transcode(path, **options)
         noise = np.random.default_rng([ord(c) for c in str(path)]).bytes(PADDING)
         return found._replace(data=found.data + (8 + PADDING).to_bytes(4, "big") + b"free" + noise)

@@ -36,17 +36,20 @@ def test_shapes_move_as_their_class_says_and_their_flow_as_they_do(movement):
     clip, flow = render("disc", movement, seed=1)
     reference = render("disc", movement, seed=1, frames=200)[0].min(0)  # The shape is brighter.
     steps = np.diff([centre(frame, reference) for frame in clip], axis=0)
-    steps = steps[np.abs(steps).max(1) < 4]  # Without the jumps from one side to the other.
+    steps = steps[np.abs(steps).max(1) < 4]  # Leaves out jumps from one side to the other.
     assert len(steps) > 20
     np.testing.assert_allclose(np.sign(np.rint(np.median(steps, 0))), direction)
-    # From 0.014 to 0.028 of 56 pixels a frame, the same all over the shape and all the time, and nothing across.
+    # 0.014 to 0.028 of 56 pixels a frame, the same everywhere in the shape and at all times. There
+    # is no motion across.
     found = np.unique(flow[(flow != 0).any(-1)], axis=0)
-    assert len(found) == 1 and 0.78 < found[0] @ direction < 1.57 and found[0] @ direction[::-1] == 0
+    assert (
+        len(found) == 1 and 0.78 < found[0] @ direction < 1.57 and found[0] @ direction[::-1] == 0
+    )
     np.testing.assert_allclose(steps.mean(0), found[0], atol=0.05)
 
 
 def brought_back(frames, flow):
-    """What the next frame shows where the flow says that each pixel has gone, f64 [T - 1, H, W, 3]; bilinear."""
+    """Warps each next frame back by the flow, bilinearly: f64 [T - 1, H, W, 3]."""
     time, y, x = np.indices(flow[:-1].shape[:3])
     height, width = frames.shape[1:3]
     x = np.clip(x + flow[:-1, ..., 0], 0, width - 1.001)
@@ -63,7 +66,7 @@ def brought_back(frames, flow):
 
 
 def errors(frames, flow, assumed):
-    """How far off the pixels inside the shape are when brought back by the assumed flow, in brightness, per frame."""
+    """Per frame, the mean error in brightness inside the shape, warped back by the assumed flow."""
     inside = (flow[:-1] != 0).any(-1)
     off = np.abs(brought_back(frames, assumed) - frames[:-1]).mean(-1)
     return np.where(inside, off, 0).sum((1, 2)) / inside.sum((1, 2))
@@ -76,7 +79,7 @@ def test_flow_says_where_every_pixel_of_the_shape_goes(shape, movement):
         frames, flow = render(shape, movement, seed)
         assert flow.shape == (*frames.shape[:3], 2)
         right, opposite, still = (errors(frames, flow, sign * flow) for sign in (1, -1, 0))
-        jumps = right > 50  # From one side to the other, which the flow does not show.
+        jumps = right > 50  # From one side to the other; the flow has no jumps.
         assert jumps.sum() <= (2 if movement in MOVING else 0)
         assert right[~jumps].max() < 5
         assert (opposite > 3 * right)[~jumps].all() and (still > 1.5 * right)[~jumps].all()
@@ -88,7 +91,8 @@ def test_nothing_moves_where_flow_is_zero(shape, movement):
     frames, flow = render(shape, movement)
     inside = (flow != 0).any(-1)
     assert 0.05 < inside.mean() < 0.25
-    # The outline covers a part of the pixels next to the shape, and of the two next to a triangle's corners.
+    # The outline covers part of the pixels next to the shape, and of the two pixels next to a
+    # triangle's corners.
     around = np.pad(inside, ((0, 0), (2, 2), (2, 2)))
     around = np.lib.stride_tricks.sliding_window_view(around, (5, 5), (1, 2)).any((3, 4))
     free = ~around[..., None]
@@ -101,13 +105,15 @@ def test_nothing_moves_where_flow_is_zero(shape, movement):
 
 @pytest.mark.parametrize("shape", moving_shapes.SHAPES)
 def test_flow_of_a_movement_is_minus_that_of_its_reverse(shape):
-    left, right, up, down, clockwise, back = (render(shape, movement, frames=1)[1] for movement in MOVEMENTS)
+    left, right, up, down, clockwise, back = (
+        render(shape, movement, frames=1)[1] for movement in MOVEMENTS
+    )
     np.testing.assert_array_equal(left, -right)
     np.testing.assert_array_equal(up, -down)
     assert left[..., 0].min() < -0.7 and up[..., 1].min() < -0.7
-    # Turned one way and the other, a point comes nearer to the centre by 1 - cos of the angle both times.
+    # In both directions of rotation a point comes nearer to the centre by 1 - cos of the angle.
     assert abs(clockwise + back).max() < 0.2 and abs(clockwise).max() > 0.7
-    # In an image, whose y is downwards, a clockwise turn moves what is on the right down.
+    # In an image y points down, so clockwise rotation moves the right side down.
     y, x = np.indices(clockwise.shape[1:3])
     inside = (clockwise[0] != 0).any(-1)
     slope = np.polyfit(x[inside], clockwise[0][inside][:, 1], 1)[0]
@@ -121,9 +127,14 @@ def builders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            moving_shapes, "CLIPS_PER_CLASS", {k: {"train": 2, "validation": 1} for k in ("videos", "images")}
+            moving_shapes,
+            "CLIPS_PER_CLASS",
+            {k: {"train": 2, "validation": 1} for k in ("videos", "images")},
         )
-        return {name: datasets.prepared(f"moving_shapes/{name}", str(folder)) for name in ("videos", "images")}
+        return {
+            name: datasets.prepared(f"moving_shapes/{name}", str(folder))
+            for name in ("videos", "images")
+        }
 
 
 def test_videos_are_prepared_as_records_of_h264(builders):
@@ -144,8 +155,10 @@ def test_the_flow_of_a_record_is_that_of_its_video(builders):
         frames, flow = video.decode(record["video"]), video.decode(record["flow"], stream="flow")
         assert flow.shape == (record["frames"], 56, 56, 2) == (*frames.shape[:3], 2)
         frames, flow = frames[:12], pixels.MAX_FLOW * pixels.to_unit(flow[:12])
-        flow[abs(flow).max(-1) < 0.4] = 0  # What the compression puts outside the shape.
-        right, opposite, still = (np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0))
+        flow[abs(flow).max(-1) < 0.4] = 0  # Compression noise outside the shape.
+        right, opposite, still = (
+            np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0)
+        )
         assert right < 8 and opposite > 2 * right and still > 1.2 * right
 
 
@@ -162,10 +175,14 @@ def test_images_have_no_flow(builders):
 
 def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_them(builders):
     builder = builders["videos"]
-    folder = builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
+    folder = (
+        builder.final.parents[2] / "downloads" / "moving_shapes" / "videos" / str(builder.version)
+    )
     rows = annotations.kinetics([folder / "train.csv"], builder.class_names)
     found = video_files.clips(rows, folder / "videos", folder / "flow")
-    assert len(found) == 48 and all(os.path.exists(*clip.paths) and os.path.exists(*clip.flows) for clip in found)
+    assert len(found) == 48 and all(
+        os.path.exists(*clip.paths) and os.path.exists(*clip.flows) for clip in found
+    )
     place = "train/disc moving left/train00000_000000_000002.mp4"
     assert found[0][4:] == ((str(folder / "videos" / place),), (str(folder / "flow" / place),), ())
 
@@ -179,7 +196,10 @@ def test_the_videos_that_the_readme_predicts_are_where_it_says(builders):
 def test_all_that_was_annotated_is_there(builders):
     for name, per_class in ("videos", 24), ("images", 4):
         found = builders[name].statistics
-        assert {split: (each["annotated"], each["used"], each["rejected"]) for split, each in found.items()} == {
+        assert {
+            split: (each["annotated"], each["used"], each["rejected"])
+            for split, each in found.items()
+        } == {
             "train": (2 * per_class, 2 * per_class, {}),
             "validation": (per_class, per_class, {}),
         }

@@ -18,11 +18,14 @@ from i3d_jax.prefetch import prefetch
 from i3d_jax.video import decoding, h264, planes
 
 I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
-SLOPE = 5  # Of brightness, per pixel.
+SLOPE = 5  # Change of brightness per pixel.
 
 
 def record(label, count, height=40, width=48):
-    """A record whose pixels tell where and when they are: red x, green y, blue the frame; u x and the label, v y and the frame."""
+    """A record whose pixels encode their position and frame.
+
+    Red is x, green y, blue the frame; u is x plus the label, v is y plus the frame.
+    """
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     rgb = np.stack([SLOPE * x + 10, SLOPE * y + 10, 10 * t % 240 + 10], -1)
     flow = np.stack([4 * x + 20 + 2 * label, 4 * y + 4 * t % 96], -1)
@@ -30,7 +33,7 @@ def record(label, count, height=40, width=48):
         "video": h264.encode(rgb.astype(np.uint8), crf=5),
         "flow": h264.encode(flow.astype(np.uint8)),
         "label": label,
-        "frames": np.int32(count),  # As TFDS reads them.
+        "frames": np.int32(count),  # The type that TFDS reads.
         "height": np.int32(height),
         "width": np.int32(width),
         "id": f"clip{label}",
@@ -38,7 +41,7 @@ def record(label, count, height=40, width=48):
 
 
 def where(clip):
-    """(top, left, frames, whether it is mirrored) of a clip of such a record."""
+    """Decodes a clip of such a record: (top, left, frames, whether it is mirrored)."""
     clip = clip.astype(float)
     mirrored = clip[..., 0, 0].mean() > clip[..., -1, 0].mean()
     size = clip.shape[1]
@@ -51,15 +54,22 @@ def where(clip):
 
 
 def seen(clips):
-    """What a network sees of packed clips, as bytes, and the labels."""
-    frames = jax.jit(planes.unpack)({name: value for name, value in clips.items() if name != "label"})
+    """The network's input for packed clips, as bytes, and the labels."""
+    frames = jax.jit(planes.unpack)(
+        {name: value for name, value in clips.items() if name != "label"}
+    )
     scale = {"rgb": (127.5, 127.5), "flow": (127, 128)}
-    found = {name: np.rint(np.asarray(x) * scale[name][0] + scale[name][1]) for name, x in frames.items()}
+    found = {
+        name: np.rint(np.asarray(x) * scale[name][0] + scale[name][1]) for name, x in frames.items()
+    }
     return found | {name: value for name, value in clips.items() if name == "label"}
 
 
 def coloured(frame):
-    """An I420 frame as RGB, f64 [H, W, 3]: BT.601, from the standard's luma weights; a sample of colour for 2x2 pixels."""
+    """Converts an I420 frame to RGB, f64 [H, W, 3], by BT.601's luma weights.
+
+    2x2 pixels share a colour sample.
+    """
     height, width = frame.height, frame.width
     values = frame.to_ndarray(format="yuv420p").ravel().astype(float)
     y, cb, cr = np.split(values, [height * width, height * width * 5 // 4])
@@ -74,16 +84,16 @@ def coloured(frame):
 def whole(data, stream):
     if stream == "flow":
         return video.decode(data, stream=stream)
-    return np.stack([coloured(frame) for frame in video.shown(data)])
+    return np.stack([coloured(frame) for frame in video.iter_frames(data)])
 
 
 def assert_seen(found, wanted):
-    """Equal but for rounding."""
+    """Asserts equality up to rounding."""
     np.testing.assert_allclose(found, wanted, atol=0.51)
 
 
 def cut(record, stream, times, top, left, size, mirrored=False):
-    """What a clip should be, cut out of the whole video."""
+    """The expected clip, cut out of the whole video."""
     frames = whole(record["video" if stream == "rgb" else "flow"], stream)
     frames = frames[times][:, top : top + size, left : left + size]
     if mirrored:
@@ -142,7 +152,7 @@ def test_the_number_of_worker_processes_changes_nothing(source):
 
 
 def test_nothing_that_workers_share_is_left_to_jax(source, tmp_path):
-    """Python's tracker of shared memory would complain of it at the end."""
+    """Otherwise Python's tracker of shared memory complains at the end."""
     (tmp_path / "source").write_bytes(pickle.dumps(source))
     program = """
 import contextlib, pathlib, pickle, sys
@@ -162,7 +172,7 @@ if __name__ == "__main__":
 
 
 def test_a_clip_depends_on_the_seed_and_its_place_in_the_run_alone(source):
-    """Clip number `step * batch_size + index`, whatever the batch it is in and the batches before."""
+    """A clip depends only on `step * batch_size + index`."""
 
     def clips(batches):
         return [
@@ -186,7 +196,9 @@ def test_processes_share_the_clips_that_one_process_gets(source, processes):
     one = take(source, 6, **BOTH)
     parts = [take(source, 6, process=p, processes=processes, **BOTH) for p in range(processes)]
     for step in range(6):
-        together = {name: np.concatenate([part[step][name] for part in parts]) for name in one[step]}
+        together = {
+            name: np.concatenate([part[step][name] for part in parts]) for name in one[step]
+        }
         assert_equal([together], [one[step]])
 
 
@@ -211,7 +223,9 @@ def test_start_crop_and_flip_are_random_and_the_same_over_a_clip(source):
     assert not any(where(clip)[3] for clip in unflipped)
 
 
-@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+@pytest.mark.parametrize(
+    "rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))]
+)
 def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
     span = max((frames - 1) * stride + 1 for frames, stride in (rgb, flow))
     starts, flips = set(), 0
@@ -227,20 +241,27 @@ def test_flow_starts_and_is_cut_and_mirrored_as_rgb_is(source, rgb, flow):
     assert (min(starts), max(starts)) == (0, 24 - span) and 20 < flips < 60
 
 
-@pytest.mark.parametrize("rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))])
+@pytest.mark.parametrize(
+    "rgb,flow", [((8, 1), (8, 1)), ((3, 4), (12, 1)), ((1, 10), (10, 1)), ((4, 2), (3, 5))]
+)
 def test_clips_that_are_played_backwards_move_the_opposite_way(source, rgb, flow):
     seen_backwards, ends = 0, set()
     for batch in take(source[1:2], 40, rgb=rgb, flow=flow, reverse=True):
         frames = seen(batch)
-        for clip, its_flow, backwards in zip(frames["rgb"], frames["flow"], batch["backwards"], strict=True):
+        for clip, its_flow, backwards in zip(
+            frames["rgb"], frames["flow"], batch["backwards"], strict=True
+        ):
             top, left, times, mirrored = where(clip)
             way = -1 if backwards else 1
             assert times == [times[0] + way * i * rgb[1] for i in range(rgb[0])]
-            # Of frame t the flow is from t to t + 1; backwards, from t to t - 1: the opposite of t - 1's.
+            # The flow of frame t goes from t to t + 1. Backwards it goes from t to t - 1, which is
+            # the opposite of the flow of t - 1.
             flow_times = [times[0] - backwards + way * i * flow[1] for i in range(flow[0])]
             assert 0 <= min(flow_times) and max(flow_times) < 24
             wanted = cut(source[1], "flow", flow_times, top, left, 32, mirrored)
-            np.testing.assert_array_equal(its_flow, 256 - wanted.astype(int) if backwards else wanted)
+            np.testing.assert_array_equal(
+                its_flow, 256 - wanted.astype(int) if backwards else wanted
+            )
             seen_backwards += backwards
             ends.add(times[0])
     assert 60 < seen_backwards < 100 and max(ends) == 23
@@ -271,30 +292,43 @@ def test_short_videos_are_looped_backwards_too(source):
         ((6, 1), (2, 5), [0, 1, 2, 3, 4, 5], [0, 5]),
     ],
 )
-def test_videos_shorter_than_a_clip_are_looped_in_both_streams(source, rgb, flow, rgb_times, flow_times):
+def test_videos_shorter_than_a_clip_are_looped_in_both_streams(
+    source, rgb, flow, rgb_times, flow_times
+):
     for batch in map(seen, take(source[:1], 3, batch_size=1, rgb=rgb, flow=flow)):
         top, left, times, mirrored = where(batch["rgb"][0])
         assert times == rgb_times
-        np.testing.assert_array_equal(batch["flow"][0], cut(source[0], "flow", flow_times, top, left, 32, mirrored))
+        np.testing.assert_array_equal(
+            batch["flow"][0], cut(source[0], "flow", flow_times, top, left, 32, mirrored)
+        )
 
 
 def test_frames_are_looped_from_their_start(source):
     def frames_of(**options):
-        packed = pipeline.frames_of(source[0], "rgb", planes.Window(0, 0, 32), **options)
+        packed = pipeline.read_frames(source[0], "rgb", planes.Window(0, 0, 32), **options)
         return where(
-            seen({"rgb": packed[None], "corner": np.zeros((1, 2), int), "mirrored": np.zeros(1, bool)})["rgb"][0]
+            seen(
+                {
+                    "rgb": packed[None],
+                    "corner": np.zeros((1, 2), int),
+                    "mirrored": np.zeros(1, bool),
+                }
+            )["rgb"][0]
         )[2]
 
     assert frames_of(count=7, stride=2, start=1) == [1, 3, 5, 1, 3, 5, 1]
     assert frames_of(count=4, stride=2, start=5) == [5, 1, 3, 5]
-    assert frames_of(count=3, stride=4, start=3) == [3, 1, 5]  # In step with a stream that has all frames.
+    # In step with a stream that has all frames.
+    assert frames_of(count=3, stride=4, start=3) == [3, 1, 5]
     assert frames_of(count=3, stride=1, start=100) == [4, 5, 0]
 
 
 def test_short_side_resizes_the_frames_before_they_are_cut(source):
     batches = take(source[1:2], 16, rgb=(2, 3), crop=20, short_side=20, flip=False)
     resized = {"width": 24, "height": 20, "format": "yuv420p", "interpolation": decoding.BILINEAR}
-    frames = [frame.reformat(**resized).to_ndarray() for frame in video.shown(source[1]["video"])]
+    frames = [
+        frame.reformat(**resized).to_ndarray() for frame in video.iter_frames(source[1]["video"])
+    ]
     small = np.stack([exact_rgb(frame, 20, 24) for frame in frames])
     lefts = set()
     for clip in (clip for batch in batches for clip in seen(batch)["rgb"]):
@@ -334,19 +368,27 @@ def assert_same_pieces(found, wanted):
 
 def test_test_videos_come_once_in_batches_of_one_length_and_whole(source):
     found = pieces(source, flow=(250, 1))
-    # Records 0, 3, 6, 9 have 6 frames, the others 24; those come first of which a batch is full first.
-    assert ids(found) == [["clip1", "clip2", "clip4", "clip5"], ["clip0", "clip3", "clip6", "clip9"]] + [
-        ["clip7", "clip8", "clip10"]
-    ]
+    # Records 0, 3, 6, 9 have 6 frames, the others 24. The length whose batch is full first comes
+    # first.
+    assert ids(found) == [
+        ["clip1", "clip2", "clip4", "clip5"],
+        ["clip0", "clip3", "clip6", "clip9"],
+    ] + [["clip7", "clip8", "clip10"]]
     assert [piece.ticks for piece in found] == [24, 6, 24]
     for piece in found:
         frames = seen(piece.streams)
         assert piece.window == (0, piece.ticks, 0, piece.ticks)
         for row, about in enumerate(piece.records):
             size = {"height": 40, "width": 48}
-            assert about == {"id": f"clip{about['label']}", "label": about["label"], "frames": piece.ticks} | size
+            assert (
+                about
+                == {"id": f"clip{about['label']}", "label": about["label"], "frames": piece.ticks}
+                | size
+            )
             for stream in "rgb", "flow":
-                wanted = cut(source[about["label"]], stream, range(piece.ticks), 4, 8, 32)  # The centre of 40x48.
+                wanted = cut(
+                    source[about["label"]], stream, range(piece.ticks), 4, 8, 32
+                )  # The centre of 40x48.
                 assert_seen(frames[stream][row], wanted)
 
 
@@ -366,14 +408,23 @@ def test_only_so_many_frames_of_test_videos_are_used_and_at_their_step(source):
     (piece,) = pieces(source[1:2], rgb=(5, 3), flow=(4, 2))
     assert piece.ticks == 4
     assert where(seen(piece.streams)["rgb"][0])[2] == [0, 3, 6, 9]
-    np.testing.assert_array_equal(seen(piece.streams)["flow"][0], cut(source[1], "flow", [0, 2, 4, 6], 4, 8, 32))
+    np.testing.assert_array_equal(
+        seen(piece.streams)["flow"][0], cut(source[1], "flow", [0, 2, 4, 6], 4, 8, 32)
+    )
     (piece,) = pieces(source[1:2], rgb=(50, 5))
     assert piece.ticks == 5 and where(seen(piece.streams)["rgb"][0])[2] == [0, 5, 10, 15, 20]
 
 
 def test_test_videos_are_looped_up_to_the_lengths_of_the_network(source):
     (piece,) = pieces(source[:1], timing=I3D)
-    assert piece.ticks == 16 and where(seen(piece.streams)["rgb"][0])[2] == [0, 1, 2, 3, 4, 5] * 2 + [0, 1, 2, 3]
+    assert piece.ticks == 16 and where(seen(piece.streams)["rgb"][0])[2] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ] * 2 + [0, 1, 2, 3]
     (piece,) = pieces(source[1:2], timing=I3D)
     assert piece.ticks == 32 and where(seen(piece.streams)["rgb"][0])[2] == [*range(24), *range(8)]
 
@@ -386,12 +437,15 @@ def test_short_side_resizes_test_videos(source):
 
 @pytest.fixture(scope="module")
 def long_source():
-    """Videos of which I3D takes 240, 240, 240 (looped), 128 and 250 frames."""
+    """Videos from which I3D takes 240, 240, 240 (looped), 128 and 250 frames."""
     return [record(label, count, 16, 20) for label, count in enumerate((240, 240, 229, 115, 300))]
 
 
 def assert_chunks_make_the_whole(source, chunk, **options):
-    """Checks every window of every batch against the same frames of the whole; returns the numbers of windows."""
+    """Compares every window of every batch with the same frames of the whole video.
+
+    Returns the numbers of windows.
+    """
     options = {"batch_size": 2, "crop": 16, **options}
     timing = options["timing"]
     chunked = iter(pieces(source, chunk=chunk, **options))
@@ -401,7 +455,11 @@ def assert_chunks_make_the_whole(source, chunk, **options):
         windows = timing.windows(whole.ticks, chunk)
         for window in windows:
             piece = next(chunked)
-            assert (piece.records, piece.ticks, piece.window) == (whole.records, whole.ticks, window)
+            assert (piece.records, piece.ticks, piece.window) == (
+                whole.records,
+                whole.ticks,
+                window,
+            )
             for stream in set(piece.streams) & {"rgb", "flow"}:
                 size = timing.frames(stream)
                 wanted = whole.streams[stream][:, window.start * size : window.stop * size]
@@ -425,11 +483,16 @@ def test_windows_for_i3d_of_two_streams_are_the_whole_videos_frames(long_source)
 
 def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(long_source):
     both = {"rgb": (25, 10), "flow": (250, 1)}
-    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [4, 4, 2, 4]
+    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [
+        4,
+        4,
+        2,
+        4,
+    ]
     fused = Timing(flow=10, before=2, after=3)
     assert assert_chunks_make_the_whole(long_source[3:], 6, timing=fused, **both) == [4, 11]
     for piece in pieces(long_source[3:4], timing=fused, batch_size=1, crop=16, chunk=6, **both):
-        times = where(seen(piece.streams)["rgb"][0])[2]  # They tell the frame modulo 24.
+        times = where(seen(piece.streams)["rgb"][0])[2]  # Frame numbers modulo 24.
         assert times == [10 * tick % 24 for tick in range(piece.window.start, piece.window.stop)]
         start, stop = 10 * piece.window.start, 10 * piece.window.stop
         wanted = cut(long_source[3], "flow", range(start, stop), 0, 2, 16)
@@ -437,7 +500,9 @@ def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(
 
 
 def test_windows_of_a_network_that_carries_its_past_are_the_whole_videos_frames(long_source):
-    assert assert_chunks_make_the_whole(long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)) == [3, 7]
+    assert assert_chunks_make_the_whole(
+        long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)
+    ) == [3, 7]
 
 
 def test_windows_that_are_too_short_are_an_error(long_source):
@@ -452,7 +517,7 @@ def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are(sour
         kept = [piece for number, piece in enumerate(every) if number != left_out]
         done = {each["id"] for each in every[left_out].records}
         assert_same_pieces(pieces(source, batch_size=3, done=done), kept)
-        # A batch with one video that is not done comes whole.
+        # A batch with one video that is not done is yielded whole.
         assert_same_pieces(pieces(source, batch_size=3, done=done - {min(done)}), every)
     assert pieces(source, batch_size=3, done={record["id"] for record in source}) == []
 
@@ -460,30 +525,35 @@ def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are(sour
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_number_of_threads_does_not_change_the_test_pieces(source, threads):
     options = dict(flow=(250, 1), chunk=7, batch_size=3)
-    assert_same_pieces(pieces(source, threads=threads, **options), pieces(source, threads=2, **options))
+    assert_same_pieces(
+        pieces(source, threads=threads, **options), pieces(source, threads=2, **options)
+    )
 
 
 @pytest.mark.parametrize("lengths", [1, 3, 9, 40, 400])
 @pytest.mark.parametrize("size", [1, 4, 8])
 def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
     length_of = np.random.default_rng(0).integers(1, lengths + 1, 300).tolist()
-    taken, most, given, sizes = 0, 0, [], []
+    taken, most_waiting, given, sizes = 0, 0, [], []
 
     def records():
-        nonlocal taken, most
+        nonlocal taken, most_waiting
         for number in range(300):
             taken += 1
             yield {"number": number}
-            most = max(most, taken - len(given))  # Those that wait when the next is asked for.
+            # Records that wait when the next one is asked for.
+            most_waiting = max(most_waiting, taken - len(given))
 
-    for length, batch in pipeline.batch_by_length(records(), lambda each: length_of[each["number"]], size):
+    for length, batch in pipeline.batch_by_length(
+        records(), lambda each: length_of[each["number"]], size
+    ):
         numbers = [each["number"] for each in batch]
         assert {length_of[number] for number in numbers} == {length} and 1 <= len(numbers) <= size
         given += numbers
         sizes.append(len(numbers))
-    assert sorted(given) == list(range(300)) and most <= 4 * size
+    assert sorted(given) == list(range(300)) and most_waiting <= 4 * size
     if lengths <= 4:
-        assert sum(number < size for number in sizes) <= lengths  # The last of each.
+        assert sum(number < size for number in sizes) <= lengths  # The last batch of each length.
     for length in set(length_of):  # Within a length, the order is the records'.
         own = [number for number in given if length_of[number] == length]
         assert own == sorted(own)
@@ -491,13 +561,15 @@ def test_batches_are_full_while_they_can_be_and_few_records_wait(lengths, size):
 
 def test_if_too_many_records_wait_the_length_that_has_most_goes():
     records = [10, 20, 20, 30, 20, *range(40, 60)]
-    found = list(pipeline.batch_by_length(({"frames": n} for n in records), lambda each: each["frames"], 4))
+    found = list(
+        pipeline.batch_by_length(({"frames": n} for n in records), lambda each: each["frames"], 4)
+    )
     assert [(length, len(batch)) for length, batch in found[:2]] == [(20, 3), (10, 1)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(threads):
-    taken, found, running, most = 0, [], 0, 0
+    taken, found, running, most_running = 0, [], 0, 0
     lock, together = threading.Lock(), threading.Barrier(threads)
 
     def items():
@@ -508,10 +580,10 @@ def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(thr
             yield number
 
     def square(number):
-        nonlocal running, most
+        nonlocal running, most_running
         with lock:
             running += 1
-            most = max(most, running)
+            most_running = max(most_running, running)
         if number < threads:
             together.wait(60)  # Fails if they do not run at once.
         time.sleep(0.002 * (number % 3))
@@ -526,7 +598,7 @@ def test_work_ahead_keeps_the_order_is_bounded_and_fails_where_an_item_fails(thr
         found.append(next(results))
     with pytest.raises(KeyError, match="17"):
         next(results)
-    assert found == [number * number for number in range(17)] and most == threads
+    assert found == [number * number for number in range(17)] and most_running == threads
 
 
 @pytest.mark.parametrize("claimed", [40, 25])
@@ -537,8 +609,10 @@ def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, cl
     message = f"record clip2: {stream}: 24 frames where there should be {claimed}"
     with pytest.raises(video.VideoError, match=message):
         pieces(wrong, **streams)
-    # Also where the window, or the clip, starts after the last frame.
-    with pytest.raises(video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24"):
+    # Also if the window, or the clip, starts after the last frame.
+    with pytest.raises(
+        video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24"
+    ):
         pieces(wrong, chunk=24, timing=Timing(carries=True), **streams)
     with pytest.raises(video.VideoError, match=f"record clip2: {stream}: "):
         take(wrong[1:2], 40, batch_size=1, **{"rgb": None, stream: (1, 1)})
@@ -547,9 +621,13 @@ def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, cl
 def test_a_record_that_cannot_be_decoded_is_named(source):
     for stream, name in (("rgb", "video"), ("flow", "flow")):
         broken = [source[1], source[2] | {name: source[2][name][:300]}]
-        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+        with pytest.raises(
+            video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"
+        ):
             pieces(broken, flow=(9, 1))
-        with pytest.raises(video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"):
+        with pytest.raises(
+            video.VideoError, match=f"record clip2: {stream}: 300 bytes of video: cannot be decoded"
+        ):
             take(broken, 2, flow=(9, 1))
 
 
@@ -560,7 +638,10 @@ def test_streams_are_two_positive_whole_numbers_each():
         pipeline.streams()
     wrong: list = [(8,), (8, 1, 1), (0, 1), (8, 0), (8, -1), (8.0, 1), ("8", 1), (), 8, "88"]
     for pair in wrong:
-        with pytest.raises(ValueError, match="^flow: .*wanted .frames, step between them., two positive whole numbers"):
+        with pytest.raises(
+            ValueError,
+            match="^flow: .*wanted .frames, step between them., two positive whole numbers",
+        ):
             pipeline.streams((8, 1), pair)
 
 
@@ -573,9 +654,10 @@ def test_clips_want_a_stream(source):
 
 @pytest.mark.parametrize("records,batch_size", [([], 4), ([{}], 0), ([{}], -1)])
 def test_batches_without_clips_are_refused(records, batch_size):
-    """Their batch statistics would be NaN, and the running ones for ever."""
+    """Batch statistics would be NaN, and running statistics would stay NaN."""
     with pytest.raises(
-        ValueError, match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each"
+        ValueError,
+        match=f"batches of {batch_size} of {len(records)} clips: wanted one or more of each",
     ):
         next(pipeline.train_batches(records, batch_size=batch_size, seed=0, crop=2, rgb=(1, 1)))
 

@@ -1,4 +1,4 @@
-"""Clips that have several files, or something that is no file, in what prepare and doctor make of them."""
+"""`prepare` and `doctor` on clips that have several files, or one that is not a regular file."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def small(monkeypatch):
 
 
 def write(path, frames, side=16):
-    """A video of so many frames, by which it is known."""
+    """Writes a video; tests recognise it by its number of frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     real_files.steady(frames, 25, side, side).write(path, np.random.default_rng(frames))
     return path
@@ -31,7 +31,10 @@ def write(path, frames, side=16):
 
 @pytest.fixture
 def made(tmp_path):
-    """Six clips: one good, one each with a damaged or dangling preferred file, and three that cannot be used."""
+    """Six clips: a good one, two with a bad preferred file, and three that cannot be used.
+
+    Of the two, one has a damaged file, the other a dangling link.
+    """
     videos = tmp_path / "videos"
     yoga, others = videos / "train" / "yoga", videos / "replacement"
     write(yoga / "good_000000_000001.mp4", 3)
@@ -52,20 +55,23 @@ def made(tmp_path):
 
 def prepare(made, out, *more):
     videos, lists = made
-    given = ["--videos", videos, "--annotations", lists, "--out", out, *more]
+    given = ["--videos", videos, "--annotations", lists, "--data-dir", out, *more]
     return main(["prepare", "kinetics/400", *map(str, given)])
 
 
 def frames(out):
-    """By name of the clip, how many frames its record has."""
+    """The number of frames of each record, by the clip's name."""
     builder = datasets.prepared("kinetics/400", str(out))
     return {record["id"].partition("_")[0]: record["frames"] for record in builder.records("train")}
 
 
 def rejected(out):
-    """By file, the start of the reason, and which was used instead."""
+    """Rejected files, each with the start of the reason and the file used instead."""
     with (out / FINAL / "rejected.csv").open(newline="") as file:
-        return {row["file"]: (row["reason"].partition(": Inv")[0], row["used_instead"]) for row in csv.DictReader(file)}
+        return {
+            row["file"]: (row["reason"].partition(": Inv")[0], row["used_instead"])
+            for row in csv.DictReader(file)
+        }
 
 
 def contents(folder):
@@ -88,11 +94,17 @@ def test_the_first_file_that_can_be_used_is_and_the_others_are_listed(made, tmp_
     printed = capsys.readouterr().out
     assert "train: 3 of 6 annotated clips (50.0% missing)" in printed
     assert "left out: 1 is missing\n" in printed and "left out: 1 is no file\n" in printed
-    assert "left out: 1 cannot be decoded\n" in printed and "of another than its preferred file: 2\n" in printed
+    assert (
+        "left out: 1 cannot be decoded\n" in printed
+        and "made from another than the preferred file: 2\n" in printed
+    )
 
 
 def test_workers_use_the_same_files(made, tmp_path):
-    assert prepare(made, tmp_path / "one") == 0 and prepare(made, tmp_path / "two", "--workers", 2) == 0
+    assert (
+        prepare(made, tmp_path / "one") == 0
+        and prepare(made, tmp_path / "two", "--workers", 2) == 0
+    )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -100,23 +112,28 @@ def test_a_job_that_was_sent_as_text_writes_the_same_bytes(made, tmp_path):
     videos, lists = made
     clips = video_files.clips(annotations.kinetics([lists], ["yoga"]), videos)
     written = []
-    for name, write in ("here", shards.write), ("sent", lambda job: shards._write_text(json.dumps(job))):
+    for name, write in (
+        ("here", shards.write),
+        ("sent", lambda job: shards._write_json(json.dumps(job))),
+    ):
         (tmp_path / name).mkdir()
-        (job,) = shards.shard_jobs(clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False))
+        (job,) = shards.shard_jobs(
+            clips, "train", "x", tmp_path / name, records.Settings(("yoga",), 16, False)
+        )
         write(job)
-        assert shards.marker(job) is not None
+        assert shards.read_marker(job) is not None
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1] and len(written[0]) == 2
 
 
 def stopped(made, out, *more):
-    """Prepares everything, but puts nothing in place."""
+    """Prepares all shards, but does not move them into place."""
     with pytest.MonkeyPatch.context() as patch:
 
         def stop(*_):
             raise shards.PrepareError("stopped")
 
-        patch.setattr(shards, "_place", stop)
+        patch.setattr(shards, "_link_or_copy", stop)
         assert prepare(made, out, *more) == 2
 
 
@@ -169,7 +186,8 @@ def test_a_split_of_links_that_lead_nowhere_says_so(tmp_path, capsys):
     assert prepare((tmp_path / "videos", lists), tmp_path / "out") == 2
     place = tmp_path / "videos" / "a_000000_000001.mp4"
     line = (
-        f"has a file among the videos: leave train's list out; {place}: is missing: a dangling link to /unmounted/a.mp4"
+        f"has a file among the videos: leave train's list out; {place}: "
+        "is missing: a dangling link to /unmounted/a.mp4"
     )
     assert line in capsys.readouterr().err
 
@@ -180,7 +198,12 @@ def test_own_videos_that_are_no_files_are_listed(tmp_path, capsys):
     (folder / "b.mp4").symlink_to("nowhere.mp4")
     os.mkfifo(folder / "c.mp4")
     out = tmp_path / "out"
-    assert main(["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--out", str(out)]) == 0
+    assert (
+        main(
+            ["prepare", "own/videos", "--videos", str(tmp_path / "videos"), "--data-dir", str(out)]
+        )
+        == 0
+    )
     with (out / "own" / "videos" / "1.0.0" / "rejected.csv").open(newline="") as file:
         found = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert found == {

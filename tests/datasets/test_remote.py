@@ -1,4 +1,4 @@
-"""Data sets that were prepared elsewhere, in fsspec's memory file system for one, read from a copy here."""
+"""Data sets in a remote store (fsspec's memory file system), copied to the cache and read there."""
 
 import fsspec
 import pytest
@@ -12,12 +12,14 @@ URL = "memory://bucket/prepared"
 NAME = "moving_shapes/images"
 VERSION = str(moving_shapes.MovingShapes.VERSION)
 FOLDER = f"/bucket/prepared/moving_shapes/images/{VERSION}"
-RECORDS = [f"moving_shapes-{split}.array_record-00000-of-00001" for split in ("train", "validation")]
+RECORDS = [
+    f"moving_shapes-{split}.array_record-00000-of-00001" for split in ("train", "validation")
+]
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A small data set, prepared here."""
+    """The folder of a small data set, prepared locally."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moving_shapes, "CLIPS_PER_CLASS", {"images": {"train": 2, "validation": 1}})
@@ -27,7 +29,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture
 def there(here, tmp_path, monkeypatch):
-    """The file system that has it, and which files were copied from it; nothing is in the cache."""
+    """The store with that data set, and the files copied from it so far; the cache is empty."""
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path))
     system = fsspec.filesystem("memory")
     system.put(str(here / NAME), f"/bucket/prepared/{NAME}", recursive=True)
@@ -44,11 +46,14 @@ def there(here, tmp_path, monkeypatch):
 
 def same(builder, here):
     own = datasets.available(NAME, str(here))
-    return all(list(builder.records(split)) == list(own.records(split)) for split in ("train", "validation"))
+    return all(
+        list(builder.records(split)) == list(own.records(split))
+        for split in ("train", "validation")
+    )
 
 
 def left(tmp_path):
-    """The names of the data set's files in the cache, with what was left of copying."""
+    """The names of the data set's files in the cache, temporary ones included."""
     return {path.name for path in tmp_path.rglob(f"{VERSION}/*")}
 
 
@@ -56,14 +61,19 @@ def left(tmp_path):
 def test_a_builder_copies_what_describes_the_data_and_no_records(url, there, tmp_path):
     builder = datasets.builder(NAME, url)
     assert builder.class_names == tuple(moving_shapes.SHAPES)
-    assert builder.statistics["train"]["used"] == 8 and builder.info.splits["validation"].num_examples == 4
+    assert (
+        builder.statistics["train"]["used"] == 8
+        and builder.info.splits["validation"].num_examples == 4
+    )
     assert left(tmp_path) == {*description.FILES, description.CHECKSUMS, "rejected.csv"}
 
 
 def test_records_are_copied_when_they_are_wanted(here, there, tmp_path):
     _, copied = there
     assert same(datasets.prepared(NAME, URL), here)
-    assert sorted(copied) == sorted(left(tmp_path) - {remote.COMPLETE}) and set(RECORDS) < set(copied)
+    assert sorted(copied) == sorted(left(tmp_path) - {remote.COMPLETE}) and set(RECORDS) < set(
+        copied
+    )
 
 
 def test_what_is_copied_is_used_without_looking_there_again(here, there):
@@ -77,7 +87,9 @@ def test_what_is_copied_is_used_without_looking_there_again(here, there):
 
 
 @pytest.mark.parametrize("partly", [False, True])
-def test_an_interrupted_copy_goes_on_without_copying_whole_files_again(partly, here, there, tmp_path, monkeypatch):
+def test_an_interrupted_copy_goes_on_without_copying_whole_files_again(
+    partly, here, there, tmp_path, monkeypatch
+):
     _, copied = there
     get_file = MemoryFileSystem.get_file
 
@@ -110,7 +122,9 @@ def test_a_file_that_comes_short_is_an_error_and_is_not_kept(here, there, tmp_pa
         patch.setattr(MemoryFileSystem, "get_file", short)
         with pytest.raises(ValueError, match=rf"{FOLDER}/{RECORDS[0]}: \d+ bytes came, wanted \d+"):
             datasets.prepared(NAME, URL)
-    assert not [name for name in left(tmp_path) if RECORDS[0] in name] and remote.COMPLETE not in left(tmp_path)
+    assert not [
+        name for name in left(tmp_path) if RECORDS[0] in name
+    ] and remote.COMPLETE not in left(tmp_path)
     assert same(datasets.prepared(NAME, URL), here)
 
 
@@ -119,7 +133,11 @@ def test_a_file_that_comes_short_is_an_error_and_is_not_kept(here, there, tmp_pa
     "url,name,message",
     [
         (URL, "kinetics/400", "memory://bucket/prepared: there is no prepared kinetics/400/1.0.0"),
-        (URL, "moving_shapes/videos", "memory://bucket/prepared: there is no prepared moving_shapes/videos/"),
+        (
+            URL,
+            "moving_shapes/videos",
+            "memory://bucket/prepared: there is no prepared moving_shapes/videos/",
+        ),
         ("memory://nowhere", NAME, "memory://nowhere: there is no prepared moving_shapes/images/"),
         ("swift9://bucket", NAME, "swift9://bucket: Protocol not known: swift9"),
         (URL, "kinetics/4000", "no data set is called 'kinetics/4000'; there are kinetics/400, "),
@@ -138,7 +156,9 @@ def test_a_data_set_without_its_description_is_not_prepared(there):
         datasets.prepared(NAME, URL)
 
 
-@pytest.mark.parametrize("name", ["../x", "../../../x", "a/../../x", "/etc/x", "a//x", ".", "a\\x", "a\0x", "a\nx"])
+@pytest.mark.parametrize(
+    "name", ["../x", "../../../x", "a/../../x", "/etc/x", "a//x", ".", "a\\x", "a\0x", "a\nx"]
+)
 def test_a_store_whose_names_lead_out_of_the_folder_is_refused_and_nothing_is_written(
     name, there, tmp_path, monkeypatch
 ):
@@ -158,7 +178,9 @@ def test_two_places_with_one_name_are_two_copies(here, there):
     system, _ = there
     system.put(str(here / NAME), f"/bucket/other/{NAME}", recursive=True)
     first, second = (datasets.prepared(NAME, url).final for url in (URL, "memory://bucket/other"))
-    assert first != second and (first / RECORDS[0]).read_bytes() == (second / RECORDS[0]).read_bytes()
+    assert (
+        first != second and (first / RECORDS[0]).read_bytes() == (second / RECORDS[0]).read_bytes()
+    )
 
 
 def test_commands_read_it_and_say_when_it_is_not_there(there, tmp_path, capsys):

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while processes prepare or check videos: a line, the signal's status, nothing left, nothing lost."""
+"""Ctrl-C and SIGTERM while processes prepare or check videos.
+
+The command prints a line, exits with the signal's status, leaves no process and loses no shard.
+"""
 
 import os
 import signal
@@ -13,7 +16,7 @@ from support.processes import gone, wait_until
 from i3d_jax import datasets
 from i3d_jax.datasets.__main__ import main
 
-# A worker runs what is above the last two lines, too. Of all videos only a's is not one that takes for ever.
+# Workers run the lines before the last two as well. Every video but a's takes for ever.
 SCRIPT = """
 import os, pathlib, sys, time
 from i3d_jax import cli, datasets
@@ -21,7 +24,7 @@ from i3d_jax.datasets import doctor, shards
 from i3d_jax.datasets.__main__ import main
 
 record, check = shards.make_record, doctor.check
-shards.CLIPS, datasets.Kinetics.SHORT_SIDE, doctor.CHUNK = 1, 16, 1
+shards.CLIPS_PER_SHARD, datasets.Kinetics.SHORT_SIDE, doctor.CLIPS_PER_TASK = 1, 16, 1
 
 def wait_for_ever(clip):
     if not clip.id.startswith("a_"):
@@ -37,7 +40,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def made(tmp_path):
-    """The arguments of both commands."""
+    """The arguments that both commands take."""
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in "abc":
@@ -48,41 +51,53 @@ def made(tmp_path):
 
 
 def stop(command, number, to_all, tmp_path):
-    """Starts a command, sends it a signal when two workers are busy, and returns its status and stderr."""
+    """Starts a command, and sends it a signal when two workers are busy.
+
+    Returns its status and stderr.
+    """
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, script, *command], start_new_session=True, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, script, *command],
+        start_new_session=True,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
     )
     wait_until(lambda: len(list(tmp_path.glob("script.py.*"))) == 2)
-    if to_all:  # As a terminal does.
+    if to_all:  # A terminal sends it to all processes.
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    out, errors = process.communicate(timeout=120)  # A worker's task alone lasts 600.
-    wait_until(lambda: gone(process.pid))  # Python's tracker of what processes share goes last.
+    out, errors = process.communicate(timeout=120)  # A worker's task alone takes 600 s.
+    wait_until(lambda: gone(process.pid))  # Python's tracker of shared memory ends last.
     assert out == "" and "Traceback" not in errors, errors
     return process.returncode, errors.splitlines()
 
 
-@pytest.mark.parametrize("number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(
+    "number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
 def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp_path, monkeypatch):
-    command = ["prepare", *made, "--out", str(tmp_path / "out")]
+    command = ["prepare", *made, "--data-dir", str(tmp_path / "out")]
     status, lines = stop(command, number, to_all, tmp_path)
     assert status == 128 + number
     assert lines[-1] == (
-        "python -m i3d_jax.datasets: stopped; shards that are done are kept, and the same command goes on"
+        "python -m i3d_jax.datasets: stopped; "
+        "finished shards are kept, and the same command resumes"
     )
     parts = tmp_path / "out" / "kinetics" / "400" / "1.0.0.parts"
     assert len(list(parts.glob("*.json"))) == 1
     if to_all:
         return
     monkeypatch.setattr(datasets.Kinetics, "SHORT_SIDE", 16)
-    monkeypatch.setattr(datasets.shards, "CLIPS", 1)
+    monkeypatch.setattr(datasets.shards, "CLIPS_PER_SHARD", 1)
     written, write = [], datasets.shards.write
     monkeypatch.setattr(
-        datasets.shards, "write", lambda job, *more, **named: (written.append(job), write(job, *more, **named))
+        datasets.shards,
+        "write",
+        lambda job, *more, **named: (written.append(job), write(job, *more, **named)),
     )
     assert main(command[:-4] + command[-2:]) == 0 and len(written) == 2
     assert not parts.exists()

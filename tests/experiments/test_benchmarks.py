@@ -23,7 +23,10 @@ def test_plain_form_that_ours_is_measured_against_is_xlas_own(platform):
         ours = lowered()
     with models.forms_of("plain"):
         plain = lowered()
-    assert "tensor<3x3x3x3x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain and "stablehlo.while" not in plain
+    assert (
+        "tensor<3x3x3x3x8xf32>) -> tensor<1x16x14x14x8xf32>" in plain
+        and "stablehlo.while" not in plain
+    )
     assert plain.count("reduce_window") == 1 and "reduce_window" not in ours
     assert ("stablehlo.while" if platform == "cpu" else "stablehlo.optimization_barrier") in ours
     with models.forms_of(platform):
@@ -58,7 +61,9 @@ def test_tasks_clips_are_those_of_the_paper_and_their_work_is_the_plain_forms():
     assert 3 * 2 * 1.44e9 < task.work() < 3 * (2 * 1.6e9 + 112 * 112 * 64 * 49 * 17)
 
 
-@pytest.mark.parametrize("task", forms.TASKS[:2] + forms.TASKS[5:], ids=lambda task: f"{task[0]} {task[3]}")
+@pytest.mark.parametrize(
+    "task", forms.TASKS[:2] + forms.TASKS[5:], ids=lambda task: f"{task[0]} {task[3]}"
+)
 def test_forms_of_a_layer_are_the_same_and_so_are_their_gradients(task):
     kind, made, _, _, _, *kernel = task
     arguments = (jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3)),)
@@ -66,7 +71,13 @@ def test_forms_of_a_layer_are_the_same_and_so_are_their_gradients(task):
         window, outputs = kernel
         arguments += (jax.random.normal(jax.random.key(1), (*window, 3, outputs)) / 10,)
     programs = [forms.programs(form, arguments, kind) for form in made.values()]
-    gradients = ["of x"] if not kernel else ["of the kernel"] if kind == "stem" else ["of x", "of the kernel"]
+    gradients = (
+        ["of x"]
+        if not kernel
+        else ["of the kernel"]
+        if kind == "stem"
+        else ["of x", "of the kernel"]
+    )
     assert list(programs[0]) == ["forward", *gradients]
     for what, wanted in programs[0].items():
         for other in programs[1:]:

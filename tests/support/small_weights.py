@@ -6,7 +6,9 @@ import numpy as np
 
 from i3d_jax import models, weights
 
-INFO = weights.Info("i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test")
+INFO = weights.Info(
+    "i3d", tuple("abcdefg"), {"width": 0.0625}, short_side=40, crop=32, source="a test"
+)
 
 
 def small_variables(seed=0, channels=3):

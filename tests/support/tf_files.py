@@ -32,8 +32,13 @@ def block(pairs):
     """A block of the table: keys share prefixes, one restart point, type 0, masked CRC."""
     out, last = b"", b""
     for key, value in pairs:
-        shared = next((i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
-        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b),
+            min(len(key), len(last)),
+        )
+        out += (
+            varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        )
         last = key
     return ended(out)
 
@@ -79,15 +84,29 @@ def v1_pairs(tensors, slices=1):
     listed, pairs = b"", []
     for name, value in sorted(tensors.items()):
         value = np.asarray(value)
-        kind, number = {"float32": (1, 5), "float64": (2, 6), "int32": (3, 7), "int64": (9, 10)}[str(value.dtype)]
+        kind, number = {"float32": (1, 5), "float64": (2, 6), "int32": (3, 7), "int64": (9, 10)}[
+            str(value.dtype)
+        ]
         whole = field(1, b"") * value.ndim
         listed += field(
-            1, field(1, name.encode()) + field(2, shape_of(value)) + field(3, kind) + field(4, whole) * slices
+            1,
+            field(1, name.encode())
+            + field(2, shape_of(value))
+            + field(3, kind)
+            + field(4, whole) * slices,
         )
-        packed = [varint(int(v) % 2**64) for v in value.flat] if value.dtype.kind == "i" else [value.tobytes()]
-        saved = field(1, name.encode()) + field(2, whole) + field(3, field(number, b"".join(packed)))
+        packed = (
+            [varint(int(v) % 2**64) for v in value.flat]
+            if value.dtype.kind == "i"
+            else [value.tobytes()]
+        )
+        saved = (
+            field(1, name.encode()) + field(2, whole) + field(3, field(number, b"".join(packed)))
+        )
         rank = bytes([1, value.ndim] if value.ndim else [0])
-        pairs.append((b"\0" + name.encode() + b"\0\1" + rank + b"\x80\x7f" * value.ndim, field(2, saved)))
+        pairs.append(
+            (b"\0" + name.encode() + b"\0\1" + rank + b"\x80\x7f" * value.ndim, field(2, saved))
+        )
     return [(b"", field(1, listed + field(2, field(1, 1)))), *pairs]
 
 
@@ -102,4 +121,11 @@ def with_a_bit_flipped(good):
 
 def entry(shape, offset=0, size=4):
     sizes = b"".join(field(2, field(1, length)) for length in shape)
-    return field(1, 1) + field(2, sizes) + field(4, offset) + field(5, size) + varint(6 << 3 | 5) + masked_crc(b"")
+    return (
+        field(1, 1)
+        + field(2, sizes)
+        + field(4, offset)
+        + field(5, size)
+        + varint(6 << 3 | 5)
+        + masked_crc(b"")
+    )

@@ -1,4 +1,4 @@
-"""Videos whose frames tell which they are."""
+"""Makes small videos with known content."""
 
 import fractions
 import io
@@ -10,36 +10,59 @@ from i3d_jax.video import decoding
 
 
 def numbered(count, height=48, width=64):
-    """Grey frames whose brightness tells their number."""
-    return np.broadcast_to((np.arange(count) * 3 + 20)[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
+    """Grey frames whose brightness encodes their number."""
+    return np.broadcast_to(
+        (np.arange(count) * 3 + 20)[:, None, None, None], (count, height, width, 3)
+    ).astype(np.uint8)
 
 
 def numbers(frames):
+    """The numbers of the frames of `numbered`."""
     return np.rint((frames.mean((1, 2, 3)) - 20) / 3).astype(int).tolist()
 
 
 def waves(count, height=48, width=64):
-    """Flow in pixels that is less smooth: 10 of them, and one more per pixel."""
+    """Flow of up to 10 pixels that changes by up to one from pixel to pixel."""
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     return 10 * np.stack([np.sin(x / 10 + y / 13 + t / 5), np.cos(x / 11 - y / 10 + t / 6)], -1)
 
 
 def moving(count, height=48, width=64):
-    """Colours that move by 4 pixels a frame, and are so smooth that 2x2 pixels may share one."""
+    """Colours that move by 4 pixels a frame; smooth enough that 2x2 pixels may share one."""
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     waves = [np.sin((x + 4 * t) / 12 + c) * np.cos((y - 2 * t) / 14 + 2 * c) for c in range(3)]
     return (128 + 100 * np.stack(waves, -1)).astype(np.uint8)
 
 
 def images(frames):
-    """RGB images of frames as FFmpeg decodes them."""
-    return np.stack([frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames])
+    """Converts FFmpeg's frames to RGB images."""
+    return np.stack(
+        [frame.to_ndarray(format="rgb24", interpolation=decoding.BILINEAR) for frame in frames]
+    )
 
 
 def encode(
-    frames, times, container="matroska", codec="libx264", pix_fmt="yuv420p", time_base="1/1000", sound=0.0, **options
+    frames,
+    times,
+    container="matroska",
+    codec="libx264",
+    pix_fmt="yuv420p",
+    time_base="1/1000",
+    sound=0.0,
+    **options,
 ):
-    """Frames shown at given times, in milliseconds, and seconds of sound. Options of the muxer begin with mux_."""
+    """Encodes frames as a video file, and returns its bytes.
+
+    Args:
+      frames: uint8 [T, H, W, 3].
+      times: when each frame is shown, in units of `time_base`.
+      container: FFmpeg's name of the format.
+      codec: FFmpeg's name of the encoder.
+      pix_fmt: pixel format of the stored frames.
+      time_base: seconds, as a fraction.
+      sound: seconds of silence to add as an audio stream.
+      options: of the encoder; those of the muxer begin with mux_.
+    """
     file = io.BytesIO()
     muxing = {name[4:]: str(options.pop(name)) for name in list(options) if name.startswith("mux_")}
     with av.open(file, "w", format=container, options=muxing) as target:
@@ -56,7 +79,9 @@ def encode(
         target.mux(stream.encode())
         if voice:
             for start in range(0, round(48000 * sound), 960):
-                frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+                frame = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 960), np.int16), format="s16", layout="mono"
+                )
                 frame.sample_rate, frame.pts = 48000, start
                 target.mux(voice.encode(frame))
             target.mux(voice.encode())
@@ -64,15 +89,26 @@ def encode(
 
 
 def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
-    """A file's packets from a key frame on, not decoded, as `ffmpeg -c copy` cuts videos.
+    """Copies a file's packets without decoding, as `ffmpeg -c copy` cuts videos.
 
-    `shift` is added to their times, and the last one is shown for `last` seconds.
+    Args:
+      data: bytes of the file.
+      container: FFmpeg's name of the new format.
+      start: seconds; the copy begins with the first key frame from there on.
+      shift: seconds that are added to all times.
+      last: seconds for which the last frame is shown; None: as before.
+      muxing: options of the muxer.
     """
     file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container, options=muxing) as target:
+    with (
+        av.open(io.BytesIO(data)) as source,
+        av.open(file, "w", format=container, options=muxing) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.size]
-        begin = [packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets].index(True)
+        begin = [
+            packet.is_keyframe and packet.pts * packet.time_base >= start for packet in packets
+        ].index(True)
         if last is not None:
             packets[-1].duration = round(last / packets[-1].time_base)
         for packet in packets[begin:]:
@@ -83,29 +119,34 @@ def copied(data, container, start=0.0, shift=0.0, last=None, **muxing):
 
 
 def steady(count=40, container="mp4", first=0, **options):
-    """A file of numbered frames, 25 per second."""
-    return encode(numbered(count), [40 * (first + number) for number in range(count)], container, **options)
+    """A file of numbered frames at 25 per second, beginning at frame number `first`."""
+    return encode(
+        numbered(count), [40 * (first + number) for number in range(count)], container, **options
+    )
 
 
 MPEG4 = {"container": "avi", "codec": "mpeg4", "time_base": "1/25", "b": 4_000_000}
 
 
 def exact_rgb(frame, height, width):
-    """RGB from 0 to 255 [H, W, 3] of a frame of `whole`; every 2x2 pixels share one colour."""
+    """Converts an I420 frame to RGB from 0 to 255, [H, W, 3]; 2x2 pixels share a colour."""
     y, u, v = np.split(frame.ravel().astype(float), [height * width, height * width * 5 // 4])
     u, v = (np.kron(colour.reshape(height // 2, width // 2), np.ones((2, 2))) for colour in (u, v))
     return 255 * np.clip(colours(y.reshape(height, width), u, v), 0, 1)
 
 
 def colours(y, cb, cr):
-    """RGB from 0 to 1 by BT.601: luma is 0.299 R + 0.587 G + 0.114 B; B - Y and R - Y are scaled to 224 steps."""
+    """RGB from 0 to 1 by BT.601.
+
+    Luma is 0.299 R + 0.587 G + 0.114 B; B - Y and R - Y are scaled to 224 steps.
+    """
     luma = (y - 16) / 219
     blue, red = luma + (cb - 128) / 224 * 2 * (1 - 0.114), luma + (cr - 128) / 224 * 2 * (1 - 0.299)
     return np.stack([red, (luma - 0.299 * red - 0.114 * blue) / 0.587, blue], -1)
 
 
 def damaged_mjpeg(numbers):
-    """20 frames, some of which are no JPEG any more."""
+    """A file of 20 JPEG frames, some of which are overwritten with zeros."""
     data = bytearray(encode(numbered(20), [*range(0, 800, 40)], codec="mjpeg", pix_fmt="yuvj420p"))
     with av.open(io.BytesIO(data)) as file:
         places = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
@@ -115,7 +156,7 @@ def damaged_mjpeg(numbers):
 
 
 def clip(count, seed=0, height=32, width=40):
-    """A smooth texture that moves to the right by 1.5 pixels a frame, RGB."""
+    """RGB frames of a smooth texture that moves to the right by 1.5 pixels a frame."""
     rng = np.random.default_rng(seed)
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     image = sum(np.sin((x - 1.5 * t) / a + y / b + c) for a, b, c in rng.uniform(3, 8, (6, 3)))

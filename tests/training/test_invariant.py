@@ -99,8 +99,13 @@ def test_devices_processes_and_parts_make_no_difference(network, steps, lr, one,
     most = max(int(layout[0]) for layout in two.split())
     port = str(small_run.free_port())
     command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), str(tmp_path), port]
-    for jobs in ([["1", "0", "8", *one.split()]], [["2", process, str(most // 2), *two.split()] for process in "01"]):
-        started = [subprocess.Popen([*command, *job], stderr=subprocess.PIPE, text=True) for job in jobs]
+    for jobs in (
+        [["1", "0", "8", *one.split()]],
+        [["2", process, str(most // 2), *two.split()] for process in "01"],
+    ):
+        started = [
+            subprocess.Popen([*command, *job], stderr=subprocess.PIPE, text=True) for job in jobs
+        ]
         for each in started:
             _, error = each.communicate(timeout=600)
             assert each.returncode == 0, error[-3000:]

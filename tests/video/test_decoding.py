@@ -18,7 +18,10 @@ from i3d_jax.video import decoding, h264, planes
 
 
 def smooth_flow(count, height=48, width=64):
-    """Flow in pixels of a camera that pans, zooms and rolls: up to 10 of them, and 0.12 more per pixel."""
+    """Flow of a camera that pans, zooms and rolls, in pixels.
+
+    It is up to 10 pixels, and changes by up to 0.12 from pixel to pixel.
+    """
     t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
     zoom, roll, pan = 0.1 * np.cos(t / 9), 0.06 * np.sin(t / 7), 5 * np.sin(t / 6)
     u = zoom * (x - width / 2) - roll * (y - height / 2) + pan
@@ -27,18 +30,30 @@ def smooth_flow(count, height=48, width=64):
 
 
 def psnr(found, wanted):
-    """Of the worst frame, in dB."""
-    return -10 * np.log10((((found.astype(float) - wanted) / 255) ** 2).mean((1, 2, 3)).max() + 1e-9)
+    """The peak signal-to-noise ratio of the worst frame, in dB."""
+    return -10 * np.log10(
+        (((found.astype(float) - wanted) / 255) ** 2).mean((1, 2, 3)).max() + 1e-9
+    )
 
 
 def assert_on_screen(found, times):
-    """That frame `found[i]` is on the screen 40 i ms on, or begins within 20 ms and is nearer than that one; ties go either way."""
+    """Asserts that frame `found[i]` is the one to show at 40 i ms.
+
+    That is the frame on the screen, or the next one if it begins within 20 ms and is nearer. Ties
+    may go either way.
+    """
     for index, number in enumerate(found):
         now = 40 * index
         shown = max(np.flatnonzero(times <= now))
         ahead = min(np.flatnonzero(times > now), default=shown)
         early, late = times[ahead] - now, now - times[shown]
-        allowed = {shown} if early > min(20, late) else {ahead} if early < min(20, late) else {shown, ahead}
+        allowed = (
+            {shown}
+            if early > min(20, late)
+            else {ahead}
+            if early < min(20, late)
+            else {shown, ahead}
+        )
         assert number in allowed, (index, number, allowed)
 
 
@@ -47,9 +62,8 @@ def test_of_any_frame_rate_the_frame_is_taken_that_is_on_the_screen(rate):
     count = 40
     times = np.rint(np.arange(count) / rate * 1000).astype(int)
     found = numbers(video.decode(encode(numbered(count), times.tolist())))
-    assert len(found) == pytest.approx(
-        (count - 1) / rate * 25 + 1, abs=1
-    )  # The encoder says that the last one is shown for 40 ms.
+    # The encoder gives the last frame a duration of 40 ms.
+    assert len(found) == pytest.approx((count - 1) / rate * 25 + 1, abs=1)
     assert_on_screen(found, times)
 
 
@@ -70,7 +84,9 @@ def test_seeking_is_exact(fps):
     data = h264.encode(numbered(60), fps=fps, gop=16)
     whole = video.decode(data)
     for start, frames in (0, 5), (1, 3), (15, 4), (16, 16), (31, 9), (47, 40):
-        np.testing.assert_array_equal(video.decode(data, start=start, frames=frames), whole[start : start + frames])
+        np.testing.assert_array_equal(
+            video.decode(data, start=start, frames=frames), whole[start : start + frames]
+        )
     with pytest.raises(video.VideoError, match="has no frame 99 at 25"):
         video.decode(data, start=99)
 
@@ -81,7 +97,9 @@ def test_a_start_is_found_in_every_container(container):
     data = encode(numbered(60), [*range(60)], container, time_base="1/25", codec=codec, g=12)
     whole = video.decode(data)
     for start in 1, 13, 30, len(whole) - 1:
-        np.testing.assert_array_equal(video.decode(data, start=start, frames=3), whole[start : start + 3])
+        np.testing.assert_array_equal(
+            video.decode(data, start=start, frames=3), whole[start : start + 3]
+        )
 
 
 def test_recordings_that_were_put_together_are_shown_one_after_the_other():
@@ -100,7 +118,11 @@ def test_a_cover_is_not_the_video():
             tracks.append((track, numbered(1 if codec == "mjpeg" else 30, side, side)))
         for track, frames in tracks:
             for image in frames:
-                target.mux(track.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+                target.mux(
+                    track.encode(
+                        av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                    )
+                )
             target.mux(track.encode())
     assert numbers(video.decode(file.getvalue())) == [*range(30)]
 
@@ -108,8 +130,13 @@ def test_a_cover_is_not_the_video():
 @pytest.mark.parametrize("height,width", [(2, 8000), (8000, 2), (16, 272)])
 def test_frames_too_long_to_be_resized_are_named(height, width, tmp_path):
     path = tmp_path / "ribbon.mkv"
-    path.write_bytes(encode(np.zeros((2, height, width, 3), np.uint8), [0, 40], codec="ffv1", pix_fmt="bgr0"))
-    message = f"ribbon.mkv: cannot be resized: frames of {height}x{width} are more than 16 times as long as wide"
+    path.write_bytes(
+        encode(np.zeros((2, height, width, 3), np.uint8), [0, 40], codec="ffv1", pix_fmt="bgr0")
+    )
+    message = (
+        f"ribbon.mkv: cannot be resized: frames of {height}x{width} "
+        "are more than 16 times as long as wide"
+    )
     for read in (
         lambda: video.decode(path, short_side=256),
         lambda: next(video.grey(path, short_side=256)),
@@ -127,7 +154,15 @@ def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, m
     data = h264.encode(frames, fps=made, gop=16)
     whole = video.decode(data, stream=stream, fps=fps)
     assert len(whole) == pytest.approx(60 * fps / made, abs=1)
-    for start, stride, count in (0, 2, None), (0, 5, 4), (1, 1, 3), (5, 3, 2), (17, 4, 99), (18, 7, None), (20, 99, 2):
+    for start, stride, count in (
+        (0, 2, None),
+        (0, 5, 4),
+        (1, 1, 3),
+        (5, 3, 2),
+        (17, 4, 99),
+        (18, 7, None),
+        (20, 99, 2),
+    ):
         wanted = whole[start::stride][:count]
         for threads in 0, 1:
             options = dict(start=start, stride=stride, frames=count, threads=threads)
@@ -138,7 +173,9 @@ def test_start_and_stride_give_the_frames_that_slicing_the_whole_gives(stream, m
 @pytest.mark.parametrize("size", [64, 72, 96])
 def test_encoding_is_lossy_but_the_same_every_time(size):
     rng = np.random.default_rng(0)
-    frames = np.repeat(np.repeat(rng.integers(60, 200, (24, size // 8, size // 8, 3)), 8, 1), 8, 2).astype(np.uint8)
+    frames = np.repeat(
+        np.repeat(rng.integers(60, 200, (24, size // 8, size // 8, 3)), 8, 1), 8, 2
+    ).astype(np.uint8)
     data = h264.encode(frames)
     assert abs(video.decode(data).astype(int) - frames).mean() < 15  # Chroma is halved.
     assert all(h264.encode(frames) == data for _ in range(20))
@@ -151,9 +188,13 @@ def test_encoding_flow_gives_the_same_bytes_every_time(size):
     assert all(h264.encode(flow) == data for _ in range(20))
 
 
-@pytest.mark.parametrize("shape", [(3, 48, 63, 3), (3, 47, 64, 2), (3, 48, 64, 4), (3, 48, 64), (48, 64, 3)])
+@pytest.mark.parametrize(
+    "shape", [(3, 48, 63, 3), (3, 47, 64, 2), (3, 48, 64, 4), (3, 48, 64), (48, 64, 3)]
+)
 def test_encoding_names_the_shape_that_it_cannot_encode(shape):
-    with pytest.raises(ValueError, match=re.escape(f"shape {shape[1:]}, wanted [H, W, 3 or 2] with even H and W")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"shape {shape[1:]}, wanted [H, W, 3 or 2] with even H and W")
+    ):
         h264.encode(np.zeros(shape, np.uint8))
 
 
@@ -168,18 +209,23 @@ def test_encoding_takes_frames_one_by_one():
 
 
 def coloured(place, height, width, axis):
-    """RGB [..., 3] at a place (y, x), in pixels, of an image whose colours change steadily along an axis."""
+    """RGB [..., 3] at a place (y, x) of an image whose colours change linearly along an axis."""
     share = place[axis] / (height, width)[axis]
     return np.stack([50 + 140 * share, 120 + 0 * share, 190 - 130 * share], -1)
 
 
 def write_coloured(path, height, width, axis, weights, code, full):
-    """A lossless H.264 file of it, whose colour samples lie as H.264's do: at the left one of two pixels, between two rows."""
+    """Writes that image as a lossless H.264 file.
+
+    Colour samples lie where H.264 has them: at the left one of two pixels, between two rows.
+    """
 
     def value(place, channel):
         r, g, b = np.moveaxis(coloured(place, height, width, axis), -1, 0)
         luma = weights[0] * r + (1 - sum(weights)) * g + weights[1] * b
-        value = [luma, (b - luma) / (1 - weights[1]) / 2, (r - luma) / (1 - weights[0]) / 2][channel]
+        value = [luma, (b - luma) / (1 - weights[1]) / 2, (r - luma) / (1 - weights[0]) / 2][
+            channel
+        ]
         if not full:
             value = value * (219 if channel == 0 else 224) / 255
         return np.rint(value + (128 if channel else 0 if full else 16)).astype(np.uint8).ravel()
@@ -191,7 +237,9 @@ def write_coloured(path, height, width, axis, weights, code, full):
         stream = target.add_stream("libx264", rate=25, options={"qp": "0", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = code, 2 if full else 1
-        frame = av.VideoFrame.from_ndarray(np.concatenate(samples).reshape(-1, width), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(
+            np.concatenate(samples).reshape(-1, width), format="yuv420p"
+        )
         frame.colorspace, frame.color_range = code, 2 if full else 1
         target.mux(stream.encode(frame))
         target.mux(stream.encode())
@@ -204,23 +252,29 @@ STANDARDS = {"BT.601": ((0.299, 0.114), 6), "BT.709": ((0.2126, 0.0722), 1)}
 @pytest.mark.parametrize("full", [False, True], ids=["studio", "full"])
 @pytest.mark.parametrize("standard", STANDARDS)
 @pytest.mark.parametrize("height,width", [(240, 426), (256, 342), (480, 640), (240, 320)])
-def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(height, width, standard, full, axis, tmp_path):
+def test_colours_are_exact_to_a_tenth_of_a_level_scaled_or_not(
+    height, width, standard, full, axis, tmp_path
+):
     write_coloured(tmp_path / "x.mp4", height, width, axis, *STANDARDS[standard], full)
     (found,) = video.decode(tmp_path / "x.mp4", short_side=256).astype(float)
     place = np.mgrid[: found.shape[0], : found.shape[1]] + 0.5
     place *= np.array([height / found.shape[0], width / found.shape[1]])[:, None, None]
-    exact, inside = (
-        coloured(place - 0.5, height, width, axis),
-        (slice(16, -16), slice(16, -16)),
-    )  # Resizing looks past no border.
-    assert abs((found - exact)[inside].mean((0, 1))).max() < 0.1 and abs(found - exact)[inside].max() < 3
+    exact = coloured(place - 0.5, height, width, axis)
+    inside = (slice(16, -16), slice(16, -16))  # Resizing cannot look past the borders.
+    assert (
+        abs((found - exact)[inside].mean((0, 1))).max() < 0.1
+        and abs(found - exact)[inside].max() < 3
+    )
     (grey,) = video.grey(tmp_path / "x.mp4", short_side=256)
     brightness = (exact @ [0.299, 0.587, 0.114])[: grey.shape[0], : grey.shape[1]]
     assert abs((grey - brightness)[inside].mean()) < 0.1
     _, u, v = next(decoding.yuv(tmp_path / "x.mp4", short_side=256))
-    # What records have of colours: the mean may be off by a third of a pixel where a side is odd.
+    # The colours of records: their mean may be off by a third of a pixel where a side is odd.
     rows, columns = np.mgrid[: u.shape[0], : u.shape[1]].astype(float)
-    place = (2 * rows + 1) * height / found.shape[0] - 0.5, (2 * columns + 0.5) * width / found.shape[1] - 0.5
+    place = (
+        (2 * rows + 1) * height / found.shape[0] - 0.5,
+        (2 * columns + 0.5) * width / found.shape[1] - 0.5,
+    )
     r, g, b = np.moveaxis(coloured(place, height, width, axis), -1, 0)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
     for plane, wanted in ((u, (b - luma) / 1.772), (v, (r - luma) / 1.402)):
@@ -255,7 +309,7 @@ def test_what_records_show_is_as_bright_as_what_decoding_shows(shared_data):
     for index, planes_ in enumerate(decoding.yuv(clip, short_side=256, frames=20)):
         y, u, v = planes_
         packed = np.concatenate([y, np.concatenate([u, v], 1)])
-        difference = 127.5 * (1 + np.asarray(planes.rgb(packed))) - shown[index]
+        difference = 127.5 * (1 + np.asarray(planes.to_rgb(packed))) - shown[index]
         assert abs(difference.mean((0, 1))).max() < 0.1
 
 
@@ -265,9 +319,10 @@ def test_grey_is_the_brightness_of_what_records_show(tmp_path):
     assert found.shape == (9, 24, 32) and found.dtype == np.uint8  # 33 wide, but for the odd pixel.
     record = h264.transcode(tmp_path / "x.mp4", short_side=24)
     assert (record.frames, record.height, record.width) == found.shape
-    weights = np.array([0.299, 0.587, 0.114])  # Of OpenCV's grey.
+    weights = np.array([0.299, 0.587, 0.114])  # OpenCV's weights for grey.
     wanted = video.decode(record.data) @ weights
-    assert abs(found - wanted).mean() < 2 and abs(found - wanted).max() < 20  # The record is compressed.
+    # The record is compressed.
+    assert abs(found - wanted).mean() < 2 and abs(found - wanted).max() < 20
     exact = video.decode(tmp_path / "x.mp4", short_side=24)[:, :, :32] @ weights
     assert abs(found - exact).mean() < 1
 
@@ -282,12 +337,14 @@ def test_black_is_0_and_white_255_in_grey(tmp_path):
 
 @pytest.mark.parametrize("flow,mean,most", [(smooth_flow, 0.05, 0.5), (waves, 0.1, 0.8)])
 @pytest.mark.parametrize("height,width", [(48, 64), (64, 48), (56, 56)])
-def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_tenth(height, width, flow, mean, most):
+def test_smooth_flow_comes_back_to_a_twentieth_of_a_pixel_and_other_flow_to_a_tenth(
+    height, width, flow, mean, most
+):
     flow = flow(20, height, width)
     found = video.decode(h264.encode(pixels.flow_bytes(flow)), stream="flow")
     assert found.shape == flow.shape and found.dtype == np.uint8
     error = abs(pixels.MAX_FLOW * pixels.to_unit(found) - flow)
-    # The 8 bits alone are off by 0.04 in the mean, and by 0.08 at most.
+    # The mean error of the 8 bits alone is 0.04, the maximum 0.08.
     assert error.mean(axis=(0, 1, 2)).max() < mean and error.max() < most
 
 
@@ -316,10 +373,13 @@ def test_no_motion_is_exactly_128_and_exactly_zero():
 def test_flow_is_truncated_to_20_pixels_which_are_one():
     flow = np.array([[-1e6, -20.1], [-20, -10], [-0.1, 0.05], [10, 20], [20.1, np.inf]])
     bytes_ = pixels.flow_bytes(flow)
-    assert bytes_.tolist() == [[1, 1], [1, 64], [127, 128], [192, 255], [255, 255]]  # 191.5 is rounded to even.
+    # 191.5 is rounded to even.
+    assert bytes_.tolist() == [[1, 1], [1, 64], [127, 128], [192, 255], [255, 255]]
     wanted = np.clip(flow, -20, 20) / 20
     np.testing.assert_allclose(pixels.to_unit(bytes_), wanted, atol=0.5 / 127 + 1e-6)
-    assert pixels.to_unit(bytes_)[0].tolist() == [-1, -1] and pixels.to_unit(bytes_)[4].tolist() == [1, 1]
+    assert pixels.to_unit(bytes_)[0].tolist() == [-1, -1] and pixels.to_unit(bytes_)[
+        4
+    ].tolist() == [1, 1]
 
 
 def test_a_quality_of_0_is_lossless():
@@ -338,14 +398,14 @@ def test_flow_cannot_be_resized():
 def test_the_short_side_is_resized_and_the_aspect_kept():
     assert video.decode(h264.encode(numbered(3, 48, 64)), short_side=24).shape == (3, 24, 32, 3)
     assert video.decode(h264.encode(numbered(3, 64, 48)), short_side=96).shape == (3, 128, 96, 3)
-    assert decoding.resized(240, 426, 256) == (256, 454)
+    assert decoding.resized_shape(240, 426, 256) == (256, 454)
 
 
 def test_rotation_in_the_metadata_is_undone():
     frames = np.zeros((4, 32, 64, 3), np.uint8)
     frames[:, :, :32, 0] = 220  # The left half is red.
     data = bytearray(h264.encode(frames))
-    # The track header's display matrix: what a phone held upright writes.
+    # The display matrix in the track header, as a phone held upright writes it.
     where = data.index(b"tkhd") + 44
     data[where : where + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     upright = video.decode(bytes(data))
@@ -371,7 +431,9 @@ def test_names_are_files_whatever_they_look_like(tmp_path, monkeypatch):
 
 
 def test_gifs_are_videos(tmp_path):
-    (tmp_path / "x.gif").write_bytes(encode(numbered(12), range(0, 1200, 100), "gif", "gif", "gray", "1/100"))
+    (tmp_path / "x.gif").write_bytes(
+        encode(numbered(12), range(0, 1200, 100), "gif", "gif", "gray", "1/100")
+    )
     assert video.decode(tmp_path / "x.gif").shape[1:] == (48, 64, 3)
 
 
@@ -381,7 +443,9 @@ def test_files_that_are_no_videos_are_named(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(h264.encode(numbered(20))[:500])
     with av.open(tmp_path / "sound.wav", "w") as sound:
         stream = sound.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 800), np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate = 8000
         sound.mux(stream.encode(frame))
     for name in "text.mp4", "empty.mp4", "cut.mp4", "sound.wav", "missing.mp4", ".":
@@ -401,7 +465,8 @@ def test_flow_files_are_those_that_encode_writes(tmp_path):
     for other in (h264.encode(flow, fps=50), h264.encode(np.zeros((4, 32, 48, 3), np.uint8))):
         path.write_bytes(other)
         with pytest.raises(
-            video.VideoError, match="flow.mp4: is not as `python -m i3d_jax.flow` writes it: mov, h264, "
+            video.VideoError,
+            match="flow.mp4: is not as `python -m i3d_jax.flow` writes it: mov, h264, ",
         ):
             h264.check_flow(path)
     path.write_text("u and v")
@@ -428,21 +493,27 @@ def test_unit_range():
     np.testing.assert_allclose(pixels.to_unit(rgb), [[-1, -0.6, 1]], atol=1e-7)
     np.testing.assert_allclose(pixels.to_unit(flow), [[-1, 0], [1, -64 / 127]], atol=1e-7)
     for frames in rgb, flow:
-        assert pixels.to_unit(frames).dtype == pixels.to_unit(jnp.asarray(frames)).dtype == np.float32
-        np.testing.assert_allclose(pixels.to_unit(jnp.asarray(frames)), pixels.to_unit(frames), atol=1e-7)
+        assert (
+            pixels.to_unit(frames).dtype == pixels.to_unit(jnp.asarray(frames)).dtype == np.float32
+        )
+        np.testing.assert_allclose(
+            pixels.to_unit(jnp.asarray(frames)), pixels.to_unit(frames), atol=1e-7
+        )
 
 
 def test_the_real_clips(shared_data):
     gif = video.decode(shared_data / "kinetics-i3d" / "v_CricketShot_g04_c01_rgb.gif")
     assert gif.shape == (79, 224, 224, 3)
-    clip = video.decode(shared_data / "clips" / "flipping_a_pancake.mkv", short_side=256, frames=250)
+    clip = video.decode(
+        shared_data / "clips" / "flipping_a_pancake.mkv", short_side=256, frames=250
+    )
     assert clip.shape == (250, 256, 454, 3)
     # 310 frames at 30 per second are 10.33 s; frame 258 is due at 10.32 s.
     assert len(video.decode(shared_data / "clips" / "flipping_a_pancake.mkv", short_side=32)) == 259
 
 
 def regular(count, rate):
-    """When the frames of a constant rate are shown, in milliseconds."""
+    """The times of frames at a constant rate, in milliseconds."""
     return np.rint(np.arange(count) / rate * 1000).astype(int).tolist()
 
 
@@ -465,10 +536,12 @@ def test_transcoding_keeps_what_decoding_shows(rate, container, tmp_path):
         assert stream.average_rate == 25 and stream.frames == found.frames
     frames = video.decode(found.data)
     assert frames.shape == wanted.shape and psnr(frames, wanted) > 34
-    assert psnr(frames[1:], wanted[:-1]) < 28  # What a frame too many or too few would give.
+    assert psnr(frames[1:], wanted[:-1]) < 28  # A frame too many or too few would give this.
 
 
-@pytest.mark.parametrize("seconds,frames", [(0.001, 1), (0.3, 8), (0.5, 12), (1, 25), (1.99, 50), (99, 60)])
+@pytest.mark.parametrize(
+    "seconds,frames", [(0.001, 1), (0.3, 8), (0.5, 12), (1, 25), (1.99, 50), (99, 60)]
+)
 def test_transcoding_takes_so_many_seconds_at_most(seconds, frames, tmp_path):
     (tmp_path / "x").write_bytes(steady(60))
     found = h264.transcode(tmp_path / "x", short_side=48, seconds=seconds)
@@ -491,7 +564,9 @@ def test_transcoding_cuts_nothing_off_but_the_last_pixel_of_an_odd_side(height, 
         assert psnr(frames[:, :, 1:], wanted[:, :rows, : columns - 1]) < 38
 
 
-@pytest.mark.parametrize("turns,matrix", [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))])
+@pytest.mark.parametrize(
+    "turns,matrix", [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))]
+)
 def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
     frames = moving(4, 48, 80)
     frames[:, :24, :40] = 250, 20, 20  # One corner is red.
@@ -504,7 +579,7 @@ def test_transcoded_videos_are_upright(turns, matrix, tmp_path):
     found = h264.transcode(tmp_path / "x", short_side=48)
     assert (found.height, found.width) == upright.shape[1:3]
     assert psnr(video.decode(found.data), upright) > 26
-    # Of brightness: colours, of which there are fewer samples, are turned about another point.
+    # Brightness only: colours have fewer samples, and are turned about another point.
     brightness = np.array([[0.299], [0.587], [0.114]])
     shown = video.decode(tmp_path / "x", short_side=48)
     assert psnr(video.decode(found.data) @ brightness, shown @ brightness) > 36
@@ -517,17 +592,30 @@ def test_transcoding_gives_the_same_bytes_every_time_and_whatever_else_runs(tmp_
         (tmp_path / f"{number}").write_bytes(encode(moving(40, 56 + 8 * number, 88), times))
     alone = [h264.transcode(tmp_path / f"{n}", short_side=72).data for n in range(3)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: h264.transcode(tmp_path / f"{n % 3}", short_side=72).data, range(12)))
+        found = list(
+            pool.map(lambda n: h264.transcode(tmp_path / f"{n % 3}", short_side=72).data, range(12))
+        )
     assert found == alone * 4
 
 
 def planar(rgb, red, blue, full):
-    """Y, Cb and Cr of RGB [H, W, 3] by the luma weights of a standard, in its full range of values or not."""
+    """Converts RGB [H, W, 3] to Y, Cb and Cr.
+
+    Args:
+      rgb: the image.
+      red: luma weight of red in a standard.
+      blue: luma weight of blue.
+      full: whether the full range of values is used.
+    """
     r, g, b = np.moveaxis(rgb / 255, -1, 0)
     y = red * r + (1 - red - blue) * g + blue * b
     colours = [(b - y) / (1 - blue) / 2, (r - y) / (1 - red) / 2]
     colours = [c.reshape(c.shape[0] // 2, 2, c.shape[1] // 2, 2).mean((1, 3)) for c in colours]
-    values = [255 * y] + [255 * c + 128 for c in colours] if full else [219 * y + 16] + [224 * c + 128 for c in colours]
+    values = (
+        [255 * y] + [255 * c + 128 for c in colours]
+        if full
+        else [219 * y + 16] + [224 * c + 128 for c in colours]
+    )
     return np.concatenate([np.clip(np.rint(x), 0, 255).astype(np.uint8).ravel() for x in values])
 
 
@@ -543,7 +631,9 @@ def test_transcoding_keeps_colours_whatever_standard_the_video_follows(space, fu
         stream = target.add_stream("libx264", rate=25, options={"crf": "1"})
         stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = code, 2 if full else 1
-        frame = av.VideoFrame.from_ndarray(planar(image, *weights, full).reshape(96, 96), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(
+            planar(image, *weights, full).reshape(96, 96), format="yuv420p"
+        )
         frame.colorspace, frame.color_range = code, 2 if full else 1
         target.mux(stream.encode(frame))
         target.mux(stream.encode())
@@ -552,7 +642,8 @@ def test_transcoding_keeps_colours_whatever_standard_the_video_follows(space, fu
         assert (frame.colorspace, frame.color_range) == (code, 2 if full else 1)
     (decoded,) = video.decode(tmp_path / "x.mp4").astype(float)
     (found,) = video.decode(h264.transcode(tmp_path / "x.mp4", short_side=64).data).astype(float)
-    middle = (slice(5, None, 16), slice(5, None, 16))  # Away from the patches' borders, where colours mix.
+    # Away from the patches' borders, where colours mix.
+    middle = (slice(5, None, 16), slice(5, None, 16))
     assert abs(decoded - image)[middle].max() < 5
     assert abs(found - decoded)[middle].max() < 7 and abs(found - image)[middle].max() < 9
 
@@ -572,24 +663,33 @@ def test_transcoding_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path
         import resource, sys
         from i3d_jax.video import h264
         def peak(seconds):
-            assert h264.transcode(sys.argv[1], short_side=64, seconds=seconds).frames == 25 * seconds
+            found = h264.transcode(sys.argv[1], short_side=64, seconds=seconds)
+            assert found.frames == 25 * seconds
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(-(peak(12) - peak(120)))"""
     process = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x"], check=True, stdout=subprocess.PIPE, text=True
     )
-    # The planes of 2,700 frames more would be 16,200 KiB, the file is 1,000.
+    # The planes of 2,700 more frames would take 16,200 KiB; the file takes 1,000.
     assert int(process.stdout) < 8000
 
 
 def test_what_is_shown_is_what_is_decoded():
     data = encode(moving(40), VARYING[:40])
-    for options in {}, {"start": 7}, {"frames": 9}, {"fps": 10}, {"start": 3, "frames": 5, "stride": 4, "threads": 1}:
-        np.testing.assert_array_equal(images(video.shown(data, **options)), video.decode(data, **options))
+    for options in (
+        {},
+        {"start": 7},
+        {"frames": 9},
+        {"fps": 10},
+        {"start": 3, "frames": 5, "stride": 4, "threads": 1},
+    ):
+        np.testing.assert_array_equal(
+            images(video.iter_frames(data, **options)), video.decode(data, **options)
+        )
 
 
 def test_a_frame_that_is_shown_for_long_comes_again():
-    first, second, third, *others = video.shown(encode(numbered(3), [0, 120, 240]))
+    first, second, third, *others = video.iter_frames(encode(numbered(3), [0, 120, 240]))
     assert first is second is third and first is not others[0]
 
 
@@ -607,15 +707,28 @@ FINE = {
     "begins after its sound": (lambda: steady(container="matroska", first=25, sound=3), range(40)),
     "varying": (lambda: encode(numbered(4), [0, 40, 80, 2080]), [0, 1] + 50 * [2] + [3]),
     "a last frame of 2 seconds, mp4": (lambda: copied(STILL, "mp4", last=2), [0, 1, 2] + 50 * [3]),
-    "a last frame of 2 seconds, mkv": (lambda: copied(STILL, "matroska", last=2), [0, 1, 2] + 50 * [3]),
+    "a last frame of 2 seconds, mkv": (
+        lambda: copied(STILL, "matroska", last=2),
+        [0, 1, 2] + 50 * [3],
+    ),
     "B-frames": (lambda: steady(x264_params="bframes=3:b-adapt=0:b-pyramid=normal"), range(40)),
     "open groups": (lambda: steady(x264_params=OPEN), range(40)),
-    # What refers to frames that were left out is lost; x264's first group is shorter by its three B-frames.
-    "cut out of open groups, mp4": (lambda: copied(steady(x264_params=OPEN), "mp4", 0.3), range(12, 40)),
-    "cut out of open groups, mkv": (lambda: copied(steady(x264_params=OPEN), "matroska", 0.3), range(12, 40)),
+    # Frames that refer to frames left out are lost. x264's first group of pictures is shorter by
+    # its three B-frames.
+    "cut out of open groups, mp4": (
+        lambda: copied(steady(x264_params=OPEN), "mp4", 0.3),
+        range(12, 40),
+    ),
+    "cut out of open groups, mkv": (
+        lambda: copied(steady(x264_params=OPEN), "matroska", 0.3),
+        range(12, 40),
+    ),
     "cut out, mp4": (lambda: copied(steady(x264_params=CLOSED), "mp4", 0.3), range(12, 40)),
     "cut out, mkv": (lambda: copied(steady(x264_params=CLOSED), "matroska", 0.3), range(12, 40)),
-    "edit list": (lambda: copied(steady(), "mp4", 0, -0.4, avoid_negative_ts="disabled"), range(10, 40)),
+    "edit list": (
+        lambda: copied(steady(), "mp4", 0, -0.4, avoid_negative_ts="disabled"),
+        range(10, 40),
+    ),
     "one frame, mp4": (lambda: steady(1), [0]),
     "one frame, mkv": (lambda: steady(1, "matroska"), [0]),
     "10 frames per second": (lambda: encode(numbered(8), regular(8, 10), "mp4"), None),
@@ -624,9 +737,18 @@ FINE = {
     "ts": (lambda: steady(container="mpegts"), range(40)),
     "VP9": (lambda: steady(container="webm", codec="libvpx-vp9", crf=4, cpu_used=8), range(40)),
     "interlaced": (lambda: steady(x264_params="interlaced=1"), range(40)),
-    "does not say how long it lasts": (lambda: steady(container="matroska", mux_live=1, sound=1), range(40)),
-    "says it badly": (lambda: steady(container="matroska").replace(b"00:00:01.6000", b"for 1.6 s    "), range(40)),
-    "tags that are not UTF-8": (lambda: steady(container="matroska").replace(b"Lavf", b"Caf\xe9"), range(40)),
+    "does not say how long it lasts": (
+        lambda: steady(container="matroska", mux_live=1, sound=1),
+        range(40),
+    ),
+    "says it badly": (
+        lambda: steady(container="matroska").replace(b"00:00:01.6000", b"for 1.6 s    "),
+        range(40),
+    ),
+    "tags that are not UTF-8": (
+        lambda: steady(container="matroska").replace(b"Lavf", b"Caf\xe9"),
+        range(40),
+    ),
 }
 
 
@@ -636,7 +758,7 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
     (tmp_path / "x").write_bytes(make())
     frames = video.decode(tmp_path / "x")
     for threads in 0, 1:
-        strict = images(video.shown(tmp_path / "x", strict=True, threads=threads))
+        strict = images(video.iter_frames(tmp_path / "x", strict=True, threads=threads))
         np.testing.assert_array_equal(strict, frames)
     found = video.decode(h264.transcode(tmp_path / "x", short_side=48).data)
     assert numbers(found) == numbers(frames)
@@ -645,18 +767,26 @@ def test_strict_reading_takes_files_that_are_odd_but_whole(name, tmp_path):
 
 
 def detailed(count=40):
-    """Frames that make a large file."""
+    """Frames with so much detail that their file is large."""
     rng = np.random.default_rng(0)
     grain = np.kron(rng.integers(-60, 60, (count, 48, 64, 1)), np.ones((1, 2, 2, 1)))
     return np.clip(moving(count, 96, 128) + grain, 0, 255).astype(np.uint8)
 
 
 def detailed_file(container, **options):
-    return encode(detailed(), [40 * number for number in range(40)], container, **{"x264_params": CLOSED} | options)
+    return encode(
+        detailed(),
+        [40 * number for number in range(40)],
+        container,
+        **{"x264_params": CLOSED} | options,
+    )
 
 
 def rotten(container, **options):
-    """40 bytes in the middle of some frames are others; of one frame H.264's decoder could take them for sound."""
+    """A file with 40 wrong bytes in the middle of some frames.
+
+    In a single frame, H.264's decoder might not notice them.
+    """
     data = bytearray(detailed_file(container, **options))
     with av.open(io.BytesIO(data)) as file:
         places = [packet.pos + packet.size // 2 for packet in file.demux(video=0) if packet.size]
@@ -669,7 +799,9 @@ def sound_only():
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as target:
         stream = target.add_stream("libopus", rate=48000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 960), np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate = 48000
         target.mux(stream.encode(frame))
         target.mux(stream.encode())
@@ -677,7 +809,7 @@ def sound_only():
 
 
 def claiming(container, seconds):
-    """1.6 seconds of video that claim to be longer."""
+    """A file with 1.6 seconds of video that states a longer duration."""
     if container == "avi":
         data = bytearray(encode(numbered(40), range(40), **MPEG4))
         where, claim = data.index(b"strh") + 40, struct.pack("<I", round(25 * seconds))
@@ -695,19 +827,37 @@ def part(data, share):
 def between_frames(data, number):
     with av.open(io.BytesIO(data)) as file:
         places = [packet.pos for packet in file.demux(video=0) if packet.size]
-    return data[: places[number] - 8]  # AVI's chunks begin with 8 bytes.
+    return data[: places[number] - 8]  # A chunk of AVI begins with a header of 8 bytes.
 
 
-INDEX_FIRST = {"mux_moov_size": 10_000}  # As +faststart does, which cannot write to memory.
+INDEX_FIRST = {"mux_moov_size": 10_000}  # Like +faststart, which cannot write to memory.
 CUT = ("is damaged", "is truncated")
 BAD = {
     "cut off, mkv": (lambda: [part(detailed_file("matroska"), s) for s in (0.1, 0.4, 0.6)], CUT),
-    "cut off, mkv with sound": (lambda: [part(detailed_file("matroska", sound=1.6), s) for s in (0.1, 0.4, 0.6)], CUT),
-    "cut off, mp4": (lambda: [part(detailed_file("mp4", **INDEX_FIRST), s) for s in (0.3, 0.6, 0.95)], CUT),
-    "cut off, avi": (lambda: [part(encode(detailed(), range(40), **MPEG4), s) for s in (0.2, 0.6)], CUT),
-    "cut off between two frames, avi": (lambda: [between_frames(encode(detailed(), range(40), **MPEG4), 20)], CUT),
-    "cut off, VP9": (lambda: [part(detailed_file("webm", codec="libvpx-vp9", cpu_used=8), 0.5)], CUT),
-    "without its end, mp4": (lambda: [part(detailed_file("mp4"), s) for s in (0.5, 0.95)], ("cannot be decoded",)),
+    "cut off, mkv with sound": (
+        lambda: [part(detailed_file("matroska", sound=1.6), s) for s in (0.1, 0.4, 0.6)],
+        CUT,
+    ),
+    "cut off, mp4": (
+        lambda: [part(detailed_file("mp4", **INDEX_FIRST), s) for s in (0.3, 0.6, 0.95)],
+        CUT,
+    ),
+    "cut off, avi": (
+        lambda: [part(encode(detailed(), range(40), **MPEG4), s) for s in (0.2, 0.6)],
+        CUT,
+    ),
+    "cut off between two frames, avi": (
+        lambda: [between_frames(encode(detailed(), range(40), **MPEG4), 20)],
+        CUT,
+    ),
+    "cut off, VP9": (
+        lambda: [part(detailed_file("webm", codec="libvpx-vp9", cpu_used=8), 0.5)],
+        CUT,
+    ),
+    "without its end, mp4": (
+        lambda: [part(detailed_file("mp4"), s) for s in (0.5, 0.95)],
+        ("cannot be decoded",),
+    ),
     "rotten, mp4": (lambda: [rotten("mp4")], ("is damaged",)),
     "rotten, mkv": (lambda: [rotten("matroska", sound=1.6)], ("is damaged",)),
     "empty": (lambda: [b""], ("is empty",)),
@@ -715,8 +865,14 @@ BAD = {
     "text": (lambda: [b"<html>This video is private.</html>" * 99], ("cannot be decoded",)),
     "sound only": (lambda: [sound_only()], ("has no video stream",)),
     "an unknown codec": (lambda: [steady().replace(b"avc1", b"zzzz")], ("cannot be decoded",)),
-    "claims to be longer": (lambda: [claiming(c, 2.2) for c in ("avi", "matroska")], ("is truncated",)),
-    "stands still for 3 hours": (lambda: [encode(numbered(3), [0, 40, 10_800_000])], ("is damaged",)),
+    "claims to be longer": (
+        lambda: [claiming(c, 2.2) for c in ("avi", "matroska")],
+        ("is truncated",),
+    ),
+    "stands still for 3 hours": (
+        lambda: [encode(numbered(3), [0, 40, 10_800_000])],
+        ("is damaged",),
+    ),
 }
 
 
@@ -727,8 +883,8 @@ def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(data)
         for read in (
-            lambda path: list(video.shown(path, strict=True)),
-            lambda path: list(video.shown(path, strict=True, threads=1)),
+            lambda path: list(video.iter_frames(path, strict=True)),
+            lambda path: list(video.iter_frames(path, strict=True, threads=1)),
             lambda path: h264.transcode(path, short_side=48),
         ):
             with pytest.raises(video.VideoError) as caught:
@@ -739,7 +895,7 @@ def test_strict_reading_refuses_damaged_files_and_says_why(name, tmp_path):
 
 @pytest.mark.parametrize("container", ["avi", "matroska"])
 def test_half_a_second_may_be_missing(container):
-    assert len(list(video.shown(claiming(container, 2.0), strict=True))) == 40
+    assert len(list(video.iter_frames(claiming(container, 2.0), strict=True))) == 40
 
 
 def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):
@@ -748,9 +904,11 @@ def test_what_comes_after_the_seconds_that_are_taken_may_be_damaged(tmp_path):
 
 
 def test_frame_0_is_the_first_that_is_there():
-    # AVI has no times but places, also for frames that are not there.
+    # AVI has no timestamps: positions count, those of missing frames too.
     data = encode(numbered(30), range(50, 80), bf=2, **MPEG4)
     frames = video.decode(data)
     assert numbers(frames) == list(range(30))
     for start in range(30):
-        np.testing.assert_array_equal(video.decode(data, start=start, frames=5), frames[start : start + 5])
+        np.testing.assert_array_equal(
+            video.decode(data, start=start, frames=5), frames[start : start + 5]
+        )

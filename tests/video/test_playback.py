@@ -1,4 +1,4 @@
-"""What is shown of files that are odd in how they store time, orientation and shape, or are damaged."""
+"""Playback of files with odd timestamps, orientation or shape, and of damaged files."""
 
 import fractions
 import io
@@ -10,7 +10,17 @@ import av
 import av.stream
 import numpy as np
 import pytest
-from support.videos import MPEG4, copied, damaged_mjpeg, encode, images, moving, numbered, numbers, steady
+from support.videos import (
+    MPEG4,
+    copied,
+    damaged_mjpeg,
+    encode,
+    images,
+    moving,
+    numbered,
+    numbers,
+    steady,
+)
 
 from i3d_jax import video
 from i3d_jax.video import h264, playback
@@ -19,7 +29,7 @@ BFRAMES = {"x264_params": "bframes=3:b-adapt=0:keyint=30"}
 
 
 def barcode(image):
-    """The number that a frame of the odd files carries."""
+    """The number that is drawn in a frame of the odd files."""
     height, width = image.shape[:2]
     strip = image[height // 3 + height // 24 : height // 2 - height // 24].mean(0)
     strip = strip if strip.ndim == 1 else strip.mean(-1)
@@ -39,7 +49,11 @@ ODD = {
 def test_odd_files_are_shown_right_wherever_they_are_read(name, shared_data):
     path = shared_data / "odd" / name
     record = h264.transcode(path, short_side=240)
-    for shown in video.decode(path), list(video.grey(path, short_side=240, strict=True)), video.decode(record.data):
+    for shown in (
+        video.decode(path),
+        list(video.grey(path, short_side=240, strict=True)),
+        video.decode(record.data),
+    ):
         unmirrored = [image[:, ::-1] if name == "hflip.mp4" else image for image in shown]
         assert [barcode(image) for image in unmirrored] == ODD[name]
     left, right = video.decode(path, frames=1)[0, 5, [5, -5]].tolist()
@@ -50,23 +64,31 @@ def test_odd_files_are_shown_right_wherever_they_are_read(name, shared_data):
 @pytest.mark.parametrize("name,count", [("stale.mkv", 100), ("pipe.avi", 100), ("two.ts", 200)])
 def test_odd_files_that_are_whole_pass_a_strict_reading(name, count, shared_data):
     path = shared_data / "odd" / name
-    assert len(list(video.shown(path, strict=True))) == len(video.decode(path)) == count
+    assert len(list(video.iter_frames(path, strict=True))) == len(video.decode(path)) == count
 
 
-@pytest.mark.parametrize("options", [{"codec": "libx264", **BFRAMES}, {**MPEG4, "bf": 2}], ids=["H.264", "MPEG-4"])
+@pytest.mark.parametrize(
+    "options", [{"codec": "libx264", **BFRAMES}, {**MPEG4, "bf": 2}], ids=["H.264", "MPEG-4"]
+)
 @pytest.mark.parametrize("threads", [0, 1])
-def test_frames_without_presentation_times_are_shown_in_the_decoders_order(threads, options, tmp_path):
-    data = encode(numbered(60), [*range(60)], **({"container": "avi", "time_base": "1/25"} | options))
+def test_frames_without_presentation_times_are_shown_in_the_decoders_order(
+    threads, options, tmp_path
+):
+    data = encode(
+        numbered(60), [*range(60)], **({"container": "avi", "time_base": "1/25"} | options)
+    )
     (tmp_path / "x.avi").write_bytes(data)
     assert numbers(video.decode(data, threads=threads)) == [*range(60)]
     assert numbers(video.decode(data, threads=threads, start=13, frames=3)) == [13, 14, 15]
-    grey = np.stack(list(video.grey(tmp_path / "x.avi", short_side=48, threads=threads, strict=True)))
+    grey = np.stack(
+        list(video.grey(tmp_path / "x.avi", short_side=48, threads=threads, strict=True))
+    )
     assert numbers(grey[..., None]) == [*range(60)]
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
 def test_presentation_times_that_were_invented_are_not_believed(container):
-    # PyAV invents them for AVI, as `ffmpeg -fflags +genpts` does: every third is wrong.
+    # PyAV invents timestamps for AVI, as `ffmpeg -fflags +genpts` does: every third is wrong.
     avi = encode(numbered(60), [*range(60)], "avi", time_base="1/25", **BFRAMES)
     data = copied(avi, container)
     with av.open(io.BytesIO(data)) as file:
@@ -78,21 +100,26 @@ def test_presentation_times_that_were_invented_are_not_believed(container):
 
 
 def with_matrix(data, a, b, c, d):
-    """A file's display matrix made another, in the header of its track."""
+    """Replaces the display matrix in the header of a file's track."""
     data, unit = bytearray(data), 1 << 16
     where = data.index(b"tkhd") + 44
-    data[where : where + 36] = struct.pack(">9i", a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30)
+    data[where : where + 36] = struct.pack(
+        ">9i", a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30
+    )
     return bytes(data)
 
 
 @pytest.mark.parametrize(
-    "matrix", [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+    "matrix",
+    [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)]
+    + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)],
 )
 def test_a_display_matrix_mirrors_and_turns(matrix, tmp_path):
     frames = moving(3, 48, 80)
     frames[:, :24, :40] = 250, 20, 20
     a, b, c, d = matrix
-    # By the standard's formula: the stored pixel at (x, y) is shown at (a x + c y, b x + d y), but for an offset.
+    # The standard's formula: up to an offset, the stored pixel at (x, y) is shown at
+    # (a x + c y, b x + d y).
     y, x = np.mgrid[:48, :80]
     right, down = a * x + c * y, b * x + d * y
     wanted = np.empty((3, np.ptp(down) + 1, np.ptp(right) + 1, 3), np.uint8)
@@ -123,19 +150,25 @@ def anamorphic(aspect):
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.sample_aspect_ratio = fractions.Fraction(aspect)
         for image in numbered(3):
-            target.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            target.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                )
+            )
         target.mux(stream.encode())
     return file.getvalue()
 
 
-@pytest.mark.parametrize("aspect,shape", [("2", (24, 64)), ("16/15", (24, 34)), ("3/8", (48, 24)), ("1", (24, 32))])
+@pytest.mark.parametrize(
+    "aspect,shape", [("2", (24, 64)), ("16/15", (24, 34)), ("3/8", (48, 24)), ("1", (24, 32))]
+)
 def test_pixels_that_are_not_square_are_stretched_as_players_do(aspect, shape, tmp_path):
     path = tmp_path / "x.mp4"
     path.write_bytes(anamorphic(aspect))
     assert video.decode(path, short_side=24).shape == (3, *shape, 3)
     assert next(video.grey(path, short_side=24)).shape == shape
     assert h264.transcode(path, short_side=24)[2:] == shape
-    assert video.decode(path).shape == (3, 48, 64, 3)  # As they are stored.
+    assert video.decode(path).shape == (3, 48, 64, 3)  # The stored shape.
     path.write_bytes(with_matrix(anamorphic(aspect), 0, 1, -1, 0))
     assert video.decode(path, short_side=24).shape == (3, *shape[::-1], 3)
 
@@ -143,13 +176,17 @@ def test_pixels_that_are_not_square_are_stretched_as_players_do(aspect, shape, t
 def test_a_reading_goes_on_after_frames_that_cannot_be_decoded_and_says_how_many(tmp_path):
     path = tmp_path / "x.mkv"
     path.write_bytes(damaged_mjpeg([5, 6]))
-    with pytest.warns(video.DamageWarning, match="x.mkv: is damaged: left out: 2 packets that could not be decoded"):
+    with pytest.warns(
+        video.DamageWarning,
+        match="x.mkv: is damaged: left out: 2 packets that could not be decoded",
+    ):
         found = numbers(video.decode(path))
     assert found == [0, 1, 2, 3, 4, 4, 4, *range(7, 20)]
     path.write_bytes(damaged_mjpeg([0]))
     with pytest.warns(video.DamageWarning, match="left out: 1 packet that could"):
         assert numbers(video.decode(path)) == [*range(1, 20)]
-    assert numbers(video.decode(damaged_mjpeg([15]), frames=3)) == [0, 1, 2]  # As far as it was read it is whole.
+    # The part that is read is not damaged.
+    assert numbers(video.decode(damaged_mjpeg([15]), frames=3)) == [0, 1, 2]
 
 
 def test_a_video_of_which_nothing_can_be_decoded_is_an_error():
@@ -158,22 +195,23 @@ def test_a_video_of_which_nothing_can_be_decoded_is_an_error():
 
 
 def test_a_strict_reading_refuses_frames_that_cannot_be_decoded():
-    frames = video.shown(damaged_mjpeg([5]), strict=True, threads=1)
+    frames = video.iter_frames(damaged_mjpeg([5]), strict=True, threads=1)
     assert numbers(images(next(frames) for _ in range(4))) == [0, 1, 2, 3]
     with pytest.raises(video.VideoError, match="is damaged: after 0.16 s: Invalid data"):
         list(frames)
-    assert len(list(video.shown(damaged_mjpeg([5]), strict=True, threads=1, frames=4))) == 4
+    assert len(list(video.iter_frames(damaged_mjpeg([5]), strict=True, threads=1, frames=4))) == 4
 
 
 def test_the_joint_of_two_recordings_is_no_damage_but_a_hole_is():
-    one = steady(50, "mpegts", g=12)  # Of other lengths nothing may be flagged.
+    one = steady(50, "mpegts", g=12)  # With other lengths no packet may be flagged.
     assert numbers(video.decode(one * 2)) == [*range(50)] * 2
     with av.open(io.BytesIO(one * 2)) as file:
         assert any(packet.is_corrupt for packet in file.demux(video=0))
-    assert len(list(video.shown(one * 2, strict=True))) == 100
-    hole = one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]  # Three packets of the stream are gone.
+    assert len(list(video.iter_frames(one * 2, strict=True))) == 100
+    # Three packets of the stream are missing.
+    hole = one[: 188 * (len(one) // 376)] + one[188 * (len(one) // 376 + 3) :]
     with pytest.raises(video.VideoError, match="is damaged"):
-        list(video.shown(hole, strict=True))
+        list(video.iter_frames(hole, strict=True))
 
 
 @pytest.mark.parametrize("container,codec", [("mp3", "libmp3lame"), ("mp4", "aac")])
@@ -183,10 +221,16 @@ def test_music_with_a_cover_is_no_video(container, codec):
         sound, cover = target.add_stream(codec, rate=44100), target.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = 16, 16, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        target.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        target.mux(
+            cover.encode(
+                av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            )
+        )
         target.mux(cover.encode())
         silence = np.zeros((sound.codec_context.layout.nb_channels, 1152), np.float32)
-        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout=sound.codec_context.layout.name)
+        frame = av.AudioFrame.from_ndarray(
+            silence, format="fltp", layout=sound.codec_context.layout.name
+        )
         frame.sample_rate = 44100
         target.mux(sound.encode(frame))
         target.mux(sound.encode())
@@ -213,7 +257,7 @@ def test_frames_that_would_take_all_memory_are_refused(monkeypatch):
 
 
 def with_packets(data, container, change):
-    """A file of the packets of another one, not decoded, after `change(packet)`."""
+    """Copies a file's packets, without decoding, after `change(packet)`."""
     file = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -230,13 +274,16 @@ def with_packets(data, container, change):
 def test_how_many_frames_are_lost_does_not_depend_on_threads(threads, broken):
     data = bytearray(steady(60, x264_params="bframes=2:b-adapt=0:b-pyramid=none:keyint=20"))
     with av.open(io.BytesIO(data)) as file:
-        place, size = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][broken]
+        place, size = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][
+            broken
+        ]
     data[place : place + size] = bytes(size)
     with pytest.warns(video.DamageWarning, match="left out: 1 packet that could not be decoded"):
         found = numbers(video.decode(bytes(data), threads=threads))
-    assert len(found) == 60 and len(set(found)) in range(56, 60)  # A frame that others refer to may spoil these.
+    # A damaged frame may spoil frames that refer to it.
+    assert len(found) == 60 and len(set(found)) in range(56, 60)
     with pytest.raises(video.VideoError, match="is damaged"):
-        list(video.shown(bytes(data), threads=threads, strict=True))
+        list(video.iter_frames(bytes(data), threads=threads, strict=True))
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
@@ -251,14 +298,16 @@ def test_a_timestamp_that_comes_twice_moves_no_other_frame(container):
     whole = video.decode(with_packets(data, container, twice))
     assert len(whole) == len(video.decode(data)) == times[-1] // 40 + 1
     assert numbers(whole[-3:]) == [57, 58, 59]
-    np.testing.assert_array_equal(video.decode(with_packets(data, container, twice), start=140), whole[140:])
+    np.testing.assert_array_equal(
+        video.decode(with_packets(data, container, twice), start=140), whole[140:]
+    )
 
 
 def test_a_frame_that_comes_hours_late_begins_another_recording():
     data = encode(numbered(4), [0, 40, 80, 3 * 3600 * 1000])
     assert numbers(video.decode(data)) == [0, 1, 2, 3]
     with pytest.raises(video.VideoError, match="is damaged: shows one frame for more than 60 s"):
-        list(video.shown(data, strict=True))
+        list(video.iter_frames(data, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"frames": 0}, {"stride": 0}])

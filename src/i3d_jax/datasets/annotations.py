@@ -1,6 +1,7 @@
-"""Which clips the data sets have: Kinetics' CSVs, UCF-101's and HMDB-51's lists.
+"""Reads the annotations of the data sets: Kinetics' CSVs, UCF-101's and HMDB-51's lists.
 
-The readers return a row per line that names a clip, also where a clip is named twice; `video_files` finds their files.
+Readers return one row for each line that names a clip, also where a clip is named twice.
+`video_files` finds the clips' files.
 """
 
 import contextlib
@@ -12,38 +13,54 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
-SPLITS = {"train": "train", "val": "validation", "validate": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 
 class AnnotationError(ValueError):
-    """A list of clips that cannot be used; the message says where, what was found and what was wanted."""
+    """A list of clips cannot be used; the message says where, what was found and what wanted."""
 
 
 class Row(NamedTuple):
-    """One annotated clip."""
+    """One annotated clip.
 
-    id: str  # Unique in its data set.
-    stem: str  # The name of its video file, without extension.
+    Attributes:
+      id: unique in its data set.
+      stem: name of its video file, without extension.
+      label: its class.
+      split: "train", "validation" or "test".
+      seconds: duration that the annotation gives; None: the whole file.
+      where: file and line of the annotation, "train.csv:12".
+    """
+
+    id: str
+    stem: str
     label: str
-    split: str  # "train", "validation" or "test".
-    seconds: float | None  # That the annotation gives it; None: the whole file.
-    where: str  # "train.csv:12"
+    split: str
+    seconds: float | None
+    where: str
 
 
 def kinetics(paths: Sequence[Path], classes: Sequence[str]) -> list[Row]:
     """Reads the public CSVs of Kinetics-400, -600 and -700-2020.
 
     Args:
-      paths: CSVs, and folders whose CSVs are all read.
-      classes: the class names; the CSVs may have underscores for their spaces, and other capitals.
+      paths: CSVs, and folders of which every CSV is read.
+      classes: the class names. The CSVs may write them with underscores for spaces, and with other
+        capitals.
 
     Raises:
-      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+      AnnotationError: a list is missing, empty or not UTF-8, or has a line that cannot be used.
     """
-    known = {form(name): name for form in (_plain, str) for name in classes}
+    known = {form(name): name for form in (_normalized, str) for name in classes}
     rows: list[Row] = []
     unknown: list[tuple[str, str]] = []
-    for path in _csvs(paths):
+    for path in _find_csvs(paths):
         before = len(rows) + len(unknown)
         for line, row in _kinetics_rows(path, known):
             if row.label in known:
@@ -55,23 +72,28 @@ def kinetics(paths: Sequence[Path], classes: Sequence[str]) -> list[Row]:
     if unknown:
         (where, label), rest = unknown[0], ""
         if len(unknown) > 1:
-            rest = f"; {len(unknown):,} rows have such labels, {len({label for _, label in unknown}):,} different ones"
-        raise AnnotationError(f"{where}: label {_shown(label)} is none of the {len(classes)} classes{rest}")
+            different = len({label for _, label in unknown})
+            rest = f"; {len(unknown):,} rows have such labels, {different:,} different ones"
+        raise AnnotationError(
+            f"{where}: label {_quoted(label)} is none of the {len(classes)} classes{rest}"
+        )
     return rows
 
 
-def _plain(label: str) -> str:
-    """Lists differ in spaces or underscores and, between editions, in capitals ("American football")."""
+def _normalized(label: str) -> str:
+    """A label without the differences between lists: spaces or underscores, and capitals."""
     return label.replace("_", " ").lower()
 
 
-def _csvs(paths: Sequence[Path]) -> list[Path]:
+def _find_csvs(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.name[0] != ".")
+        inside = sorted(
+            each for each in path.iterdir() if each.suffix.lower() == ".csv" and each.name[0] != "."
+        )
         if not inside:
             raise AnnotationError(f"{path}: has no .csv")
         found += inside
@@ -81,16 +103,19 @@ def _csvs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, Row]]:
-    """Yields line numbers and rows; labels that are not known are left as they stand."""
+    """Yields line numbers and rows. Labels that are not `known` stay as they are."""
     with _open(path) as file:
-        # Strict: a quote that nobody closes is an error, not one long value.
+        # Strict: a quote that is never closed is an error, not one long value.
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
             if missing := [name for name in COLUMNS if name not in header]:
-                message = f"no column {', '.join(missing)}; found {', '.join(header)[:200] or 'none'}"
+                message = (
+                    f"no column {', '.join(missing)}; found {', '.join(header)[:200] or 'none'}"
+                )
                 if missing == ["label"]:
-                    message += " (as in test lists whose labels are held out: name the other files one by one)"
+                    message += " (as in test lists whose labels are held out: "
+                    message += "name the other files one by one)"
                 raise AnnotationError(message)
             columns = [header.index(name) for name in COLUMNS]
             for values in reader:
@@ -98,7 +123,10 @@ def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, 
                     if len(values) <= max(columns):
                         raise AnnotationError(f"{len(values)} values; wanted {len(header)}")
                     where = f"{path.name}:{reader.line_num}"
-                    yield reader.line_num, _kinetics_row([values[column] for column in columns], known, where)
+                    yield (
+                        reader.line_num,
+                        _kinetics_row([values[column] for column in columns], known, where),
+                    )
         except (AnnotationError, csv.Error) as error:
             raise AnnotationError(f"{path}:{reader.line_num or 1}: {error}") from error
 
@@ -106,35 +134,50 @@ def _kinetics_rows(path: Path, known: Mapping[str, str]) -> Iterator[tuple[int, 
 def _kinetics_row(values: list[str], known: Mapping[str, str], where: str) -> Row:
     label, youtube_id, time_start, time_end, split = values
     if not youtube_id or "/" in youtube_id:
-        raise AnnotationError(f"youtube_id {_shown(youtube_id)}; wanted the start of a file's name")
-    start, end = _time(time_start), _time(time_end)
+        raise AnnotationError(
+            f"youtube_id {_quoted(youtube_id)}; wanted the start of a file's name"
+        )
+    start, end = _parse_seconds(time_start), _parse_seconds(time_end)
     if not 0 <= start < end < math.inf:
-        found = f"from {_shown(time_start)} to {_shown(time_end)}"
+        found = f"from {_quoted(time_start)} to {_quoted(time_end)}"
         raise AnnotationError(f"{found}; wanted two times in seconds, the end after the start")
     if split not in SPLITS:
-        raise AnnotationError(f"split {_shown(split)}; wanted one of {', '.join(SPLITS)}")
-    name = _stem(youtube_id, start, end)
-    return Row(name, name, known.get(label) or known.get(_plain(label), label), SPLITS[split], end - start, where)
+        raise AnnotationError(f"split {_quoted(split)}; wanted one of {', '.join(SPLITS)}")
+    stem = _kinetics_stem(youtube_id, start, end)
+    label = known.get(label) or known.get(_normalized(label), label)
+    return Row(stem, stem, label, SPLITS[split], end - start, where)
 
 
-def _time(text: str) -> float:
+def _parse_seconds(text: str) -> float:
+    """A time in seconds; NaN if the text is none."""
     try:
         return float(text)
     except ValueError:
         return math.nan
 
 
-def _stem(youtube_id: str, start: float, end: float) -> str:
+def _kinetics_stem(youtube_id: str, start: float, end: float) -> str:
     return f"{youtube_id}_{int(start):06d}_{int(end):06d}"
 
 
 def file_name(youtube_id: str, start: float, end: float) -> str:
-    """Kinetics' name for a clip, its times in seconds."""
-    return f"{_stem(youtube_id, start, end)}.mp4"
+    """The file name that download tools give a Kinetics clip.
+
+    Args:
+      youtube_id: id of the video.
+      start: seconds.
+      end: seconds.
+    """
+    return f"{_kinetics_stem(youtube_id, start, end)}.mp4"
 
 
 def write_kinetics(path: Path, rows: list[dict]) -> None:
-    """Writes a CSV as the public ones are; rows have the keys COLUMNS."""
+    """Writes a CSV like the public ones.
+
+    Args:
+      path: the file to write.
+      rows: dicts with the keys `COLUMNS`.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -142,99 +185,123 @@ def write_kinetics(path: Path, rows: list[dict]) -> None:
 
 
 def ucf101(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
-    """Reads UCF-101's train and test list `number` (1 to 3) in `folder`, or in its ucfTrainTestlist.
+    """Reads the train and test list of one of UCF-101's splits.
+
+    Args:
+      folder: has the lists, or has ucfTrainTestlist with them.
+      number: of the split, 1 to 3.
+      classes: the class names, in the order of their numbers.
 
     Raises:
-      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+      AnnotationError: a list is missing, empty or not UTF-8, or has a line that cannot be used.
     """
     lists = {"train": f"trainlist{number:02}.txt", "test": f"testlist{number:02}.txt"}
-    home = _home(folder, number, tuple(lists.values()), ("ucfTrainTestlist",))
-    _check_class_numbers(home / "classInd.txt", classes)
+    folder = _find_lists(folder, number, tuple(lists.values()), ("ucfTrainTestlist",))
+    _check_class_numbers(folder / "classInd.txt", classes)
     numbers = {name: str(number) for number, name in enumerate(classes, 1)}
     rows: list[Row] = []
     for split, name in lists.items():
         before = len(rows)
-        for line, text in _lines(home / name):
-            video, found = _last_word(text)
+        for line, text in _lines(folder / name):
+            video, found = _split_last_word(text)
             if not found.isdecimal():  # Test lists have no class numbers.
                 video, found = text, ""
             label, _, file = video.partition("/")
-            label = _official(label)
-            where = f"{home / name}:{line}"
+            label = _official_spelling(label)
+            where = f"{folder / name}:{line}"
             if label not in numbers or not file:
-                raise AnnotationError(f"{where}: {_shown(video)}; wanted <one of {len(classes)} classes>/<video>")
+                raise AnnotationError(
+                    f"{where}: {_quoted(video)}; wanted <one of {len(classes)} classes>/<video>"
+                )
             if (found or split == "train") and found != numbers[label]:
-                raise AnnotationError(f"{where}: class number {found or 'missing'}; {label} is {numbers[label]}")
+                raise AnnotationError(
+                    f"{where}: class number {found or 'missing'}; {label} is {numbers[label]}"
+                )
             stem = os.path.splitext(file)[0]
             rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
         if len(rows) == before:
-            raise AnnotationError(f"{home / name}: has no clips")
+            raise AnnotationError(f"{folder / name}: has no clips")
     return rows
 
 
 def _check_class_numbers(path: Path, classes: Sequence[str]) -> None:
+    """Checks UCF-101's list of classes, if there is one."""
     if not path.is_file():
         return
     wanted = [f"{number} {name}" for number, name in enumerate(classes, 1)]
-    found = [(line, _official(" ".join(text.split()))) for line, text in _lines(path)]
+    found = [(line, _official_spelling(" ".join(text.split()))) for line, text in _lines(path)]
     for (line, text), each in zip(found, wanted):
         if text != each:
-            raise AnnotationError(f"{path}:{line}: class {_shown(text)}; wanted {each!r}")
+            raise AnnotationError(f"{path}:{line}: class {_quoted(text)}; wanted {each!r}")
     if len(found) != len(wanted):
         raise AnnotationError(f"{path}: {len(found)} classes; wanted {len(wanted)}")
 
 
-# The class is HandstandPushups and its files are v_HandStandPushups_...; in some copies both are spelt alike.
+# UCF-101's class is HandstandPushups, but its files are v_HandStandPushups_*. Some copies spell
+# both alike.
 _SPELLINGS = ("HandstandPushups", "HandStandPushups")
 
 
-def _official(label: str) -> str:
+def _official_spelling(label: str) -> str:
     return label.replace(_SPELLINGS[1], _SPELLINGS[0])
 
 
-def respelt(stem: str) -> str:
-    """A file's name as other copies of UCF-101 spell it."""
+def other_spelling(stem: str) -> str:
+    """A file's name as other copies of UCF-101 spell it; unchanged if all spell it alike."""
     ours, other = _SPELLINGS if _SPELLINGS[0] in stem else _SPELLINGS[::-1]
     return stem.replace(f"v_{ours}_", f"v_{other}_")
 
 
 def hmdb51(folder: Path, number: int, classes: Sequence[str]) -> list[Row]:
-    """Reads HMDB-51's lists of split `number` (1 to 3), one per class.
+    """Reads the lists of one of HMDB-51's splits, one per class.
 
     Args:
-      folder: has the lists, or testTrainMulti_7030_splits or test_train_splits with them.
+      folder: has the lists, or has testTrainMulti_7030_splits or test_train_splits with them.
+      number: of the split, 1 to 3.
+      classes: the class names.
 
     Raises:
-      AnnotationError: a list that is missing, empty or not UTF-8, or one that says what it should not.
+      AnnotationError: a list is missing, empty or not UTF-8, or has a line that cannot be used.
     """
     names = [f"{label}_test_split{number}.txt" for label in classes]
     official, archive = "testTrainMulti_7030_splits", "test_train_splits"
-    home = _home(folder, number, names, (official, archive, f"{archive}/{official}"))
-    if missing := [name for name in names if not (home / name).is_file()]:
-        raise AnnotationError(f"{home}: {len(missing)} of {len(names)} lists are missing: {', '.join(missing[:5])}")
+    folder = _find_lists(folder, number, names, (official, archive, f"{archive}/{official}"))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise AnnotationError(
+            f"{folder}: {len(missing)} of {len(names)} lists are missing: {', '.join(missing[:5])}"
+        )
     splits = {"0": None, "1": "train", "2": "test"}
     rows: list[Row] = []
     for label, name in zip(classes, names):
         before = len(rows)
-        for line, text in _lines(home / name):
-            video, found = _last_word(text)
+        for line, text in _lines(folder / name):
+            video, found = _split_last_word(text)
             if found not in splits or not video:
-                raise AnnotationError(f"{home / name}:{line}: {_shown(text)}; wanted <video> and 0, 1 or 2")
+                raise AnnotationError(
+                    f"{folder / name}:{line}: {_quoted(text)}; wanted <video> and 0, 1 or 2"
+                )
             if split := splits[found]:
                 stem = os.path.splitext(video)[0]
                 rows.append(Row(f"{label}/{stem}", stem, label, split, None, f"{name}:{line}"))
         if len(rows) == before:
-            raise AnnotationError(f"{home / name}: has no clips")
+            raise AnnotationError(f"{folder / name}: has no clips")
     return rows
 
 
-def _home(folder: Path, number: int, names: Sequence[str], below: Sequence[str]) -> Path:
-    """The folder, or the one of those below it, that has any of the files of split `number`."""
+def _find_lists(folder: Path, number: int, names: Sequence[str], below: Sequence[str]) -> Path:
+    """Finds the folder of a split's lists.
+
+    Args:
+      folder: where to look.
+      number: of the split, for messages.
+      names: of the lists; one must be there.
+      below: folders below `folder` where to look next.
+    """
     if number not in (1, 2, 3):
         raise AnnotationError(f"{folder}: split {number}; wanted 1, 2 or 3")
-    for home in (folder, *(folder / name for name in below)):
-        if any((home / name).is_file() for name in names):
-            return home
+    for candidate in (folder, *(folder / name for name in below)):
+        if any((candidate / name).is_file() for name in names):
+            return candidate
     raise AnnotationError(f"{folder}: has no {names[0]}, nor has {' or '.join(below)} in it")
 
 
@@ -245,32 +312,34 @@ def _open(path: Path) -> Iterator[TextIO]:
             yield file
     except UnicodeDecodeError as error:
         lines = enumerate(path.read_bytes().split(b"\n"), 1)
-        number = next(number for number, line in lines if line.decode(errors="ignore").encode() != line)
+        number = next(
+            number for number, line in lines if line.decode(errors="ignore").encode() != line
+        )
         raise AnnotationError(f"{path}:{number}: is not UTF-8") from error
     except OSError as error:
         raise AnnotationError(f"{path}: {error.strerror}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the lines that are not blank, with their numbers."""
+    """Yields the numbers and texts of the lines that are not blank."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if text := line.strip():
                 yield number, text
 
 
-def _last_word(text: str) -> tuple[str, str]:
-    """What stands before the last word, and the last word: names may have spaces."""
+def _split_last_word(text: str) -> tuple[str, str]:
+    """Splits the last word off a line; names before it may have spaces."""
     *before, last = text.rsplit(None, 1)
     return "".join(before), last
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def unique(rows: Iterable[Row]) -> list[Row]:
-    """The first row of each id."""
+    """The first row of each id, in the order of the rows."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.id, row)
@@ -278,6 +347,9 @@ def unique(rows: Iterable[Row]) -> list[Row]:
 
 
 def repeated(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
-    """Each row whose id an earlier one has, after the first that has it; label and split may differ."""
+    """Pairs each row whose id has come before with the first row of that id.
+
+    The label and split of a pair may differ.
+    """
     first: dict[str, Row] = {}
     return [(first[row.id], row) for row in rows if first.setdefault(row.id, row) is not row]

@@ -1,7 +1,8 @@
-"""What the data sets share: TFDS builders of records of clips, prepared and read without TensorFlow.
+"""The TFDS builder that all data sets share; it prepares and reads records without TensorFlow.
 
-A record holds one clip: H.264 at 25 frames per second with a given short side (see `h264.transcode`), its label, its id,
-its number of frames and their size; in some data sets also its flow, as many frames of the same size.
+A record holds one clip: H.264 at 25 frames per second with a given short side (see
+`h264.transcode`), its label, its id, its number of frames and their size. In some data sets it also
+holds the clip's flow, with at least as many frames of the same size.
 """
 
 import abc
@@ -22,26 +23,28 @@ from i3d_jax.datasets import annotations, description, records, shards, video_fi
 
 
 class Source(NamedTuple):
-    """What a data set is prepared from: the user's files.
+    """The user's files that a data set is prepared from.
 
     Attributes:
-      videos: folder of them.
-      annotations: the lists of clips, as they are published: files, or the folder that has them.
-      flow: folder of flow, laid out as the videos are, of files that `python -m i3d_jax.flow` writes; None: without flow.
-      tv_l1: preset that computes flow from the videos, instead.
+      videos: folder of the videos.
+      annotations: the published lists of clips: files, or the folder that has them.
+      flow: folder of flow files that `python -m i3d_jax.flow` wrote, laid out as the videos are.
+        None: there are none.
+      flow_preset: one of `flow.PRESETS`, to compute flow from the videos instead. None: it is not
+        computed.
     """
 
     videos: pathlib.Path
     annotations: tuple[pathlib.Path, ...]
     flow: pathlib.Path | None = None
-    tv_l1: str | None = None
+    flow_preset: str | None = None
 
 
 class Info(tfds.core.DatasetInfo):
     """TFDS's description of a data set, with checksums."""
 
     def initialize_from_bucket(self) -> None:
-        """TFDS's asks its bucket on the network for data sets that are not prepared, and leaves a temporary folder."""
+        """Does nothing: TFDS's method asks the network, and leaves a temporary folder."""
 
     def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
         super().write_to_directory(dataset_info_dir, all_metadata)
@@ -49,29 +52,40 @@ class Info(tfds.core.DatasetInfo):
 
 
 class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
-    """A data set of records of clips, all of one short side in pixels.
+    """A data set of clips whose frames all have one short side.
 
     Args:
-      source: what to prepare it from; not needed to read it.
-      workers: processes that prepare it; None: this one, with threads.
-      beam: options of the Apache Beam pipeline that prepares it, instead.
-      others: TFDS's: config, data_dir, ...
+      source: the files to prepare it from; not needed for reading.
+      workers: number of processes that prepare it. None: this process, with threads.
+      beam: options of an Apache Beam pipeline, which prepares it instead. None: no Beam.
+      others: arguments of TFDS's builder: config, data_dir, ...
+
+    Attributes:
+      SHORT_SIDE: pixels of the frames' shorter side.
+      KNOWN_PROBLEMS: problems of records of earlier formats, by format.
+      GENERATED: whether the data set generates its videos, and needs no `source`.
+      ANNOTATED: whether its videos come with lists of clips.
     """
 
     SHORT_SIDE: ClassVar[int] = 256
-    FAULTS: ClassVar[dict[str, str]] = records.FAULTS  # What is wrong with records of earlier formats.
-    SELF_MADE: ClassVar[bool] = False  # Whether it is prepared from nothing.
-    ANNOTATED: ClassVar[bool] = True  # Whether its videos come with lists.
+    KNOWN_PROBLEMS: ClassVar[dict[str, str]] = records.KNOWN_PROBLEMS
+    GENERATED: ClassVar[bool] = False
+    ANNOTATED: ClassVar[bool] = True
 
     def __init__(
-        self, *, source: Source | None = None, workers: int | None = None, beam: list[str] | None = None, **others
+        self,
+        *,
+        source: Source | None = None,
+        workers: int | None = None,
+        beam: list[str] | None = None,
+        **others,
     ):
         self.source, self.workers, self.beam = source, workers, beam
         super().__init__(**others, file_format="array_record")
 
     @functools.cached_property
     def final(self) -> pathlib.Path:
-        """Where the data set lies, or will; `data_dir` is another folder while TFDS prepares."""
+        """The data set's folder. While TFDS prepares it, `data_dir` is another folder."""
         return pathlib.Path(self.data_dir)
 
     @property
@@ -81,45 +95,55 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     @property
     def full_name(self) -> str:
+        """Data set and config, "kinetics/400"."""
         return f"{self.name}/{self.config_name}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.info.features["label"].names)  # pyright: ignore - a FeaturesDict with a ClassLabel
+        """The classes of the prepared data set, in the order of the labels."""
+        label: Any = self.info.features["label"]  # pyright: ignore - a FeaturesDict
+        return tuple(label.names)
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """What the records have of "rgb" and "flow"."""
-        return ("rgb", "flow") if "flow" in self.info.features else ("rgb",)  # pyright: ignore - a FeaturesDict
+        """The streams of the records: "rgb", and "flow" if they have it."""
+        features: Any = self.info.features
+        return ("rgb", "flow") if "flow" in features else ("rgb",)
 
     @property
     def statistics(self) -> dict[str, dict]:
-        """By split what was annotated and what there is of it (see `shards.statistics`); empty before preparation."""
+        """Counts of clips by split (see `shards.statistics`); empty before preparation."""
         return self._metadata.get("splits", {})
 
     @property
     def flow_recipe(self) -> dict | None:
-        """How the records' flow was computed (see `flow.recipe`); None: that is not known, or there is none."""
+        """How the records' flow was computed (see `flow.recipe`); None: no flow, or unknown."""
         return self._metadata.get("flow")
 
     @property
     def format(self) -> str:
-        """The format of the records that are prepared, see `records.FORMAT`."""
-        return self._metadata.get("format", "1")  # The first did not say it.
+        """The format of the prepared records (see `records.FORMAT`)."""
+        return self._metadata.get("format", "1")  # Data sets of format 1 do not state it.
 
     @property
-    def fault(self) -> str | None:
-        """What is wrong with the records that an earlier version prepared; None: nothing that is known."""
-        reason = self.FAULTS.get(self.format) if self.final.exists() else None
-        return reason and f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
+    def known_problem(self) -> str | None:
+        """A warning if an earlier version prepared the records with a known problem."""
+        reason = self.KNOWN_PROBLEMS.get(self.format) if self.final.exists() else None
+        if reason is None:
+            return None
+        return f"{self.final}: prepared by an earlier version, {reason}; prepare it again"
 
     @property
     def _metadata(self) -> dict[str, Any]:
         return dict(self.info.metadata or {})  # pyright: ignore - a MetadataDict
 
     def records(self, split: str) -> "Records":
-        """The clips of a split, by index."""
-        _allow_open_files(sum(each.num_shards for each in self.info.splits.values()) + 200)
+        """The records of a split, by index.
+
+        Args:
+          split: as TFDS writes it: "train", "validation[:100]", ...
+        """
+        _raise_open_file_limit(sum(each.num_shards for each in self.info.splits.values()) + 200)
         method = tfds.decode.DeserializeMethod.RAW_BYTES
         examples = self.as_data_source(split, deserialize_method=method)  # pyright: ignore - hidden by a decorator
         return Records(examples, f"{split} in {self.final}", len(self.class_names))
@@ -129,31 +153,40 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """The names of the classes, in the order of the labels."""
 
     def splits(self) -> Sequence[str]:
-        """The names of the splits that are prepared or, of a data set that makes its videos itself, will be."""
+        """The names of the prepared splits; of a generated data set, those that it will have."""
         return list(self.info.splits)
 
-    def has_flow(self) -> bool:
-        """Whether what is prepared has flow, if nothing is prepared yet."""
-        return self.source is not None and (self.source.flow is not None or self.source.tv_l1 is not None)
+    def will_have_flow(self) -> bool:
+        """Whether records will have flow, when the data set is prepared."""
+        return self.source is not None and (
+            self.source.flow is not None or self.source.flow_preset is not None
+        )
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
-        """What the lists of clips say."""
-        raise shards.PrepareError(f"{self.full_name} makes its videos itself")
+        """Reads the lists of clips."""
+        raise shards.PrepareError(f"{self.full_name} generates its own videos")
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
-        """All clips that are annotated; `folder` is for files that a data set makes itself."""
+        """All annotated clips.
+
+        Args:
+          folder: where a generated data set may write its videos.
+        """
         if self.source is None:
             raise shards.PrepareError(
-                f"{self.full_name} is prepared from your files, by python -m i3d_jax.datasets prepare"
+                f"{self.full_name} is prepared from your files: "
+                "run python -m i3d_jax.datasets prepare"
             )
-        return video_files.clips(self.rows(self.source.annotations), self.source.videos, self.source.flow)
+        return video_files.clips(
+            self.rows(self.source.annotations), self.source.videos, self.source.flow
+        )
 
     def _info(self) -> Info:
-        if self.final.exists():  # What is prepared says what it has.
+        if self.final.exists():
             classes = self.classes() if self.ANNOTATED else None
             found = description.read_description(self.final, str(self.version), classes)
         else:
-            found = description.Description(tuple(self.classes()), self.has_flow())
+            found = description.Description(tuple(self.classes()), self.will_have_flow())
         return Info(
             builder=self,
             features=records.record_features(found.classes, found.flow),
@@ -163,15 +196,17 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None):
-        own = pathlib.Path(dl_manager.download_dir) / self.name / self.config_name / str(self.version)
-        tv_l1 = None if self.source is None else self.source.tv_l1
-        recipe = self._flow_recipe() if tv_l1 is None else flow.recipe(tv_l1)
+        downloads = pathlib.Path(dl_manager.download_dir)
+        preset = None if self.source is None else self.source.flow_preset
+        recipe = self._flow_folder_recipe() if preset is None else flow.recipe(preset)
         result = shards.prepare(
-            self.clips(own),
+            self.clips(downloads / self.name / self.config_name / str(self.version)),
             name=self.name,
             parts=self.final.with_name(f"{self.version}.parts"),
             folder=pathlib.Path(self.data_dir),
-            settings=records.Settings(self.class_names, self.SHORT_SIDE, "flow" in self.streams, tv_l1, recipe),
+            settings=records.Settings(
+                self.class_names, self.SHORT_SIDE, "flow" in self.streams, preset, recipe
+            ),
             processes=self.workers,
             beam=self.beam,
         )
@@ -186,14 +221,16 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         if recipe is not None:
             metadata["flow"] = recipe
 
-    def _flow_recipe(self) -> dict | None:
-        """How the folder of flow says that it was made, if it does.
+    def _flow_folder_recipe(self) -> dict | None:
+        """Reads from the folder of flow how it was made; None if it does not say.
 
         Raises:
-          PrepareError: it is not flow that these records can have.
+          PrepareError: these records cannot have such flow.
         """
-        path = None if self.source is None or self.source.flow is None else self.source.flow / flow.NOTE
-        if path is None or not path.exists():
+        if self.source is None or self.source.flow is None:
+            return None
+        path = self.source.flow / flow.NOTE
+        if not path.exists():
             return None
         try:
             found = files.read_json(path)
@@ -201,14 +238,16 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             raise shards.PrepareError(str(error)) from None
         for name, wanted in (("format", "h264"), ("short_side", self.SHORT_SIDE), ("frames", None)):
             if found.pop(name, wanted) != wanted:
-                raise shards.PrepareError(f"{path}: {name} is {files.read_json(path)[name]!r}, wanted {wanted!r}")
+                raise shards.PrepareError(
+                    f"{path}: {name} is {files.read_json(path)[name]!r}, wanted {wanted!r}"
+                )
         return {name: found[name] for name in flow.recipe("opencv") if name in found}
 
     def prepare(self, wait: bool = False) -> None:
-        """Prepares the data set, or goes on with that; see `shards.prepare`.
+        """Prepares the data set, or resumes its preparation (see `shards.prepare`).
 
         Args:
-          wait: for another process that does it, which is an error otherwise.
+          wait: whether to wait if another process prepares it. Otherwise that is an error.
         """
         with shards.lock_data_set(self.final, wait):
             if not self.final.exists():
@@ -219,13 +258,17 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
 
 class OfficialSplits(ClipBuilder, skip_registration=True):
-    """A data set with three official splits, each of which is a config."""
+    """A data set with three official train and test splits; each is a config.
+
+    Attributes:
+      read: reads the folder of lists, as `annotations.ucf101` does.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=str(number), description=f"Split {number}.") for number in (1, 2, 3)
+        tfds.core.BuilderConfig(name=str(number), description=f"Split {number}.")
+        for number in (1, 2, 3)
     ]
-    # Reads the folder of lists: annotations.ucf101 for one.
     read: ClassVar[Callable[[pathlib.Path, int, Sequence[str]], list[annotations.Row]]]
 
     def classes(self) -> Sequence[str]:
@@ -233,14 +276,22 @@ class OfficialSplits(ClipBuilder, skip_registration=True):
 
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         if len(lists) != 1:
-            raise annotations.AnnotationError(f"{len(lists)} annotations, wanted the one folder of lists")
+            raise annotations.AnnotationError(
+                f"{len(lists)} annotations, wanted the one folder of lists"
+            )
         return type(self).read(lists[0], int(self.config_name), self.classes())
 
 
 class Records(Sequence[dict]):
-    """The clips of a split: "video" and perhaps "flow", the bytes of H.264 files, "label", "id", "frames", "height", "width".
+    """The records of a split: dicts with the values of `records.record_features`.
 
-    TFDS decodes a feature by way of arrays, which takes longer than reading it: these values are the records' own.
+    "video" and "flow" are the bytes of H.264 files. TFDS's own decoding goes through arrays, which
+    takes longer than reading; here the values are taken from the record as they are.
+
+    Args:
+      examples: the serialized records, by index.
+      where: name of the split, for messages.
+      classes: number of classes.
     """
 
     def __init__(self, examples: Any, where: str, classes: int):
@@ -250,26 +301,41 @@ class Records(Sequence[dict]):
         return len(self.examples)
 
     def __getitem__(self, index):  # pyright: ignore - never a slice
-        if not 0 <= index < len(self):  # Which ends an iteration.
+        if not 0 <= index < len(self):  # An IndexError ends an iteration.
             raise IndexError(f"record {index} of {len(self)}")
         try:
             example = tf_example_pb2.Example.FromString(self.examples[index])  # pyright: ignore - a generated module
             features = example.features.feature
-            record = {name: getattr(each, each.WhichOneof("kind")).value[0] for name, each in features.items()}
-            if not 0 <= record["label"] < self.classes:  # A loss would not be finite.
+            record = {
+                name: getattr(each, each.WhichOneof("kind")).value[0]
+                for name, each in features.items()
+            }
+            if not 0 <= record["label"] < self.classes:  # The loss would not be finite.
                 raise ValueError(f"label {record['label']} of {self.classes} classes")
             return record | {"id": record["id"].decode()}
-        # A shard that is damaged or gone.
-        except (RuntimeError, KeyError, TypeError, IndexError, ValueError, message.DecodeError) as error:
+        # The shard is damaged or gone.
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            IndexError,
+            ValueError,
+            message.DecodeError,
+        ) as error:
             reason = " ".join(str(error).split())[:300]
-            raise video.VideoError(f"record {index} of {self.where}", f"cannot be read: {reason}") from None
+            raise video.VideoError(
+                f"record {index} of {self.where}", f"cannot be read: {reason}"
+            ) from None
 
 
-def _allow_open_files(number: int) -> None:
-    """Lets this process, and those it starts, have so many files open: readers keep every shard's, those of several splits at once."""
+def _raise_open_file_limit(number: int) -> None:
+    """Allows so many open files, here and in child processes: readers keep every shard open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < number:
         if hard != unlimited and hard < number:
-            raise OSError(f"{number} files must be open at once, the system's limit is {hard}: see `ulimit -n`")
+            raise OSError(
+                f"{number} files must be open at once, but the system allows {hard}: "
+                "see `ulimit -n`"
+            )
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))

@@ -1,7 +1,9 @@
-"""Kinetics-400, -600 and -700-2020 (Kay et al. 2017, Carreira et al. 2018, Smaira et al. 2020), from clips that you have.
+"""Kinetics-400, -600 and -700-2020, from the public CSVs and clips that you have downloaded.
 
-The annotations are the public CSVs; the clips lie as the common download tools leave them (see `annotations`). Longer ones are
-cut to what their annotation says. The classes are in the order of the published logits, alphabetical.
+Clips may lie as common download tools leave them (see `video_files`). Longer ones are cut to the
+annotated duration. Classes are in alphabetical order, that of the published logits.
+
+Kay et al. 2017, Carreira et al. 2018, Smaira et al. 2020.
 """
 
 import pathlib

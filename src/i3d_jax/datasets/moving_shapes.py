@@ -1,14 +1,16 @@
-"""moving_shapes: a small action recognition data set that needs no download, made on the spot.
+"""moving_shapes: a small data set for action recognition, generated without any download.
 
-A textured shape moves over a textured background; the class is which shape moves how, such as "cross moving left" or
-"disc turning clockwise". Movements come in pairs that are each other's reversal in time. At every instant a shape's place
-and angle are uniform (a shape that leaves on one side comes back on the other), so single frames are distributed the same
-under all movements: a network that sees one frame can tell the shape and no more (right in 1 of 6), and a bag of frames
-cannot tell a movement from its reversal (right in 1 of 2).
+A textured shape moves over a textured background. The class is shape and movement, such as "cross
+moving left" or "disc turning clockwise". Movements come in pairs, one the time reversal of the
+other.
 
-The videos are written as H.264 files with a CSV of annotations, in Kinetics' layout, and prepared as Kinetics is. Their
-flow is the renderer's own: exact, and nothing but the shape's motion. The
-config `images` is the miniature's ImageNet: still images (videos of one frame) whose class is the shape.
+At every instant position and angle are uniformly distributed: a shape that leaves on one side comes
+back on the other. So a single frame tells the shape, but nothing of the movement (accuracy 1 in 6),
+and an unordered set of frames does not tell a movement from its reversal (accuracy 1 in 2).
+
+The videos are written as H.264 files with a CSV of annotations in Kinetics' layout, and prepared as
+Kinetics is. Their flow comes from the renderer, so it is exact. The config `images` takes the place
+of ImageNet: still images (videos of one frame), whose class is the shape.
 """
 
 import concurrent.futures
@@ -23,10 +25,10 @@ from i3d_jax.datasets import annotations, clips, video_files
 from i3d_jax.prefetch import usable_cores
 from i3d_jax.video import h264
 
-SIZE = 56  # Of the canvas, pixels; nothing is resized.
-FRAMES = 32  # Of a video: 1.28 s.
+SIZE = 56  # Height and width in pixels; nothing is resized.
+FRAMES = 32  # Frames of a video, 1.28 s.
 SHAPES = ("disc", "square", "triangle", "cross")
-# Directions: to the right, down, and clockwise.
+# Motion to the right, motion down, clockwise rotation.
 MOVEMENTS = {
     "moving left": (-1, 0, 0),
     "moving right": (1, 0, 0),
@@ -39,7 +41,10 @@ CLASSES = {
     "videos": [f"{shape} {movement}" for shape in SHAPES for movement in MOVEMENTS],
     "images": list(SHAPES),
 }
-CLIPS_PER_CLASS = {"videos": {"train": 100, "validation": 20}, "images": {"train": 600, "validation": 100}}
+CLIPS_PER_CLASS = {
+    "videos": {"train": 100, "validation": 20},
+    "images": {"train": 600, "validation": 100},
+}
 
 
 class MovingShapes(clips.ClipBuilder):
@@ -47,12 +52,19 @@ class MovingShapes(clips.ClipBuilder):
 
     name = "moving_shapes"
     SHORT_SIDE = SIZE
-    SELF_MADE = True
-    FAULTS: ClassVar = {}  # Its own videos, MP4 at 25 frames per second, were read rightly in every format: the bytes are the same.
+    GENERATED = True
+    # Its videos are MP4 at 25 frames per second, which every format reads alike.
+    KNOWN_PROBLEMS: ClassVar = {}
     VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES: ClassVar = {"2.0.0": "Written by shards.", "1.1.0": "Flow.", "1.0.0": "Videos and images."}
+    RELEASE_NOTES: ClassVar = {
+        "2.0.0": "Written by shards.",
+        "1.1.0": "Flow.",
+        "1.0.0": "Videos and images.",
+    }
     BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name="videos", description=f"{FRAMES} frames; the class is shape and movement."),
+        tfds.core.BuilderConfig(
+            name="videos", description=f"{FRAMES} frames; the class is shape and movement."
+        ),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
     ]
 
@@ -62,19 +74,32 @@ class MovingShapes(clips.ClipBuilder):
     def splits(self) -> list[str]:
         return list(CLIPS_PER_CLASS[self.config_name])
 
-    def has_flow(self) -> bool:
+    def will_have_flow(self) -> bool:
         return self.config_name == "videos"
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
-        lists = [write_videos(folder, self.config_name, *split) for split in CLIPS_PER_CLASS[self.config_name].items()]
+        lists = [
+            write_videos(folder, self.config_name, *split)
+            for split in CLIPS_PER_CLASS[self.config_name].items()
+        ]
         rows = annotations.kinetics(lists, self.classes())
-        return video_files.clips(rows, folder / "videos", folder / "flow" if self.has_flow() else None)
+        flow = folder / "flow" if self.will_have_flow() else None
+        return video_files.clips(rows, folder / "videos", flow)
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
-    """Writes `count` videos per class under folder/videos/split/, classes taking turns, and returns their CSV's path.
+    """Writes the videos of a split to `folder`/videos, and their flow to `folder`/flow.
 
-    The flow of those that move goes to folder/flow/split/.
+    Images have no flow.
+
+    Args:
+      folder: where to write.
+      config: "videos" or "images".
+      split: "train" or "validation".
+      count: number of videos per class.
+
+    Returns:
+      the path of their CSV of annotations.
     """
     names, moving = CLASSES[config], config == "videos"
     for label in names:
@@ -85,14 +110,14 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
     def write(number: int) -> dict:
         label = names[number % len(names)]
         shape, _, movement = label.partition(" ")
-        # The seed tells splits and configs apart, so that no video is in two of them.
+        # The seed depends on split and config, so that no video is in two of them.
         rng = np.random.default_rng([number, split == "train", moving])
         frames, flow = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
         identity, end = f"{split}{number:05d}", -(-len(frames) // 25)
-        place = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
-        (folder / "videos" / place).write_bytes(h264.encode(frames))
+        path = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
+        (folder / "videos" / path).write_bytes(h264.encode(frames))
         if moving:
-            (folder / "flow" / place).write_bytes(h264.encode(pixels.flow_bytes(flow)))
+            (folder / "flow" / path).write_bytes(h264.encode(pixels.flow_bytes(flow)))
         return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
 
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
@@ -105,27 +130,44 @@ def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> p
 def render(
     shape: str, movement: str, rng: np.random.Generator, frames: int = FRAMES, size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one video, uint8 [frames, size, size, 3], and its flow in pixels, [frames, size, size, 2].
+    """Draws one video and its flow.
 
-    A shape that leaves on one side moves on there, by its flow, and does not jump to the other.
+    Where a shape jumps from one side to the other, the flow is that of its motion, without the
+    jump.
+
+    Args:
+      shape: one of `SHAPES`.
+      movement: one of `MOVEMENTS`.
+      rng: source of position, speed, size, texture and background.
+      frames: number of frames.
+      size: height and width in pixels.
+
+    Returns:
+      the video, uint8 [frames, size, size, 3], and the flow in pixels, [frames, size, size, 2].
     """
     right, down, turn = MOVEMENTS[movement]
     time = np.arange(frames, dtype=np.float32)[:, None, None]
     speed, radius = rng.uniform(0.014, 0.028) * size, rng.uniform(0.19, 0.25) * size
     first_angle, turn = rng.uniform(0, 2 * np.pi), turn * rng.uniform(0.07, 0.14)
     angle = first_angle + turn * time
-    # The centre leaves the inner square where the whole shape is visible on one side and comes back on the other.
+    # The centre moves in the square where the whole shape is visible. When it leaves this square on
+    # one side, it comes back on the other.
     inner = size - 2 * radius
     x0, y0 = rng.uniform(0, inner, 2)
-    pixels = np.arange(size, dtype=np.float32) + 0.5
-    x = pixels[None, None, :] - radius - (x0 + right * speed * time) % inner
-    y = pixels[None, :, None] - radius - (y0 + down * speed * time) % inner
+    centres = np.arange(size, dtype=np.float32) + 0.5
+    x = centres[None, None, :] - radius - (x0 + right * speed * time) % inner
+    y = centres[None, :, None] - radius - (y0 + down * speed * time) % inner
     u = np.cos(angle) * x + np.sin(angle) * y
     v = np.cos(angle) * y - np.sin(angle) * x
     inside = np.clip(0.5 - distance(shape, u, v, radius), 0, 1)[..., None]
     wave, tilt = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
-    stripes = np.sin(wave * (u * np.cos(tilt) + v * np.sin(tilt)) + rng.uniform(0, 2 * np.pi))[..., None]
-    image = background(rng, size) * (1 - inside) + rng.uniform(140, 255, 3) * (0.8 + 0.2 * stripes) * inside
+    stripes = np.sin(wave * (u * np.cos(tilt) + v * np.sin(tilt)) + rng.uniform(0, 2 * np.pi))[
+        ..., None
+    ]
+    image = (
+        background(rng, size) * (1 - inside)
+        + rng.uniform(140, 255, 3) * (0.8 + 0.2 * stripes) * inside
+    )
     moved = (
         right * speed + (np.cos(turn) - 1) * x - np.sin(turn) * y,
         down * speed + np.sin(turn) * x + (np.cos(turn) - 1) * y,
@@ -135,13 +177,22 @@ def render(
 
 
 def distance(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance in pixels from (u, v) to the outline of a shape of about this radius; negative inside."""
+    """Signed distance in pixels to the outline of a shape; negative inside.
+
+    Args:
+      shape: one of `SHAPES`.
+      u: first coordinate, relative to the centre, in the shape's own axes.
+      v: second coordinate.
+      radius: of the shape, about.
+    """
     if shape == "disc":
         return np.hypot(u, v) - 0.9 * radius
     if shape == "square":
         return np.maximum(abs(u), abs(v)) - 0.8 * radius
     if shape == "triangle":
-        sides = [u * np.cos(turn) + v * np.sin(turn) for turn in np.pi * np.array([1 / 2, 7 / 6, 11 / 6])]
+        sides = [
+            u * np.cos(turn) + v * np.sin(turn) for turn in np.pi * np.array([1 / 2, 7 / 6, 11 / 6])
+        ]
         return np.maximum.reduce(sides) - 0.62 * radius
     upright, lying = (
         np.maximum(abs(u) - 0.3 * radius, abs(v) - radius),
@@ -152,9 +203,10 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndar
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Smooth dark noise [size, size, 3]."""
-    place = 2 * np.pi * (np.arange(size) + 0.5) / size
+    angle = 2 * np.pi * (np.arange(size) + 0.5) / size
     image = np.zeros((size, size))
     for _ in range(6):
         across, along = rng.integers(-5, 6, 2)
-        image += np.sin(across * place[None, :] + along * place[:, None] + rng.uniform(0, 2 * np.pi))
+        phase = rng.uniform(0, 2 * np.pi)
+        image += np.sin(across * angle[None, :] + along * angle[:, None] + phase)
     return 70 + 8 * image[..., None] + rng.uniform(-20, 20, 3)

@@ -1,4 +1,4 @@
-"""Records: what a data set keeps of a clip, and how it is made of the clip's files."""
+"""Makes the record of a clip from the clip's files."""
 
 import contextlib
 import itertools
@@ -15,33 +15,42 @@ from i3d_jax.datasets.video_files import Clip
 from i3d_jax.flow.videos import flow_of_frames
 from i3d_jax.video import decoding, h264
 
-# Of the records. Data sets say it (`ClipBuilder.format`); unfinished shards of an earlier one are written again.
+# Version of the records, which data sets state (`ClipBuilder.format`). Unfinished shards of an
+# earlier one are written again.
 FORMAT = "2"
-# By earlier format, what is wrong with its records: data sets of it can be read, with this as a warning.
-FAULTS = {
-    "1": "which showed frames of sources below 25 frames per second or of varying rate too early, those of AVI files with "
-    "B-frames out of order, and mirrored videos unmirrored"
+# Known problems of earlier formats. Data sets of these can still be read, with a warning.
+KNOWN_PROBLEMS = {
+    "1": "which showed frames of sources below 25 frames per second or of varying rate too early, "
+    "those of AVI files with B-frames out of order, and mirrored videos unmirrored"
 }
 
 
 class Settings(NamedTuple):
-    """What the records of a data set are.
+    """What the records of a data set hold.
 
     Attributes:
-      flow: whether they have flow: that of the clips' files or, if there is a preset `tv_l1`, computed.
-      tv_l1: of `flow.PRESETS`.
-      recipe: how the flow is or was made, if that is known (see `flow.recipe`).
+      classes: names of the classes, in the order of the labels.
+      short_side: pixels of the frames' shorter side.
+      flow: whether records have flow: copied from the clips' flow files, or computed if there is a
+        `flow_preset`.
+      flow_preset: one of `flow.PRESETS`; None: flow is not computed.
+      recipe: how the flow is or was made (see `flow.recipe`); None: unknown.
     """
 
     classes: tuple[str, ...]
     short_side: int
     flow: bool
-    tv_l1: str | None = None
+    flow_preset: str | None = None
     recipe: dict | None = None
 
 
 def record_features(classes: Sequence[str], flow: bool = False) -> tfds.features.FeaturesDict:
-    """What is in a record: the names of the values, and their types."""
+    """The names and types of a record's values.
+
+    Args:
+      classes: names of the classes.
+      flow: whether records have flow.
+    """
     # Not `features.Video`, which imports TensorFlow.
     file = tfds.features.Tensor(shape=(), dtype=np.object_)
     return tfds.features.FeaturesDict(
@@ -58,72 +67,102 @@ def record_features(classes: Sequence[str], flow: bool = False) -> tfds.features
 
 
 def make_record(clip: Clip, path: str, settings: Settings) -> dict:
-    """Transcodes one of a clip's files to what its record holds.
+    """Transcodes one of a clip's files, and adds flow if the records have it.
 
-    Flow is copied, whose files are what `python -m i3d_jax.flow` makes of it, or computed.
+    Args:
+      clip: the clip.
+      path: one of its video files.
+      settings: of the data set.
+
+    Returns:
+      the values of `record_features`.
 
     Raises:
-      video.VideoError: it cannot be used, `reason` says why.
+      video.VideoError: the file cannot be used; its `reason` says why.
     """
     try:
-        found = h264.transcode(path, short_side=settings.short_side, seconds=clip.seconds)
-        about = {"label": clip.label, "id": clip.id, "video": found.data}
-        about |= {"frames": found.frames, "height": found.height, "width": found.width}
-        if settings.tv_l1 is not None:
-            return about | {"flow": computed_flow(clip, path, settings)}
-        return about | {"flow": read_flow(clip, path, found)} if settings.flow else about
-    except av.error.FFmpegError as error:  # Of frames larger than H.264 has, for one.
+        transcoded = h264.transcode(path, short_side=settings.short_side, seconds=clip.seconds)
+        record = {
+            "label": clip.label,
+            "id": clip.id,
+            "video": transcoded.data,
+            "frames": transcoded.frames,
+            "height": transcoded.height,
+            "width": transcoded.width,
+        }
+        if settings.flow_preset is not None:
+            return record | {"flow": compute_flow(clip, path, settings)}
+        if settings.flow:
+            return record | {"flow": read_flow(clip, path, transcoded)}
+        return record
+    except av.error.FFmpegError as error:  # For example, frames are larger than H.264 allows.
         raise video.VideoError(path, f"cannot be encoded: {error.strerror}") from None
 
 
-def computed_flow(clip: Clip, path: str, settings: Settings) -> bytes:
-    """The TV-L1 flow of one of a clip's files; other clips are worked on at the same time."""
-    assert settings.tv_l1 is not None
-    most = None if clip.seconds is None else decoding.frames_in(clip.seconds)
-    grey = video.grey(path, short_side=settings.short_side, frames=most, threads=1, strict=True)
-    return h264.encode(map(pixels.flow_bytes, flow_of_frames(grey, flow.PRESETS[settings.tv_l1], threads=1)))
+def compute_flow(clip: Clip, path: str, settings: Settings) -> bytes:
+    """Computes the TV-L1 flow of one of a clip's files, as an H.264 file.
+
+    It runs on one thread: other clips are in work at the same time.
+    """
+    assert settings.flow_preset is not None
+    frames = None if clip.seconds is None else decoding.frame_count(clip.seconds)
+    grey = video.grey(path, short_side=settings.short_side, frames=frames, threads=1, strict=True)
+    flows = flow_of_frames(grey, flow.PRESETS[settings.flow_preset], threads=1)
+    return h264.encode(map(pixels.flow_bytes, flows))
 
 
-def read_flow(clip: Clip, path: str, found: h264.Transcoded) -> bytes:
-    """The file with the flow of a clip, of which `found` was made of `path`; of several that which lies as the video does, if it fits.
+def read_flow(clip: Clip, path: str, transcoded: h264.Transcoded) -> bytes:
+    """Reads the flow file of a clip.
+
+    Of several, the first that fits is taken, beginning with the one whose path is most like the
+    video's.
+
+    Args:
+      clip: the clip, with its flow files.
+      path: the video file.
+      transcoded: the transcoded video.
 
     Raises:
-      video.VideoError: there is none, or none is the clip's.
+      video.VideoError: there is no flow file, or none fits the video.
     """
     problem = video.VideoError(clip.id, "its flow is missing")
-    for number, each in enumerate(sorted(clip.flows, key=lambda each: -_shared_end(each, path))):
+    best_first = sorted(clip.flows, key=lambda each: -_common_suffix(each, path))
+    for number, each in enumerate(best_first):
         try:
-            return _fitting_flow(each, found)
+            return _read_fitting_flow(each, transcoded)
         except video.VideoError as error:
             problem = problem if number else error
     raise problem
 
 
-def _fitting_flow(path: str, found: h264.Transcoded) -> bytes:
+def _read_fitting_flow(path: str, transcoded: h264.Transcoded) -> bytes:
     try:
         count, height, width = flow_shape(path)
     except video.VideoError as error:
         raise video.VideoError(path, f"its flow {error.reason}") from None
-    if count < found.frames or (height, width) != (found.height, found.width):
+    wanted = transcoded.height, transcoded.width
+    if count < transcoded.frames or (height, width) != wanted:
         raise video.VideoError(
             path,
             f"its flow does not fit: {count} frames of {height}x{width}, "
-            f"the video has {found.frames} of {found.height}x{found.width}",
+            f"the video has {transcoded.frames} of {wanted[0]}x{wanted[1]}",
         )
     return pathlib.Path(path).read_bytes()
 
 
-def _shared_end(*paths: str) -> int:
-    """How many names two paths share at their ends, extensions apart."""
+def _common_suffix(*paths: str) -> int:
+    """The number of path components that two paths share at their ends, apart from extensions."""
     ends = (reversed(pathlib.PurePath(path).with_suffix("").parts) for path in paths)
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends))))
 
 
 def check_storage(*paths: str) -> None:
-    """Makes sure that files which could not be used can be read: storage that went away is no damaged video.
+    """Checks that files which could not be decoded can be read.
+
+    Otherwise a disk that went away would look like damaged videos.
 
     Raises:
-      OSError: they cannot.
+      OSError: a file cannot be read.
     """
     for path in paths:
         with contextlib.suppress(PermissionError), open(path, "rb") as file:
@@ -132,13 +171,13 @@ def check_storage(*paths: str) -> None:
 
 
 def flow_shape(path: str) -> tuple[int, int, int]:
-    """Frames, height, width of the flow in a file, all of which is decoded.
+    """Decodes a flow file, and returns its number of frames, their height and width.
 
     Raises:
-      video.VideoError: it is damaged, or not as `h264.encode` writes flow: it would be read as something else.
+      video.VideoError: the file is damaged, or is not a flow file that `h264.encode` wrote.
     """
     h264.check_flow(path)
     count, height, width = 0, 0, 0
-    for frame in video.shown(path, threads=1, strict=True):
+    for frame in video.iter_frames(path, threads=1, strict=True):
         count, height, width = count + 1, frame.height // 2, frame.width
     return count, height, width

@@ -1,8 +1,13 @@
-"""Writing records shard by shard, so that work that was cut off goes on and its bytes do not depend on who did it.
+"""Writes the records of a data set, shard by shard.
 
-The clips of a split are ordered by a hash of their ids and cut into shards; a job writes one. Finished shards wait in a
-folder of parts, each beside a JSON file that says what it was made from, what is in it and which videos could not be used
-and why; all move into place at the very end. Jobs run in this process, in a pool of processes, or under Apache Beam.
+Interrupted work resumes with the first unfinished shard. The bytes do not depend on the number of
+workers.
+
+The clips of a split are ordered by a hash of their ids and cut into shards; one job writes one
+shard. Finished shards wait in a folder of parts. Beside each lies its marker, a JSON file: what the
+shard was made from, its contents, and the videos that could not be used, with the reasons. At the
+very end all shards move into place. Jobs run in this process, in a pool of processes, or under
+Apache Beam.
 """
 
 import contextlib
@@ -31,15 +36,22 @@ from i3d_jax.files import atomic_write, locked, naming_errors, remove_leftovers
 from i3d_jax.prefetch import prefetch, usable_cores
 from i3d_jax.stopping import StoppedError, catch_stop_signals
 
-CLIPS = 128  # Per shard, about; 100 MB of Kinetics.
+CLIPS_PER_SHARD = 128  # At most; about 100 MB of Kinetics.
+RESUME_HINT = "finished shards are kept, and the same command resumes"
 
 
 class PrepareError(ValueError):
-    """A data set that cannot be prepared; the message says why, and what is kept."""
+    """A data set cannot be prepared; the message says why, and what is kept."""
 
 
 class Job(NamedTuple):
-    """One shard: where it goes, and what it is made from."""
+    """The work for one shard.
+
+    Attributes:
+      shard: path of the shard among the parts.
+      clips: the clips to write, also those without files.
+      settings: of the data set.
+    """
 
     shard: str
     clips: tuple[Clip, ...]
@@ -47,7 +59,13 @@ class Job(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What was made of a split: its shards' numbers of records, bytes, and `statistics`."""
+    """A split that is written.
+
+    Attributes:
+      shard_lengths: number of records of each shard.
+      bytes: of all records.
+      statistics: see `statistics`.
+    """
 
     shard_lengths: list[int]
     bytes: int
@@ -64,31 +82,41 @@ def prepare(
     processes: int | None = None,
     beam: list[str] | None = None,
 ) -> dict[str, Split]:
-    """Writes the records of a data set, or what there is to do yet, to `folder`, and the list of videos that could not be used.
+    """Writes the records of a data set that are not written yet, and rejected.csv.
+
+    rejected.csv lists the videos that could not be used.
 
     Args:
-      clips: all that are annotated, also those that have no file.
+      clips: all annotated clips, also those without files.
       name: of the data set.
-      parts: folder for what is done so far. What lies there is used if it was made from the same clips.
-      processes, beam: `workers` and `beam` of `ClipBuilder`.
+      parts: folder for finished shards. Shards that lie there are used if they were made from the
+        same clips.
+      folder: folder of the data set.
+      settings: of the records.
+      processes: see `workers` of `ClipBuilder`.
+      beam: see `ClipBuilder`.
 
     Returns:
-      per split what was made of it.
+      the splits by their names.
 
     Raises:
-      PrepareError: a split has no clip that can be used, or the work was cut off; shards that are done are kept.
-      StoppedError: SIGINT or SIGTERM came while processes were at work; shards that are done are kept too.
+      PrepareError: a split has no clip that can be used, or the work was interrupted; finished
+        shards are kept.
+      StoppedError: SIGINT or SIGTERM came while processes were at work; finished shards are kept.
     """
     jobs = {
-        split: list(shard_jobs(clips, split, name, parts, settings)) for split in dict.fromkeys(c.split for c in clips)
+        split: list(shard_jobs(clips, split, name, parts, settings))
+        for split in dict.fromkeys(c.split for c in clips)
     }
-    for split in jobs:  # Better now than after hours.
+    for split in jobs:  # Fail now, not after hours.
         _check_files([clip for clip in clips if clip.split == split], split)
     parts.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parts)
-    left = [job for of_split in jobs.values() for job in of_split if marker(job) is None]
+    left = [job for of_split in jobs.values() for job in of_split if read_marker(job) is None]
     clips_left = sum(len(job.clips) for job in left)
-    with tqdm.tqdm(total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05) as bar:
+    with tqdm.tqdm(
+        total=len(clips), initial=len(clips) - clips_left, desc=name, unit="clip", smoothing=0.05
+    ) as bar:
         try:
             if beam is not None:
                 run_on_beam(left, beam)
@@ -96,78 +124,123 @@ def prepare(
                 for job in left:
                     write(job, bar.update, threads=usable_cores())
             else:
-                run(left, processes, bar)
+                run_in_pool(left, processes, bar)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise PrepareError(f"{parts}: {where}{error.strerror or error}; shards that are done are kept") from None
-    result, rejected = {}, []
-    for split, of_split in jobs.items():
-        found = [marker(job) for job in of_split]
-        missing = [job.shard for job, each in zip(of_split, found, strict=True) if each is None]
-        if missing:
             raise PrepareError(
-                f"{missing[0]} and {len(missing) - 1} other shards are not there, though their jobs ended"
-            )
-        annotated, done = [clip for job in of_split for clip in job.clips], [each for each in found if each is not None]
-        rejected += [(split, *row) for each in done for row in each["rejected"]]
-        lengths = [sum(each["used"].values()) for each in done]
-        if not sum(lengths):
-            reasons = "; ".join(f"{path or clip}: {reason}" for _, clip, path, reason, _ in rejected[-3:])
-            raise PrepareError(f"none of the {len(annotated)} clips of {split} can be used: {reasons}, ...")
-        result[split] = Split(lengths, sum(each["bytes"] for each in done), statistics(annotated, done))
-    for of_split in jobs.values():
-        for job in of_split:
-            _place(pathlib.Path(job.shard), folder)
+                f"{parts}: {where}{error.strerror or error}; finished shards are kept"
+            ) from None
+    result, rejected = {}, []
+    for split, split_jobs in jobs.items():
+        result[split], rows = _summarize(split, split_jobs)
+        rejected += rows
+    for split_jobs in jobs.values():
+        for job in split_jobs:
+            _link_or_copy(pathlib.Path(job.shard), folder)
     _write_rejected(folder / "rejected.csv", rejected)
     return result
 
 
+def _summarize(split: str, jobs: Sequence[Job]) -> tuple[Split, list[tuple]]:
+    """Reads the markers of a split's jobs; returns the split and its rows of rejected.csv.
+
+    Raises:
+      PrepareError: a marker is missing, or no clip could be used.
+    """
+    markers = [read_marker(job) for job in jobs]
+    missing = [job.shard for job, marker in zip(jobs, markers, strict=True) if marker is None]
+    if missing:
+        raise PrepareError(
+            f"{missing[0]} and {len(missing) - 1} other shards are missing, though their jobs ended"
+        )
+    done = [marker for marker in markers if marker is not None]
+    annotated = [clip for job in jobs for clip in job.clips]
+    rejected = [(split, *row) for marker in done for row in marker["rejected"]]
+    lengths = [sum(marker["used"].values()) for marker in done]
+    if not sum(lengths):
+        reasons = "; ".join(
+            f"{path or clip}: {reason}" for _, clip, path, reason, _ in rejected[-3:]
+        )
+        raise PrepareError(
+            f"none of the {len(annotated)} clips of {split} can be used: {reasons}, ..."
+        )
+    size = sum(marker["bytes"] for marker in done)
+    return Split(lengths, size, statistics(annotated, done)), rejected
+
+
 def _check_files(clips: Sequence[Clip], split: str) -> None:
+    """Checks that one of a split's clips has a file."""
     if not any(clip.has_file for clip in clips):
         broken = [each for clip in clips for each in clip.broken]
-        what = f"; {': '.join(broken[0])}, and {len(broken) - 1} more like it" if broken else ""
-        raise PrepareError(f"none of the clips of {split} has a file among the videos: leave {split}'s list out{what}")
+        example = f"; {': '.join(broken[0])}, and {len(broken) - 1} more like it" if broken else ""
+        raise PrepareError(
+            f"none of the clips of {split} has a file among the videos: "
+            f"leave {split}'s list out{example}"
+        )
 
 
 def _write_rejected(path: pathlib.Path, rows: Sequence[tuple]) -> None:
-    # Names of files are bytes, and not all are UTF-8.
-    with naming_errors(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    # File names are bytes, and need not be UTF-8.
+    with (
+        naming_errors(path),
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("split", "id", "file", "reason", "used_instead"))
         writer.writerows(rows)
 
 
-def statistics(annotated: Sequence[Clip], done: Sequence[dict]) -> dict:
-    """What there is of a split, from what its shards' markers say.
+def statistics(annotated: Sequence[Clip], markers: Sequence[dict]) -> dict:
+    """Counts the clips of a split.
+
+    Args:
+      annotated: all its clips.
+      markers: of all its shards.
 
     Returns:
-      "annotated" and "used" clips, "frames" in these, "rejected": how many clips are left out by kind of reason, "replaced":
-      how many are of another than their preferred file, and "classes": per class the clips annotated and used.
+      a dict with these entries.
+        "annotated": number of clips that are annotated.
+        "used": number of clips that have a record.
+        "frames": number of frames in the records.
+        "rejected": number of clips left out, by kind of reason.
+        "replaced": number of clips made from another than their preferred file.
+        "classes": by class, the numbers of clips annotated and used.
     """
     per_class = Counter(clip.label for clip in annotated)
-    used = sum((Counter(each["used"]) for each in done), Counter())
+    used = sum((Counter(marker["used"]) for marker in markers), Counter())
     lost: dict[str, str] = {}
     replaced = set()
-    for clip, _, reason, instead in (row for each in done for row in each["rejected"]):
-        if instead is None:
-            lost.setdefault(clip, reason.partition(":")[0])  # Of its preferred file.
+    for clip, _, reason, used_instead in (row for each in markers for row in each["rejected"]):
+        if used_instead is None:
+            lost.setdefault(clip, reason.partition(":")[0])  # The reason of the preferred file.
         else:
             replaced.add(clip)
     return {
         "annotated": len(annotated),
         "used": used.total(),
-        "frames": sum(each["frames"] for each in done),
+        "frames": sum(marker["frames"] for marker in markers),
         "rejected": dict(Counter(lost.values()).most_common()),
         "replaced": len(replaced),
         "classes": {label: [number, used[label]] for label, number in sorted(per_class.items())},
     }
 
 
-def shard_jobs(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings) -> Iterator[Job]:
+def shard_jobs(
+    clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path, settings: Settings
+) -> Iterator[Job]:
+    """Yields the jobs of a split.
+
+    Args:
+      clips: see `prepare`.
+      split: name of the split.
+      name: of the data set.
+      parts: see `prepare`.
+      settings: of the records.
+    """
     chosen = [clip for clip in clips if clip.split == split]
-    # An order that depends on the clips alone; neighbours of one video or class end in different shards.
+    # This order depends on the clips alone. It spreads clips of one video or class over shards.
     chosen.sort(key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
-    number = math.ceil(len(chosen) / CLIPS)
+    number = math.ceil(len(chosen) / CLIPS_PER_SHARD)
     for index in range(number):
         part = chosen[index * len(chosen) // number : (index + 1) * len(chosen) // number]
         shard = parts / f"{name}-{split}.array_record-{index:05d}-of-{number:05d}"
@@ -175,65 +248,98 @@ def shard_jobs(clips: Sequence[Clip], split: str, name: str, parts: pathlib.Path
 
 
 def write(job: Job, advance: Callable[[], Any] = lambda: None, threads: int = 1) -> None:
-    """Writes the shard of a job, and then its marker; calls `advance` after every clip."""
-    form = record_features(job.settings.classes, job.settings.flow)
-    specs: Any = form.get_serialized_info()
-    serializer = example_serializer.ExampleSerializer(specs)
-    shard, trying = pathlib.Path(job.shard), pathlib.Path(f"{job.shard}.trying")
+    """Writes the shard of a job, and then its marker.
 
-    def example(clip: Clip) -> tuple[dict | None, list]:
-        """What the record holds, if any of the clip's files can be used, and what is wrong with those before it."""
-        rejected, broken = [], dict(clip.broken)
-        for path in clip.paths:
-            if path in broken:
-                rejected.append((path, broken[path]))
-                continue
-            if threads == 1:
-                with naming_errors(trying):  # Names the video, should it bring the process down.
-                    trying.write_bytes(os.fsencode(path))
-            try:
-                found = make_record(clip, path, job.settings)
-                return found, [(clip.id, *each, path) for each in rejected]
-            except video.VideoError as error:
-                check_storage(path, *clip.flows)
-                rejected.append((path, error.reason))
-        return None, [(clip.id, *each, None) for each in rejected or [(None, "is missing")]]
+    Args:
+      job: the job.
+      advance: called after every clip.
+      threads: that transcode.
+    """
+    features = record_features(job.settings.classes, job.settings.flow)
+    specs: Any = features.get_serialized_info()
+    serializer = example_serializer.ExampleSerializer(specs)
+    shard, in_work = pathlib.Path(job.shard), _in_work_path(job)
+
+    def make(clip: Clip) -> tuple[dict | None, list[tuple]]:
+        # In several threads, one file could not say which video is in work.
+        return _first_usable(clip, job.settings, in_work if threads == 1 else None)
 
     used, rejected, sizes, frames, size = Counter(), [], {}, 0, 0
     with atomic_write(shard) as temporary:
         # Videos cannot be compressed further; TFDS reads groups of 1.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for clip, (found, problems) in zip(job.clips, prefetch(example, job.clips, threads), strict=True):
+        results = prefetch(make, job.clips, threads)
+        for clip, (record, problems) in zip(job.clips, results, strict=True):
             if problems:
                 rejected += problems
                 sizes |= {path: _size(path) for path in (*clip.paths, *clip.flows)}
-            if found is not None:
-                # Not `serialize_example`: its order of the features is another one in every process.
-                message = serializer.get_tf_example(form.encode_example(found))
+            if record is not None:
+                # Not `serialize_example`: its order of features differs from process to process.
+                message = serializer.get_tf_example(features.encode_example(record))
                 data = message.SerializeToString(deterministic=True)
-                _written(shard, writer.write, data)
+                with _writer_errors(shard):
+                    writer.write(data)
                 used[clip.label] += 1
-                frames, size = frames + found["frames"], size + len(data)
+                frames, size = frames + record["frames"], size + len(data)
             advance()
-        _written(shard, writer.close)
+        with _writer_errors(shard):
+            writer.close()
     state = {"made_from": fingerprint(job), "file": shard.stat().st_size, "sizes": sizes}
     content = {"bytes": size, "frames": frames, "used": dict(used), "rejected": rejected}
     with atomic_write(marker_path(job)) as temporary:
         temporary.write_text(json.dumps(state | content))
-    trying.unlink(missing_ok=True)
+    in_work.unlink(missing_ok=True)
 
 
-def _written(shard: pathlib.Path, call: Callable[..., Any], *data: bytes) -> None:
+def _first_usable(
+    clip: Clip, settings: Settings, in_work: pathlib.Path | None
+) -> tuple[dict | None, list[tuple]]:
+    """Makes a clip's record from the first of its files that can be used.
+
+    Args:
+      clip: the clip.
+      settings: of the records.
+      in_work: file to write the path of each video to, before it is read. If the video crashes the
+        process, this names it.
+
+    Returns:
+      the record, or None, and the rows of the marker's "rejected": (id, file, reason, file used
+      instead).
+    """
+    rejected, broken = [], dict(clip.broken)
+    for path in clip.paths:
+        if path in broken:
+            rejected.append((path, broken[path]))
+            continue
+        if in_work is not None:
+            with naming_errors(in_work):
+                in_work.write_bytes(os.fsencode(path))
+        try:
+            record = make_record(clip, path, settings)
+            return record, [(clip.id, *each, path) for each in rejected]
+        except video.VideoError as error:
+            check_storage(path, *clip.flows)
+            rejected.append((path, error.reason))
+    return None, [(clip.id, *each, None) for each in rejected or [(None, "is missing")]]
+
+
+@contextlib.contextmanager
+def _writer_errors(shard: pathlib.Path) -> Iterator[None]:
+    """Turns the record writer's errors, for example of a full disk, into OSErrors."""
     try:
-        call(*data)
-    except RuntimeError as error:  # A disk that is full, for one.
+        yield
+    except RuntimeError as error:
         raise OSError(errno.EIO, str(error), str(shard)) from None
 
 
 def fingerprint(job: Job) -> str:
-    # The folder may be another: videos are known by their names.
+    """A hash of all that the bytes of a job's shard depend on, but the videos' contents."""
+    # Videos are known by their names, so that their folder may move.
     clips = [
-        [*clip[:4], *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows))]
+        [
+            *clip[:4],
+            *([os.path.basename(path) for path in paths] for paths in (clip.paths, clip.flows)),
+        ]
         for clip in job.clips
     ]
     text = json.dumps([FORMAT, clips, job.settings])
@@ -241,18 +347,29 @@ def fingerprint(job: Job) -> str:
 
 
 def marker_path(job: Job) -> pathlib.Path:
+    """The file that says that a job is done."""
     return pathlib.Path(f"{job.shard}.json")
 
 
-def marker(job: Job) -> dict | None:
-    """What the job left when it was done, or None if it is to be done.
+def _in_work_path(job: Job) -> pathlib.Path:
+    """The file that names the video that a job is reading."""
+    return pathlib.Path(f"{job.shard}.trying")
 
-    That is when its shard is not here or not whole, was made from other clips, or a file of a clip that it rejected was replaced.
+
+def read_marker(job: Job) -> dict | None:
+    """Reads the marker of a job; None if the job must be done.
+
+    It must be done if its shard is missing, incomplete or made from other clips, or if a file of a
+    rejected clip has been replaced.
     """
     try:
-        found = json.loads(marker_path(job).read_text())
-        whole = found["made_from"] == fingerprint(job) and found["file"] == os.stat(job.shard).st_size
-        return found if whole and all(_size(path) == size for path, size in found["sizes"].items()) else None
+        marker = json.loads(marker_path(job).read_text())
+        unchanged = (
+            marker["made_from"] == fingerprint(job)
+            and marker["file"] == os.stat(job.shard).st_size
+            and all(_size(path) == size for path, size in marker["sizes"].items())
+        )
+        return marker if unchanged else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -261,19 +378,24 @@ def _size(path: str) -> int | None:
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
-def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
+def run_in_pool(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
     """Runs jobs in a pool of processes.
+
+    Args:
+      jobs: the jobs.
+      number: number of processes.
+      bar: progress bar, in clips.
 
     Raises:
       PrepareError: a process died.
       StoppedError: SIGINT or SIGTERM came.
     """
-    trying = [pathlib.Path(f"{job.shard}.trying") for job in jobs]
-    for path in trying:
-        path.unlink(missing_ok=True)  # Of a run that was killed.
+    in_work = [_in_work_path(job) for job in jobs]
+    for path in in_work:
+        path.unlink(missing_ok=True)  # A killed run leaves it.
 
-    def tried(_: list[int]) -> list[str]:
-        return sorted({os.fsdecode(path.read_bytes()) for path in trying if path.exists()} - {""})
+    def videos_in_work(_: list[int]) -> list[str]:
+        return sorted({os.fsdecode(path.read_bytes()) for path in in_work if path.exists()} - {""})
 
     counter, before = workers.CONTEXT.Value("q", 0), bar.n
 
@@ -282,20 +404,22 @@ def run(jobs: Sequence[Job], number: int, bar: tqdm.tqdm) -> None:
 
             def tick() -> None:
                 if stopped:
-                    raise StoppedError(stopped, "stopped; shards that are done are kept, and the same command goes on")
+                    raise StoppedError(stopped, f"stopped; {RESUME_HINT}")
                 bar.update(before + counter.get_obj().value - bar.n)
 
-            workers.run(_write, jobs, number, suspects=tried, tick=tick, shared=counter)
+            workers.run(
+                _write_in_pool, jobs, number, suspects=videos_in_work, tick=tick, shared=counter
+            )
     except workers.DeadWorkerError as error:
-        raise PrepareError(f"{error}; shards that are done are kept, and the same command goes on") from None
+        raise PrepareError(f"{error}; {RESUME_HINT}") from None
 
 
-def _write(job: Job) -> None:
+def _write_in_pool(job: Job) -> None:
     counter = workers.shared()
-    _leave_accelerators(job.settings)
+    _use_cpu_only(job.settings)
 
     def advance() -> None:
-        if workers.leaving():
+        if workers.stop_requested():
             raise PrepareError("stopped")
         with counter.get_lock():
             counter.value += 1
@@ -303,51 +427,71 @@ def _write(job: Job) -> None:
     write(job, advance)
 
 
-def _leave_accelerators(settings: Settings) -> None:
-    """For one of many processes: they cannot share an accelerator, and compute flow on the CPU."""
-    if settings.tv_l1 is not None:
+def _use_cpu_only(settings: Settings) -> None:
+    """Makes a worker compute flow on the CPU: many processes cannot share an accelerator."""
+    if settings.flow_preset is not None:
         jax.config.update("jax_platforms", "cpu")
 
 
 def run_on_beam(jobs: Sequence[Job], options: list[str]) -> None:
-    """Runs jobs under Apache Beam; its workers must see the same folders."""
+    """Runs jobs under Apache Beam, whose workers must see the same folders.
+
+    Args:
+      jobs: the jobs.
+      options: command-line options of the Beam pipeline.
+    """
     try:
         import apache_beam  # pyright: ignore - an extra
         from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore
     except ImportError:
-        raise PrepareError("Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'") from None
+        raise PrepareError(
+            "Apache Beam is not installed: pip install 'i3d-jax-zoo[beam]'"
+        ) from None
     with apache_beam.Pipeline(options=PipelineOptions(options)) as pipeline:
-        # As text: Beam has ideas of its own about named tuples.
+        # As JSON: Beam would turn named tuples into rows of its own.
         texts = pipeline | apache_beam.Create([json.dumps(job) for job in jobs])
-        _ = texts | apache_beam.Reshuffle() | apache_beam.Map(_write_text)
+        _ = texts | apache_beam.Reshuffle() | apache_beam.Map(_write_json)
 
 
-def _write_text(text: str) -> None:
+def _write_json(text: str) -> None:
+    """Writes the shard of a job that is given as JSON."""
     shard, clips, settings = json.loads(text)
     classes, *others = settings
     job = Job(shard, tuple(Clip(*clip) for clip in clips), Settings(tuple(classes), *others))
-    _leave_accelerators(job.settings)
+    _use_cpu_only(job.settings)
     write(job)
 
 
 @contextlib.contextmanager
 def lock_data_set(final: pathlib.Path, wait: bool = False) -> Iterator[None]:
-    """Makes sure that no other process prepares the same data set, or waits until it does not."""
+    """Keeps other processes from preparing the same data set.
+
+    Args:
+      final: folder of the data set.
+      wait: whether to wait for another process that prepares it.
+
+    Raises:
+      PrepareError: another process is preparing it.
+    """
     busy = PrepareError(f"{final}: another process is preparing it")
     with locked(final.with_name(f"{final.name}.lock"), busy, -1 if wait else 0):
-        # A process that was killed while TFDS put a data set together left this.
+        # TFDS leaves this if it is killed while it puts the data set together.
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
 def remove_parts(final: pathlib.Path) -> None:
-    """Removes the parts of a data set that is in place."""
+    """Removes the parts of a data set that is complete.
+
+    Args:
+      final: folder of the data set.
+    """
     shutil.rmtree(final.with_name(f"{final.name}.parts"), ignore_errors=True)
 
 
-def _place(shard: pathlib.Path, folder: pathlib.Path) -> None:
-    # A link, or a copy where there are none: whatever happens, the part stays until everything is in place.
+def _link_or_copy(shard: pathlib.Path, folder: pathlib.Path) -> None:
+    # Not a move: the part must stay until every shard is in place.
     try:
         os.link(shard, folder / shard.name)
     except OSError:

@@ -1,4 +1,4 @@
-"""UCF-101 (Soomro et al. 2012), from the videos and `ucfTrainTestlist` as they are shipped; a config per split."""
+"""UCF-101 (Soomro et al. 2012), from its published videos and lists. A config per split."""
 
 from i3d_jax.datasets import annotations, clips
 

@@ -1,16 +1,28 @@
-"""Which files the annotated clips have: those of their names without extension, wherever below a folder they lie."""
+"""Finds the files of annotated clips by their names without extension, anywhere below a folder."""
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from i3d_jax.datasets.annotations import SPLITS, AnnotationError, Row, respelt, unique
+from i3d_jax.datasets.annotations import SPLITS, AnnotationError, Row, other_spelling, unique
 from i3d_jax.video import listing
 from i3d_jax.video.listing import VIDEO
 
-# What downloads, and work on them, leave beside videos under the same names.
-NOT_VIDEO = {".json", ".jpg", ".jpeg", ".png", ".webp", ".txt", ".vtt", ".srt", ".csv", ".part", ".ytdl"}
+# Files that download tools and later steps leave beside videos, under the same names.
+NOT_VIDEO = {
+    ".json",
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".txt",
+    ".vtt",
+    ".srt",
+    ".csv",
+    ".part",
+    ".ytdl",
+}
 NOT_VIDEO |= {".m4a", ".mp3", ".wav", ".npy", ".npz"}
 
 
@@ -18,10 +30,15 @@ class Clip(NamedTuple):
     """One annotated clip and its files.
 
     Attributes:
-      seconds: that the annotation gives it; None: the whole file.
-      paths: its videos, the preferred one first. The first that can be used is; none: the clip is missing.
-      flows: the files of its flow, the preferred one first.
-      broken: those of `paths` that are no files, each with the reason (see `listing.list_files`).
+      id: unique in its data set.
+      label: its class.
+      split: "train", "validation" or "test".
+      seconds: duration that the annotation gives; None: the whole file.
+      paths: its video files, the preferred one first. The first that can be used is used. Empty:
+        the clip is missing.
+      flows: its flow files, the preferred one first.
+      broken: those of `paths` that cannot be read as files, each with the reason (see
+        `listing.list_files`).
     """
 
     id: str
@@ -34,33 +51,31 @@ class Clip(NamedTuple):
 
     @property
     def has_file(self) -> bool:
+        """Whether one of its paths can be read as a file."""
         return len(self.paths) > len(self.broken)
 
 
-class Found(NamedTuple):
-    """What lies below a folder.
+class FolderFiles(NamedTuple):
+    """The files below a folder.
 
     Attributes:
-      files: names without extension to sorted paths relative to the folder, with "/".
-      broken: those of the paths that are no files, each with the reason (see `listing.list_files`).
+      files: file names without extension, each with its sorted paths relative to the folder, with
+        "/".
+      broken: those of the paths that cannot be read as files, each with the reason (see
+        `listing.list_files`).
     """
 
     files: dict[str, list[str]]
     broken: dict[str, str]
 
 
-def videos(folder: Path) -> dict[str, list[str]]:
-    """The `files` of `find`."""
-    return find(folder).files
-
-
-def find(folder: Path) -> Found:
+def find(folder: Path) -> FolderFiles:
     """Lists everything below a folder (see `listing.list_files`).
 
     Raises:
-      AnnotationError: a folder that is missing or cannot be read.
+      AnnotationError: a folder is missing or cannot be read.
     """
-    found = Found({}, {})
+    found = FolderFiles({}, {})
     try:
         for path, reason in listing.list_files(folder).items():
             found.files.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
@@ -71,49 +86,67 @@ def find(folder: Path) -> Found:
     return found
 
 
-def clips(rows: Iterable[Row], folder: Path, flow: Path | None = None, found: Found | None = None) -> list[Clip]:
+def clips(
+    rows: Iterable[Row], folder: Path, flow: Path | None = None, found: FolderFiles | None = None
+) -> list[Clip]:
     """Joins the first row of each id with its files.
 
-    Of several files of one name those come first that are videos by their extension, that lie below a folder of the
-    row's label, and that lie below a folder of its split, in this order of importance; then their paths count.
+    If several files have the name, preferred are, in this order: files with a video's extension,
+    files below a folder named as the row's label, files below a folder named as its split, and the
+    alphabetically first path.
 
     Args:
-      folder: has the videos, in any layout.
-      flow: has the flow, in files of the videos' names; where it has none, a clip has no flow.
-      found: `find(folder)`, where it is known already.
+      rows: the annotations.
+      folder: folder of the videos, in any layout.
+      flow: folder of flow files, named as the videos are. A clip without such a file has no flow.
+      found: `find(folder)`, if the caller has it already.
     """
     found = find(folder) if found is None else found
-    flows = {} if flow is None else videos(flow)
-    home, flow_home = os.path.join(folder, ""), "" if flow is None else os.path.join(flow, "")
+    flow_files = {} if flow is None else find(flow).files
+    prefix, flow_prefix = os.path.join(folder, ""), "" if flow is None else os.path.join(flow, "")
     joined = []
     for row in unique(rows):
-        paths = _files(row, found.files)
-        broken = tuple((home + path, found.broken[path]) for path in paths if path in found.broken)
-        its_flows = tuple(flow_home + path for path in _files(row, flows))
-        its_paths = tuple(home + path for path in paths)
-        joined.append(Clip(row.id, row.label, row.split, row.seconds, its_paths, its_flows, broken))
+        files = _ranked_files(row, found.files)
+        paths = tuple(prefix + path for path in files)
+        flows = tuple(flow_prefix + path for path in _ranked_files(row, flow_files))
+        broken = tuple(
+            (prefix + path, found.broken[path]) for path in files if path in found.broken
+        )
+        joined.append(Clip(row.id, row.label, row.split, row.seconds, paths, flows, broken))
     return joined
 
 
-def _files(row: Row, found: Mapping[str, list[str]]) -> list[str]:
-    """The paths of a row's videos, or of its flow, the preferred one first."""
+def _ranked_files(row: Row, files: Mapping[str, list[str]]) -> list[str]:
+    """The paths of a row's videos, or of its flow, the preferred one first.
+
+    Args:
+      row: the annotation.
+      files: see `FolderFiles`.
+    """
 
     def penalties(path: str) -> tuple[bool, bool, bool]:
         below_split = any(SPLITS.get(name) == row.split for name in path.split("/")[:-1])
         return _extension(path) not in VIDEO, label_of(path, {row.label}) is None, not below_split
 
-    paths = candidates(row.stem, found)
+    paths = candidates(row.stem, files)
     if len(paths) < 2:
         return paths
     first, *others = sorted(paths, key=penalties)
-    if "/" in row.id:  # Names are unique within their class only: elsewhere they are of other videos.
+    if "/" in row.id:
+        # Names are unique within a class only: elsewhere the same name is another video's.
         others = [path for path in others if label_of(path, {row.label})]
     return [first, *others]
 
 
-def candidates(stem: str, found: Mapping[str, list[str]]) -> list[str]:
-    """The files of a name that may be videos."""
-    paths = [path for name in dict.fromkeys((stem, respelt(stem))) for path in found.get(name, ())]
+def candidates(stem: str, files: Mapping[str, list[str]]) -> list[str]:
+    """The paths of a name that may be videos.
+
+    Args:
+      stem: a file's name without extension.
+      files: see `FolderFiles`.
+    """
+    names = dict.fromkeys((stem, other_spelling(stem)))
+    paths = [path for name in names for path in files.get(name, ())]
     return [path for path in paths if _extension(path) not in NOT_VIDEO]
 
 
@@ -122,7 +155,12 @@ def _extension(path: str) -> str:
 
 
 def label_of(path: str, labels: set[str]) -> str | None:
-    """The class, with spaces or with underscores, that a relative path's folders name; the innermost of several."""
+    """The class that the folders of a relative path name, the innermost if there are several.
+
+    Args:
+      path: with "/".
+      labels: the classes. A folder may write one with underscores for spaces, or the reverse.
+    """
     for name in reversed(path.split("/")[:-1]):
         for label in (name, name.replace("_", " "), name.replace(" ", "_")):
             if label in labels:
@@ -130,8 +168,15 @@ def label_of(path: str, labels: set[str]) -> str | None:
     return None
 
 
-def unused_files(rows: Iterable[Row], found: Mapping[str, list[str]]) -> list[str]:
-    """The files that are no row's, sorted; those that are not videos by their extension are left out."""
-    wanted = {row.stem for row in rows}
-    unwanted = (stem for stem in found if stem not in wanted and respelt(stem) not in wanted)
-    return sorted(path for stem in unwanted for path in found[stem] if _extension(path) not in NOT_VIDEO)
+def unused_files(rows: Iterable[Row], files: Mapping[str, list[str]]) -> list[str]:
+    """The sorted paths that no row names, without companion files (`NOT_VIDEO`).
+
+    Args:
+      rows: the annotations.
+      files: see `FolderFiles`.
+    """
+    named = {row.stem for row in rows}
+    unused = (stem for stem in files if stem not in named and other_spelling(stem) not in named)
+    return sorted(
+        path for stem in unused for path in files[stem] if _extension(path) not in NOT_VIDEO
+    )

@@ -1,4 +1,8 @@
-"""Processes that work on videos: they do not outlive the one that started them, and none dies without a word."""
+"""A pool of processes for work on videos.
+
+The processes end when the one that started them ends. If one dies, an error names the videos that
+it may have died of.
+"""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -12,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("spawn")  # What has threads, as JAX has, cannot be forked.
-PATIENCE = 2.0  # Seconds that a process has to leave its work, when the work of all is to end.
+CONTEXT = multiprocessing.get_context("spawn")  # A process with threads, as JAX has, must not fork.
+GRACE_PERIOD = 2.0  # Seconds that a process gets to leave its work, before it is ended.
 
 
 class DeadWorkerError(ValueError):
@@ -30,51 +34,56 @@ def run(
     tick: Callable[[], None] = lambda: None,
     shared: Any = None,
 ) -> None:
-    """Works on jobs in a pool of processes. If anything is raised, the processes end within seconds.
+    """Runs jobs in a pool of processes. If anything is raised, the processes end within seconds.
 
     Args:
-      function: of a job; asks `leaving` now and then, and raises something if it says so.
-      jobs: what it is called with.
-      number: of processes.
-      suspects: given the numbers of the jobs in work, names the videos that are being read, should a process die.
-      done: called with a job's number and result, in any order.
-      tick: called twice a second; may raise, to end the work.
-      shared: what `shared` gives in the processes: of `CONTEXT`, as others cannot be given to them.
+      function: called with a job. It asks `stop_requested` from time to time, and raises an error
+        if so.
+      jobs: the arguments of the calls.
+      number: number of processes.
+      suspects: called if a process dies, with the indices of the running jobs; returns the videos
+        that are being read.
+      done: called with a job's index and result, in any order.
+      tick: called at least twice a second; may raise, to end the work.
+      shared: returned by `shared` in the processes. Shared memory must come from `CONTEXT`.
 
     Raises:
       DeadWorkerError: a process died.
     """
-    leave = CONTEXT.RawValue(ctypes.c_bool, False)  # Without a lock, which a process may hold when it dies.
+    stop = CONTEXT.RawValue(ctypes.c_bool, False)  # Without a lock: a process could die with it.
     waiting, running = enumerate(jobs), {}
     try:
-        with _Executor(number, CONTEXT, _begin, (shared, leave, os.getpid())) as executor:
+        with _Executor(number, CONTEXT, _start_worker, (shared, stop, os.getpid())) as executor:
             try:
                 while True:
                     for index, job in itertools.islice(waiting, 2 * number - len(running)):
                         running[executor.submit(function, job)] = index
                     if not running:
                         break
-                    finished, _ = concurrent.futures.wait(running, 0.5, concurrent.futures.FIRST_COMPLETED)
+                    finished, _ = concurrent.futures.wait(
+                        running, 0.5, concurrent.futures.FIRST_COMPLETED
+                    )
                     tick()
                     for future in finished:
                         done(running[future], future.result())
                         del running[future]
             except BaseException:
-                leave.value = True
+                stop.value = True
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
     except concurrent.futures.process.BrokenProcessPool:
-        tick()  # All may have been sent the signal that this one is to end by.
+        tick()  # A signal to stop may have gone to all processes; then `tick` raises.
         names = ", ".join(suspects(list(running.values())[:number]))
         raise DeadWorkerError(
-            f"a worker died: it was killed, had no memory left, or one of these videos brings the decoder down: {names}"
+            "a worker died: it was killed, had no memory left, "
+            f"or one of these videos crashes the decoder: {names}"
         ) from None
 
 
 class _Executor(concurrent.futures.ProcessPoolExecutor):
     def submit(self, *given: Any, **named: Any) -> concurrent.futures.Future:
-        # It starts processes, which have the mask of whoever starts them: Ctrl-C, which a terminal sends to all of them, is
-        # for the first alone.
+        # Submitting starts processes, which inherit the signal mask. A terminal sends Ctrl-C to all
+        # processes, but only the first one handles it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return super().submit(*given, **named)
@@ -83,29 +92,29 @@ class _Executor(concurrent.futures.ProcessPoolExecutor):
 
 
 def shared() -> Any:
-    """In a process of a pool: what was given to all of them."""
+    """In a process of a pool: the `shared` argument of `run`."""
     return _shared
 
 
-def leaving() -> bool:
-    """In a process of a pool: whether the work of all is to end."""
-    return _leave is not None and _leave.value
+def stop_requested() -> bool:
+    """In a process of a pool: whether the pool is ending."""
+    return _stop is not None and _stop.value
 
 
 _shared: Any = None
-_leave: Any = None
+_stop: Any = None
 
 
-def _begin(shared: Any, leave: Any, parent: int) -> None:
-    global _shared, _leave
-    _shared, _leave = shared, leave
+def _start_worker(shared: Any, stop: Any, parent: int) -> None:
+    global _shared, _stop
+    _shared, _stop = shared, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while os.getppid() == parent and not leave.value:
+        while os.getppid() == parent and not stop.value:
             time.sleep(0.1)
         if os.getppid() == parent:
-            time.sleep(PATIENCE)
-        os._exit(1)  # Nobody waits for this process any more, and it would wait for ever.
+            time.sleep(GRACE_PERIOD)
+        os._exit(1)  # No one waits for this process any more, and it would wait for ever.
 
     threading.Thread(target=watch, daemon=True).start()

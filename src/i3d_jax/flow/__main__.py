@@ -60,7 +60,7 @@ def flow_jobs(names: list[pathlib.Path], out: pathlib.Path, suffix: str) -> list
     jobs = []
     for name in names:
         if name.is_dir():
-            inside = [(name / path, path) for path in listing.find_videos(name, but=out)]
+            inside = [(name / path, path) for path in listing.find_videos(name, exclude=out)]
         else:
             inside = [(name, pathlib.PurePath(name.name))]
         jobs += [Job(source, out / relative.parent / (relative.stem + suffix)) for source, relative in inside]

@@ -1,7 +1,8 @@
-"""Checkpoints of a run: Orbax's, with a CRC per leaf, since Orbax restores damaged files without noticing.
+"""Checkpoints of a run: Orbax's, with a checksum per leaf.
 
-Each has three items: the state; "crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it. All are
-verified when it is restored, and that the state is of the step that its folder is called by.
+Orbax restores damaged files without noticing. A checkpoint here has three items: the state;
+"crc32c", the CRC-32C of each of its leaves; and "about", JSON of what made it. Restoring verifies
+all of them, and that the state is of the step that the folder is named after.
 """
 
 import asyncio
@@ -69,9 +70,10 @@ class Checkpoints:
             except (ValueError, TypeError, AttributeError, KeyError) as error:
                 reason = " ".join(str(error).split())[-200:]
                 raise DamagedError(
-                    f"{folder}: cannot be read ({reason}): a step's _CHECKPOINT_METADATA is damaged; move the step away"
+                    f"{folder}: cannot be read ({reason}): "
+                    "a step's _CHECKPOINT_METADATA is damaged; move the step away"
                 ) from None
-        # The run asks JAX for itself: it counts the questions, and Orbax's own, by step, would spoil the count.
+        # JAX counts how often it is asked for preemption. The run asks; Orbax must not.
         self.manager.reached_preemption = lambda step: False
         self.folder = self.manager.directory
 
@@ -86,8 +88,8 @@ class Checkpoints:
           SaveError: this save, or the one before it, failed: the disk is full, for one.
           RuntimeError: Orbax declined, as it silently does for a step that is there already.
         """
-        # Of arrays on devices Orbax has every replica write a part, and compiles for each shape of them what cuts it out: that takes
-        # longer than the first process takes to write them all.
+        # From devices Orbax would have each replica write a part, and compile the slicing of it,
+        # which takes longer than the first process takes to write all.
         state = jax.tree.map(_on_host, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -101,11 +103,12 @@ class Checkpoints:
             saved = self.manager.save(step, args=items)
         if not saved:
             raise RuntimeError(
-                f"{self.folder}: step {step} was not saved; the last one there is {self.latest_step()}"
+                f"{self.folder}: step {step} was not saved; "
+                f"the last one there is {self.latest_step()}"
             )
 
     def _check_room(self, state: Any) -> None:
-        """Raises an OSError if nothing can be written, or not so much; Orbax takes minutes to tell."""
+        """Raises an OSError if the state cannot be written; Orbax takes minutes to say so."""
         with tempfile.TemporaryFile(dir=self.folder):
             pass
         needed = 2 * sum(
@@ -167,7 +170,7 @@ class Checkpoints:
         return None
 
     def _wait_until_seen(self, steps: list[int]) -> None:
-        """Waits until every process sees what the first one does: shared storage may show it a minute later."""
+        """Waits until all processes see the first one's steps: shared storage may be late."""
 
         def missing() -> list[int]:
             return [step for step in steps if not (self.folder / str(step)).exists()]
@@ -175,8 +178,9 @@ class Checkpoints:
         def check() -> None:
             if missing():
                 raise DamagedError(
-                    f"{self.folder}: process {jax.process_index()} does not see step {missing()[0]}, which the first process "
-                    "does; the workdir must be one folder for all"
+                    f"{self.folder}: process {jax.process_index()} does not see step "
+                    f"{missing()[0]}, which the first process does; "
+                    "the workdir must be one folder for all"
                 )
 
         distributed.wait_for_all(lambda: not missing(), PATIENCE)
@@ -253,7 +257,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _reported(folder: Any) -> Iterator[None]:
-    """Raises what Orbax says of a disk that is full, or a folder that cannot be written to, as a SaveError of one line."""
+    """Turns Orbax's errors of a full or read-only disk into a SaveError of one line."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -270,8 +274,8 @@ def _reported(folder: Any) -> Iterator[None]:
 class _LenientLoop(asyncio.SelectorEventLoop):
     """An event loop that ignores calls after it was closed.
 
-    Orbax closes its loop at the first leaf that cannot be read. TensorStore's threads, which are at the others, call it yet, and
-    print a traceback for each of them.
+    Orbax closes its loop at the first leaf that it cannot read. TensorStore's threads, still at the
+    others, then call it, and would print a traceback each.
     """
 
     def call_soon_threadsafe(self, *given: Any, **named: Any) -> Any:

@@ -243,15 +243,16 @@ def _check_sections(config: dict) -> None:
     model = config["model"]
     check_arguments("config.model", models.build, model, **sections()["model"].given)
     if model["name"] in models.MODELS:
-        network = models.MODELS[model["name"]]
-        check_keys("config.model", model, ["name", *_model_options(network)])
-        check_types("config.model", network.network, model)
+        check_keys("config.model", model, ["name", *model_options(model["name"])])
+        check_types("config.model", models.MODELS[model["name"]].network, model)
 
 
-def _model_options(model: models.Model) -> list[str]:
-    """The attributes of a network that a config may set."""
-    ours = {*sections()["model"].given, *model.attributes, "parent", "name"}
-    return [field.name for field in dataclasses.fields(model.network) if field.name not in ours]
+def model_options(model: str) -> dict[str, Any]:
+    """The attributes of a network that a config may set, with their defaults; as JSON has them."""
+    network = models.MODELS[model]
+    ours = {*sections(model)["model"].given, *network.attributes, "parent", "name"}
+    fields = [field for field in dataclasses.fields(network.network) if field.name not in ours]
+    return {each.name: each.default for each in fields} | {"dtype": "float32"}
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -270,7 +271,8 @@ def _check_start(config: dict) -> None:
     pretrain, init_from = config.get("pretrain"), config.get("init_from")
     if config.get("freeze_backbone") and pretrain is None and init_from is None:
         raise ConfigError(
-            "config.freeze_backbone: only the last layer is trained: config.init_from must say where the rest is from"
+            "config.freeze_backbone: only the last layer is trained: "
+            "config.init_from must say where the rest is from"
         )
     if pretrain is not None and init_from is not None:
         raise ConfigError(
@@ -288,7 +290,8 @@ def _data_set_and_network(config: dict) -> tuple[datasets.ClipBuilder, Network]:
         raise ConfigError(f"config: {error}") from None
     if config["model"]["name"] == "two_stream_i3d":
         raise ConfigError(
-            "config.model.name: two_stream_i3d's streams are trained separately, as i3d, and fused by i3d_jax.evaluate"
+            "config.model.name: two_stream_i3d's streams are trained separately, as i3d, "
+            "and fused by i3d_jax.evaluate"
         )
     return builder, network
 

@@ -1,4 +1,7 @@
-"""What a run's result depends on: its config, the code, JAX's settings and the data set, as values to be compared and written down."""
+"""What a run's result depends on besides its config: the code, JAX's settings, the data set.
+
+The processes of a run compare these values, and checkpoints have them.
+"""
 
 import contextlib
 import functools
@@ -25,7 +28,7 @@ SETTINGS = (
 
 
 def of_code() -> dict[str, Any]:
-    """The code that computes, wherever it is installed, by name: this package's digest, others' versions, and JAX's settings."""
+    """This package's digest, the versions of others that compute, and JAX's settings, by name."""
     found: dict[str, Any] = {
         f"the version of {name}": version for name, version in _versions(PACKAGES).items()
     }
@@ -49,7 +52,7 @@ def source() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and those that compute; with the commit, if it is used from its repository."""
+    """The versions of this package, with its commit if that is known, and of those that compute."""
     found = _versions(("i3d-jax-zoo", *PACKAGES))
     repository = pathlib.Path(__file__).parents[3]
     if (repository / ".git").exists():
@@ -72,7 +75,11 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def of_data_set(builder: datasets.ClipBuilder) -> dict[str, Any]:
-    """A prepared data set, wherever it lies: version, classes, streams, and by split the clips and the sizes of all shards."""
+    """A prepared data set, wherever it lies.
+
+    Returns:
+      its version, classes and streams, and for each split the clips and the sizes of all shards.
+    """
     found: dict[str, Any] = {
         "version": str(builder.version),
         "classes": _digest(list(builder.class_names)),

@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, the durable record, and TensorBoard; and how fast it is."""
+"""A run's log: JSON lines, the durable record, and TensorBoard; its speed; its profile."""
 
 import contextlib
 import json
@@ -18,15 +18,20 @@ from i3d_jax.files import atomic_write, free_path, naming_errors
 
 
 class Log:
-    """Writes scalars by step to `log.jsonl`, a line each, and for TensorBoard; no step is in it twice.
+    """Writes scalars to `log.jsonl`, a line per step, and for TensorBoard. No step is in it twice.
 
-    A run that was killed may have logged steps after its last checkpoint, `start`, and half a line; they are forgotten,
-    since they will be taken again. Lines that are damaged are named on stderr and left out; the log with them is kept in the
-    folder "set_aside". All is written here, and not by a thread, which a full disk would end without a word.
+    A run that was killed may have logged steps after its last checkpoint, `start`, and half a line.
+    These are removed, since the run makes the steps again. Damaged lines are named on stderr and
+    left out; the log with them is kept in the folder "set_aside". Nothing is written by a thread: a
+    full disk would end that without a word.
+
+    Args:
+      folder: the run's.
+      start: the step that the run is at.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
-        # Which imports PyTorch where there is one: that takes seconds, which mistakes need not wait for.
+        # It imports PyTorch, if there is one: mistakes in a config need not wait for that.
         from tensorboardX import event_file_writer
         from tensorboardX.proto import event_pb2
 
@@ -38,7 +43,8 @@ class Log:
             shutil.copyfile(self.path, copy)
             many = f" and {len(damaged) - 1} more" if damaged[1:] else ""
             print(
-                f"{self.path}: line {damaged[0]}{many} left out, since damaged; as it was, the log is {copy}",
+                f"{self.path}: line {damaged[0]}{many} left out, since damaged; "
+                f"as it was, the log is {copy}",
                 file=sys.stderr,
             )
         kept = [line for line in lines if line is not None and line["step"] <= start]
@@ -109,7 +115,13 @@ class Clock:
         self.step, self.began, self.waited = step, time.perf_counter(), 0.0
 
     def next(self, batches: Iterator[Any], running: Any) -> Any:
-        """The next batch; the time it takes was waited for unless the step that makes `running` outlasts it."""
+        """The next batch.
+
+        Args:
+          batches: where it comes from.
+          running: an array that a step computes. If it is ready before the batch is, the step did
+            not cover the wait, and the time counts as waited for. None: no step runs.
+        """
         began = time.perf_counter()
         batch = next(batches)
         if running is None or running.is_ready():
@@ -117,7 +129,12 @@ class Clock:
         return batch
 
     def scalars(self, step: int, batch_size: int) -> dict[str, float]:
-        """Clips per second, the share of the time that was waited for clips (at most), and the memory in use."""
+        """Clips per second, the share of time that was waited for clips, and the peak of memory.
+
+        Args:
+          step: that the run is at.
+          batch_size: clips per step.
+        """
         seconds = time.perf_counter() - self.began
         speed = (step - self.step) * batch_size / seconds
         return {
@@ -128,7 +145,7 @@ class Clock:
 
 
 def memory_mb() -> float:
-    """The most memory that was in use of this process's fullest device or, as CPUs have none of their own, of the process."""
+    """The peak of memory in MB: of the fullest local device or, on CPUs, of the process."""
     peaks = [
         stats["peak_bytes_in_use"]
         for device in jax.local_devices()
@@ -139,9 +156,14 @@ def memory_mb() -> float:
 
 @contextlib.contextmanager
 def profiling(folder: pathlib.Path, steps: tuple[int, ...]) -> Iterator[Callable[[int, Any], None]]:
-    """A function to call with (steps made, state) before every step, which profiles `steps` (first, number) into `folder`.
+    """Profiles some steps; TensorBoard's profile plugin and xprof read the result.
 
-    TensorBoard's profile plugin and xprof read it.
+    Args:
+      folder: for the profile.
+      steps: (first, number), or () for none.
+
+    Yields:
+      a function to call with (steps made, state) before every step.
     """
     running = False
 

@@ -104,8 +104,8 @@ def train(
 ) -> dict:
     """Trains a model, or resumes its training, and evaluates it at the end.
 
-    All processes of a run call it with the same arguments, after `distributed.initialize`. Which
-    arguments may differ is in `run_folder.PER_PROCESS`, what else must be the same in `fingerprint`.
+    All processes of a run call it with the same arguments, after `distributed.initialize`. Only
+    those in `run_folder.PER_PROCESS` may differ. `fingerprint` has what else must be the same.
 
     Args:
       workdir: The run's folder. Several processes share it.
@@ -117,8 +117,8 @@ def train(
       eval_clips: How videos are taken in validations and in the test.
       optimizer: Learning rate, momentum, weight decay.
       seed: Of everything random.
-      norm_group_size: Clips that share batch norm statistics (the release: 6). None: the whole batch.
-      grad_accum_steps: Micro-batches of a batch, computed one after another. Changes memory and time.
+      norm_group_size: Clips that share batch norm statistics (the release: 6). None: all.
+      grad_accum_steps: Micro-batches of a batch, one after another. Changes memory and time.
       remat: Compute activations again in the backward pass, block by block. Takes less memory.
       freeze_backbone: Train the last layer only (table 4's "Fixed"; False is its "Full-FT").
       ema_decay: Per step, of a moving average of the parameters, which is tested and exported.
@@ -217,7 +217,8 @@ def _set_up(
     start, state = _restore(run, tx) or (0, _fresh_state(run, tx, initial_weights))
     if start > config["steps"]:
         raise ConfigError(
-            f"config.steps: {config['steps']}, but {folder} has a checkpoint of step {start} already"
+            f"config.steps: {config['steps']}, "
+            f"but {folder} has a checkpoint of step {start} already"
         )
     saved.keep_best(int(state.validation.best_step))
     return run, start, state
@@ -348,7 +349,8 @@ def initial_variables(
         new = [row.leaf for row in rows if row.action == "new"]
         if others := [leaf for leaf in new if LAST not in leaf.split("/")]:
             raise ValueError(
-                f"freeze_backbone: {len(others)} leaves are not in them and would never be trained: {', '.join(others)}"
+                f"freeze_backbone: {len(others)} leaves are not in them "
+                f"and would never be trained: {', '.join(others)}"
             )
         return transfer_variables(source, variables, trunks)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The paper's optimiser and its learning rate."""
+"""The paper's optimizer and its learning rate."""
 
 import functools
 from typing import Any
@@ -19,38 +19,41 @@ def sgd(
     milestones: tuple[tuple[int, float], ...] = (),
     only: str | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """SGD with momentum, the paper's, and its learning rate by step.
-
-    The rate is `lr` times the factor of the last of the `milestones` (step, factor) reached, linear from 0 over the
-    first `warmup` steps. Weight decay is an L2 penalty on kernels only.
+    """SGD with momentum (the paper's), and its learning rate by step.
 
     Args:
-      batch_size: clips per step.
-      lr_batch_size: clips per step that `lr` is of; for other batches it is taken in proportion (Goyal et al. 2017). None: `lr`
-        is of any batch.
-      only: name of the layers that are trained; the others stay as they are, and have no slots. None: all are.
+      lr: Learning rate after the warmup and before the milestones.
+      batch_size: Clips per step.
+      lr_batch_size: Clips per step that lr is for; it scales linearly. None: lr is not scaled.
+      momentum: Of SGD.
+      weight_decay: Factor of an L2 penalty on kernels; biases have none.
+      warmup: Steps over which the learning rate rises linearly from 0.
+      milestones: (step, factor) pairs: from the step on the rate is the factor times lr.
+      only: Name of the layers that are trained; the others have no momentum. None: all are.
+
+    Returns:
+      the optimizer, and a function from a step to its learning rate.
     """
+    # Linear scaling: Goyal et al. 2017.
     lr = lr if lr_batch_size is None else lr * batch_size / lr_batch_size
-    rates = [
-        optax.constant_schedule(lr * factor)
-        for factor in (1.0, *(factor for _, factor in milestones))
-    ]
+    factors = (1.0, *(factor for _, factor in milestones))
+    rates = [optax.constant_schedule(lr * factor) for factor in factors]
     constant = optax.join_schedules(rates, [step for step, _ in milestones])
 
-    def rate(step):
+    def learning_rate(step):
         return constant(step) * jnp.minimum(1.0, (step + 1) / max(1, warmup))
 
     kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-    tx = optax.chain(optax.add_decayed_weights(weight_decay, kernels), optax.sgd(rate, momentum))
+    penalty = optax.add_decayed_weights(weight_decay, kernels)
+    tx = optax.chain(penalty, optax.sgd(learning_rate, momentum))
     if only is not None:
-        tx = optax.partition(
-            {True: tx, False: optax.set_to_zero()}, functools.partial(_within, name=only)
-        )
-    return tx, rate
+        trained = functools.partial(_is_in_layer, name=only)
+        tx = optax.partition({True: tx, False: optax.set_to_zero()}, trained)
+    return tx, learning_rate
 
 
-def _within(params: Any, name: str) -> Any:
-    """Per leaf, whether it is one of a layer called so."""
+def _is_in_layer(params: Any, name: str) -> Any:
+    """For each leaf, whether it belongs to a layer of that name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(step.key == name for step in path), params
     )

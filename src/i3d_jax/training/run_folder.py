@@ -1,4 +1,4 @@
-"""A run's folder: that it is of one run, whose processes all see it, and that no other works in it."""
+"""A run's folder: it belongs to one run, all processes see it, and no other run works in it."""
 
 import contextlib
 import inspect
@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from i3d_jax import distributed, files
-from i3d_jax.training.config import ConfigError, sections
+from i3d_jax.models import MODELS
+from i3d_jax.training.config import ConfigError, model_options, sections
 
 # Keys that may differ when a run is resumed. The others make its result.
 CHANGEABLE = (
@@ -63,12 +64,17 @@ def entered(folder: pathlib.Path, config: dict, run: Callable) -> Iterator[None]
 
 
 def has_started(folder: pathlib.Path) -> bool:
-    """Whether a run's folder has anything that another run would not have: a checkpoint, or what was made from it."""
+    """Whether a run's folder has a checkpoint, or weights that were made from one."""
     return any((folder / "checkpoints").glob("*")) or (folder / "weights.safetensors").exists()
 
 
 def record_config(folder: pathlib.Path, config: dict, run: Callable) -> None:
-    """Writes a run's config, the arguments of `run`, to its folder or, if the run has begun, makes sure that this is the same one.
+    """Writes a run's config to its folder; if the run has started, makes sure that it is the same.
+
+    Args:
+      folder: the run's.
+      config: the arguments of `run`.
+      run: `loop.train`.
 
     Raises:
       ConfigError: it is another, or its config is damaged.
@@ -79,12 +85,15 @@ def record_config(folder: pathlib.Path, config: dict, run: Callable) -> None:
         try:
             other = _differences(files.read_json(path), config, run)
         except (ValueError, KeyError, TypeError, AttributeError):
-            hint = "move it away, and the same command goes on (checkpoints say too of which run they are)"
+            hint = (
+                "move it away, and the same command goes on (checkpoints have the config as well)"
+            )
             raise ConfigError(f"{path}: damaged; {hint}") from None
         for name, (earlier, now) in other.items():
             if own or name.startswith("pretrain"):
                 raise ConfigError(
-                    f"config.{name}: {now!r}, but {folder} was started with {earlier!r}; use another workdir"
+                    f"config.{name}: {now!r}, but {folder} was started with {earlier!r}; "
+                    "use another workdir"
                 )
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, config)
@@ -106,7 +115,7 @@ def why_another_run(about: Any, config: dict, run: Callable) -> str | None:
 
 
 def shared_settings(config: dict, run: Callable) -> dict[str, Any]:
-    """Of a config, which need not be a valid one, what all processes of its run must have alike, by key."""
+    """The values that all processes of a run must share, by key; the config need not be valid."""
     try:
         whole = _with_defaults(config, run)
     except (KeyError, TypeError, AttributeError):  # Of a section that is none, for one.
@@ -119,8 +128,10 @@ def shared_settings(config: dict, run: Callable) -> dict[str, Any]:
 
 
 def check_file_kinds(folder: pathlib.Path) -> None:
-    """Raises a ConfigError if there is another thing in the place of a run's folder, or of a file or folder in it, or if its name
-    cannot be written in UTF-8.
+    """Checks that what is in a run's folder is as a run has it: files are files, folders folders.
+
+    Raises:
+      ConfigError: something else is in the place of one, or the folder's name is not UTF-8.
     """
     try:
         files.check_utf8(os.path.abspath(folder))
@@ -137,7 +148,7 @@ def check_file_kinds(folder: pathlib.Path) -> None:
 
 
 def check_shared(folder: pathlib.Path) -> None:
-    """Makes sure that the workdirs of all processes are one folder: each must see a file that the first one writes.
+    """Makes sure that all processes see one folder: the first writes a file that each must see.
 
     Raises:
       ConfigError: this process does not see it.
@@ -157,8 +168,8 @@ def check_shared(folder: pathlib.Path) -> None:
     def check() -> None:
         if not mark.exists():
             raise ConfigError(
-                f"--workdir: process {jax.process_index()} does not see in {folder} what the first process writes; "
-                "the workdir must be one folder for all processes"
+                f"--workdir: process {jax.process_index()} does not see in {folder} "
+                "what the first process writes; the workdir must be one folder for all processes"
             )
 
     try:
@@ -172,7 +183,9 @@ def locked(folder: pathlib.Path, patience: float = 0) -> contextlib.AbstractCont
     """Makes sure that no other run works in a folder.
 
     Args:
-      patience: seconds to wait for another to end. Of a machine that is lost, shared storage holds the lock for a while.
+      folder: the run's.
+      patience: seconds to wait for another to end. Shared storage holds the lock of a machine that
+        is lost for a while.
 
     Raises:
       ConfigError: one does.
@@ -192,6 +205,8 @@ def _with_defaults(config: dict, run: Callable) -> dict:
         return {each.name: each.default for each in arguments if each.default is not each.empty}
 
     config = defaults(run) | {RENAMED.get(name, name): value for name, value in config.items()}
+    if (model := config["model"]["name"]) in MODELS:
+        config["model"] = model_options(model) | config["model"]
     for name in ("train_clips", "eval_clips", "optimizer"):
         config[name] = defaults(sections()[name].function) | config[name]
     if config["pretrain"] is not None:
@@ -200,7 +215,7 @@ def _with_defaults(config: dict, run: Callable) -> dict:
 
 
 def _differences(earlier: dict, config: dict, run: Callable) -> dict[str, tuple[Any, Any]]:
-    """By key, where an earlier config makes another run than a config does, and the values of both."""
+    """The keys in which two configs are different runs, with the values of both."""
     before, now = (_flatten(_with_defaults(each, run)) for each in (earlier, config))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return {

@@ -1,20 +1,22 @@
-"""What a run makes of its validations: the best one so far, and a learning rate that drops when they do not improve."""
+"""What a run learns from its validations: the best step, and when to lower the learning rate."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-METRICS = {"top1": 1, "top5": 1, "mean_class": 1, "loss": -1}  # 1: the more, the better.
+METRICS = {"top1": 1, "top5": 1, "mean_class": 1, "loss": -1}  # 1: higher is better.
 
 
 class Validation(NamedTuple):
-    """A run's validations so far; scalars that are saved with its parameters.
+    """The validations so far, as scalars; a part of the run's state.
 
     Attributes:
-      best: value of the best one's metric, which was at step `best_step` (0: there was none).
-      loss: the lowest that counted as an improvement; `since` so many validations there was none.
-      scale: of the learning rate.
+      best: the best value of the metric.
+      best_step: the step of that value; 0 if there was no validation.
+      loss: the lowest loss that counted as an improvement.
+      since: validations since then.
+      scale: what the learning rate is multiplied by.
     """
 
     best: jnp.ndarray
@@ -25,10 +27,14 @@ class Validation(NamedTuple):
 
 
 def initial() -> Validation:
-    """As long as there was none."""
-    # Not weakly typed: the step would be compiled again for the state that it returns.
+    """Before the first validation."""
+    # Not weakly typed, so that the step is compiled once.
     return Validation(
-        jnp.float32(0), jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0), jnp.float32(1)
+        best=jnp.float32(0),
+        best_step=jnp.int32(0),
+        loss=jnp.float32(jnp.inf),
+        since=jnp.int32(0),
+        scale=jnp.float32(1),
     )
 
 
@@ -39,12 +45,14 @@ def update(
     metric: str = "top1",
     plateau: dict | None = None,
 ) -> Validation:
-    """What is known after one more.
+    """Adds a validation.
 
     Args:
+      validation: those before.
+      step: of this one.
       scores: as `metrics.scores` returns them.
-      metric: one of METRICS, which says what is best; of equal ones the first.
-      plateau: arguments of `reduce_on_plateau`.
+      metric: one of METRICS, which says what is best; of equal values the first.
+      plateau: arguments of `reduce_on_plateau`; None: the learning rate stays.
     """
     best, best_step, loss, since, scale = (each.item() for each in map(np.asarray, validation))
     value = np.float32(scores[metric])
@@ -53,11 +61,11 @@ def update(
     if plateau is not None:
         loss, since, scale = reduce_on_plateau(loss, since, scale, scores["loss"], **plateau)
     return Validation(
-        jnp.float32(best),
-        jnp.int32(best_step),
-        jnp.float32(loss),
-        jnp.int32(since),
-        jnp.float32(scale),
+        best=jnp.float32(best),
+        best_step=jnp.int32(best_step),
+        loss=jnp.float32(loss),
+        since=jnp.int32(since),
+        scale=jnp.float32(scale),
     )
 
 
@@ -71,13 +79,22 @@ def reduce_on_plateau(
     patience: int = 2,
     threshold: float = 0.001,
 ) -> tuple[float, int, float]:
-    """The paper's schedule: the learning rate is divided by 10 when the validation loss saturates (section 2.5).
+    """The paper's schedule: the rate drops when the validation loss saturates (section 2.5).
 
-    How the paper decides that is not said. Here it has when it is not lower than the lowest before, by a share of `threshold`
-    of it, `patience` validations in a row.
+    The paper does not say how it decides that. Here the loss has saturated when it did not improve
+    in `patience` validations in a row.
+
+    Args:
+      best: The lowest loss so far that counted as an improvement.
+      since: Validations since then.
+      scale: Of the learning rate, so far.
+      loss: Of this validation.
+      factor: What the learning rate is multiplied by when the loss has saturated.
+      patience: Validations without improvement after which it has.
+      threshold: The share by which a loss must be lower to be an improvement.
 
     Returns:
-      `best`, `since` and `scale` after a validation with such a loss.
+      `best`, `since` and `scale` after this validation.
     """
     if loss < best * (1 - threshold):
         return loss, 0, scale

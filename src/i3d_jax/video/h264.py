@@ -1,6 +1,7 @@
-"""H.264 files, which records hold: RGB or flow at 25 frames per second, the same bytes every time.
+"""Writes the H.264 files that records hold: RGB or flow at 25 frames per second.
 
-Flow is one grey video of full range, u above v, of bytes as `pixels.flow_bytes` gives them.
+Encoding is deterministic: the same frames give the same bytes. Flow is one grey full-range video
+with u above v, quantised by `pixels.flow_bytes`.
 """
 
 import io
@@ -16,40 +17,60 @@ import av.video.reformatter
 import numpy as np
 
 from i3d_jax.video import decoding
-from i3d_jax.video.decoding import FPS, TAGS, VideoError
+from i3d_jax.video.decoding import FPS, OPEN_OPTIONS, VideoError
 
-# A key frame every 16 keeps seeking cheap.
+# A key frame every 16 frames keeps seeking cheap.
 GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
 
 
-def encode(frames: Iterable[np.ndarray], *, fps: int = 25, crf: int | None = None, gop: int = GOP) -> bytes:
-    """Encodes uint8 frames [H, W, 3], RGB, or [H, W, 2], flow, as an H.264 file (MP4); H and W must be even.
+def encode(
+    frames: Iterable[np.ndarray], *, fps: int = 25, crf: int | None = None, gop: int = GOP
+) -> bytes:
+    """Encodes RGB or flow as an H.264 file (MP4).
 
-    A key frame every `gop` frames keeps seeking cheap, `fastdecode` the reading. `crf` is 18 for RGB
-    and 15 for flow, if it is not given; where motion is smooth that adds little to the mean error of flow's 8 bits,
-    0.039 pixels. Frames are taken one by one.
+    Frames are taken one by one, so they need not fit into memory. For smooth motion the default
+    quality of flow adds little to the mean error of its 8 bits, 0.039 pixels.
+
+    Args:
+      frames: uint8 [H, W, 3] for RGB or [H, W, 2] for flow; H and W must be even.
+      fps: frames per second.
+      crf: x264's constant rate factor; lower is better. None: 18 for RGB, 15 for flow.
+      gop: frames from one key frame to the next. Fewer make seeking cheaper.
+
+    Returns:
+      the file's bytes.
 
     Raises:
-      ValueError: there are no frames, or none that can be encoded.
+      ValueError: there are no frames, or they have another shape.
     """
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError("encode: no frames")
     if first.ndim != 3 or first.shape[-1] not in (2, 3) or first.shape[0] % 2 or first.shape[1] % 2:
-        raise ValueError(f"encode: frames of shape {first.shape}, wanted [H, W, 3 or 2] with even H and W")
+        raise ValueError(
+            f"encode: frames of shape {first.shape}, wanted [H, W, 3 or 2] with even H and W"
+        )
     height, width, channels = first.shape
     frames = itertools.chain([first], frames)
     if channels == 3:
         images = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames)
-        return _encoded(images, height, width, "yuv420p", fps, RGB_CRF if crf is None else crf, gop)
-    stacks = (np.moveaxis(frame, -1, 0).reshape(2 * height, width) for frame in frames)  # u above v.
+        return _encode(images, height, width, "yuv420p", fps, RGB_CRF if crf is None else crf, gop)
+    # u above v.
+    stacks = (np.moveaxis(frame, -1, 0).reshape(2 * height, width) for frame in frames)
     images = (av.VideoFrame.from_ndarray(stack, format="gray") for stack in stacks)
-    return _encoded(images, 2 * height, width, "gray", fps, FLOW_CRF if crf is None else crf, gop)
+    return _encode(images, 2 * height, width, "gray", fps, FLOW_CRF if crf is None else crf, gop)
 
 
 class Transcoded(NamedTuple):
-    """A video as records hold it: an H.264 file, and what is in it."""
+    """A video as records hold it.
+
+    Attributes:
+      data: the bytes of an H.264 file.
+      frames: number of its frames.
+      height: pixels.
+      width: pixels.
+    """
 
     data: bytes
     frames: int
@@ -57,39 +78,51 @@ class Transcoded(NamedTuple):
     width: int
 
 
-def transcode(path: str | os.PathLike, *, short_side: int, seconds: float | None = None) -> Transcoded:
-    """Makes a video file what records hold: H.264 at 25 frames per second, upright, of a given short side, without sound.
+def transcode(
+    path: str | os.PathLike, *, short_side: int, seconds: float | None = None
+) -> Transcoded:
+    """Converts a video file to a record's form: upright H.264 at 25 frames per second, no sound.
 
-    The same bytes every time. The long side's last odd pixel is cut off. Frames are scaled as they are stored, in YUV, the
-    colours converted to BT.601; there are never more than a few in memory.
+    The same file gives the same bytes. Frames are scaled in YUV and their colours converted to
+    BT.601; an odd last row or column is cut off. Only a few frames are in memory at a time.
 
     Args:
-      seconds: of the video to take at most; None: all.
+      path: the video file.
+      short_side: pixels of the result's shorter side.
+      seconds: takes so much of the video at most; None: all.
 
     Raises:
-      VideoError: the file cannot be read to its end, or to `seconds`, without damage (see `video.shown`).
+      VideoError: the file is damaged before its end, or before `seconds` (see
+        `decoding.iter_frames`, strict).
     """
-    most = None if seconds is None else decoding.frames_in(seconds)
-    images = decoding.yuv(path, short_side=short_side, frames=most, threads=1, strict=True)
+    max_frames = None if seconds is None else decoding.frame_count(seconds)
+    images = decoding.yuv(path, short_side=short_side, frames=max_frames, threads=1, strict=True)
     first = next(images)
     height, width = first[0].shape
     count = 0
 
-    def converted() -> Iterator[av.VideoFrame]:
+    def counted_frames() -> Iterator[av.VideoFrame]:
         nonlocal count
         previous, packed = None, np.empty((0, 0), np.uint8)
         for planes in itertools.chain([first], images):
             if planes is not previous:
-                packed, previous = np.concatenate([part.ravel() for part in planes]).reshape(-1, width), planes
+                packed = np.concatenate([part.ravel() for part in planes]).reshape(-1, width)
+                previous = planes
             count += 1
             yield av.VideoFrame.from_ndarray(packed, format="yuv420p")
 
-    data = _encoded(converted(), height, width, "yuv420p", round(FPS), RGB_CRF, GOP)
+    data = _encode(counted_frames(), height, width, "yuv420p", round(FPS), RGB_CRF, GOP)
     return Transcoded(data, count, height, width)
 
 
-def _encoded(
-    images: Iterable[av.VideoFrame], height: int, width: int, pix_fmt: str, fps: int, crf: int, gop: int
+def _encode(
+    images: Iterable[av.VideoFrame],
+    height: int,
+    width: int,
+    pix_fmt: str,
+    fps: int,
+    crf: int,
+    gop: int,
 ) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -97,11 +130,13 @@ def _encoded(
         stream.height, stream.width = height, width
         stream.pix_fmt = pix_fmt
         if pix_fmt == "gray":
-            stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG  # 0 to 255, not 16 to 235.
+            # 0 to 255, not 16 to 235.
+            stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG
         stream.gop_size = gop
         stream.codec_context.thread_count = 1
-        # x264's macroblock tree reads memory that it has not written (seen with AVX-512 at widths such as 72: up to 16
-        # different files in 150 encodings of one video), and with runs of 16 frames it gains little.
+        # x264's macroblock tree reads memory that it has not written, so that one video gives
+        # different files (seen with AVX-512 at widths such as 72). With 16 frames from key frame to
+        # key frame it gains little.
         params = {"crf": crf, "preset": "fast", "tune": "fastdecode", "x264-params": "mbtree=0"}
         stream.options = {name: str(value) for name, value in params.items()}
         for image in images:
@@ -111,23 +146,26 @@ def _encoded(
 
 
 def check_flow(path: str | os.PathLike) -> None:
-    """Makes sure that a file is one that `encode` wrote flow to.
+    """Checks that a file is a flow file that `encode` wrote. Any other would be misread as flow.
 
     Raises:
-      VideoError: it is another; as flow it would show something else.
+      VideoError: it is not.
     """
     name = os.fspath(path)
     try:
-        with av.open(f"file:{name}", **TAGS) as container:
+        with av.open(f"file:{name}", **OPEN_OPTIONS) as container:
             assert isinstance(container, av.container.InputContainer)
             track = container.streams.video[0]
             decoder = track.codec_context
             kind = container.format.name.split(",")[0], decoder.name, float(track.average_rate or 0)
-            full = decoder.color_range == av.video.reformatter.ColorRange.JPEG
+            full_range = decoder.color_range == av.video.reformatter.ColorRange.JPEG
     except (av.error.FFmpegError, IndexError):
         raise VideoError(name, "cannot be decoded") from None
-    if kind != ("mov", "h264", FPS) or not full:
-        found = f"{kind[0]}, {kind[1]}, {kind[2]:g} frames per second, {'full' if full else 'not full'} range"
+    if kind != ("mov", "h264", FPS) or not full_range:
+        found = f"{kind[0]}, {kind[1]}, {kind[2]:g} frames per second"
         raise VideoError(
-            name, f"is not as `python -m i3d_jax.flow` writes it: {found}; wanted mov (MP4), h264, {FPS:g}, full range"
+            name,
+            f"is not as `python -m i3d_jax.flow` writes it: {found}, "
+            f"{'full' if full_range else 'not full'} range; "
+            f"wanted mov (MP4), h264, {FPS:g}, full range",
         )
