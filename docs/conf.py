@@ -11,6 +11,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import reference_pages
+from myst_nb.core import render
 
 project = "i3d_jax"
 author = "The i3d_jax authors"
@@ -65,6 +66,22 @@ def escape_docstring(_app, _what, _name, _obj, _options, lines):
     text = "\n".join(lines)
     escaped = SPECIAL.sub(lambda found: found[1] or "\\" + found[2], text)
     lines[:] = escaped.split("\n")
+
+
+def merge_streams(outputs):
+    """Joins what a cell printed piece by piece: myst-nb's own ends the line after each piece."""
+    merged, streams = [], {}
+    for output in outputs:
+        if output["output_type"] == "stream" and output["name"] in streams:
+            streams[output["name"]]["text"] += output["text"]
+            continue
+        merged.append(output)
+        if output["output_type"] == "stream":
+            streams[output["name"]] = output
+    return merged
+
+
+render.coalesce_streams = merge_streams
 
 
 def setup(app):
