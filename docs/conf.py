@@ -39,7 +39,7 @@ suppress_warnings = ["myst.strikethrough"]
 nb_execution_mode = os.environ.get("DOCS_NOTEBOOKS", "auto")
 if nb_execution_mode == "off":
     suppress_warnings += ["myst-nb.lexer"]
-nb_execution_timeout = 180
+nb_execution_timeout = 900  # Of a cell; many times what it takes on an idle machine.
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -1,12 +1,17 @@
-"""Kills a training run again and again, and shows that it ends as if nothing had been.
+"""Kills a training run many times, and shows that it still ends with bit-identical results.
 
-    python experiments/kill.py --workdir runs/kill --kills 25 -- --config=configs/moving_shapes.py:frames \
-        --config.steps=200 --config.checkpoint_every=10 --config.validate_every=50 --config.log_every=1
+    python experiments/kill.py --workdir runs/kill --kills 25 -- \\
+        --config=configs/moving_shapes.py:frames --config.steps=200 --config.log_every=1 \\
+        --config.checkpoint_every=10 --config.validate_every=50
 
-What comes after `--` are arguments of `python -m i3d_jax.main`; log_every must be 1. The run is made once undisturbed. Then it is started again
-and again by one command, and killed by SIGKILL: while it starts, in a step, while a checkpoint is written, in a
-validation, in turn, each at a random moment of it. At last it may end. Parameters, optimiser state and everything that is logged must be those of
-the undisturbed run to the bit, with no line twice. Prints a Markdown table; exit status 1 if anything differs.
+The arguments after `--` are those of `python -m i3d_jax.main`; log_every must be 1.
+
+The experiment makes the run once undisturbed. Then it starts the same run by one command again and
+again, and kills it by SIGKILL. It does so in turn during the start, a step, the writing of a
+checkpoint and a validation, each time at a random moment. The last time it lets the run end.
+
+Parameters, optimizer state and log must equal those of the undisturbed run bit for bit, and no line
+of the log may occur twice. Prints a Markdown table. The exit status is 1 if anything differs.
 """
 
 import argparse
@@ -30,46 +35,54 @@ TIMINGS = "clips_per_second", "input_wait", "memory_mb"
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
-    """What a run has logged, whole lines only."""
+    """The logged scalars of a run; a half-written line is left out."""
     path = workdir / "log.jsonl"
     found = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in found if line.endswith("}")]
 
 
-def step_of(workdir: pathlib.Path) -> int:
+def last_logged_step(workdir: pathlib.Path) -> int:
     return max((line["step"] for line in lines(workdir) if "loss" in line), default=0)
 
 
 def is_saving(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint is half-written: not Orbax's last rename yet."""
+    """Whether a checkpoint is half-written: Orbax has not yet renamed it."""
     return any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
 def is_validating(workdir: pathlib.Path, every: int) -> bool:
-    """Whether a step has been logged that a validation follows, and that has not been logged."""
-    step = step_of(workdir)
-    return (
-        step > 0
-        and step % every == 0
-        and not any("loss" not in x for x in lines(workdir) if x["step"] == step)
-    )
+    """Whether the last logged step is due for a validation that is not logged yet.
+
+    Args:
+      workdir: the run's.
+      every: `validate_every` of its config.
+    """
+    step = last_logged_step(workdir)
+    if step == 0 or step % every:
+        return False
+    return all("loss" in line for line in lines(workdir) if line["step"] == step)
 
 
 def last_checkpoint(workdir: pathlib.Path) -> int:
-    return max(
-        (int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()),
-        default=0,
-    )
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def kill(
     command: list[str], workdir: pathlib.Path, moment: str, every: int, rng: random.Random
 ) -> dict | None:
-    """Starts a run and kills it at such a moment; None: it ended before one came.
+    """Starts a run and kills it.
+
+    Args:
+      command: of the run.
+      workdir: the run's.
+      moment: one of MOMENTS.
+      every: `validate_every` of its config.
+      rng: source of the random moment.
 
     Returns:
-      "moment"; "start" and "step", the step it went on from and the last one it logged; "saving", whether a checkpoint was
-      half-written.
+      None if the run ended before the moment came. Otherwise "moment"; "start", the step it resumed
+      from; "step", the last one it logged; "saving", whether a checkpoint was half-written.
     """
     log, start = workdir / "log.jsonl", last_checkpoint(workdir)
     before = log.stat().st_ino if log.exists() else None
@@ -81,11 +94,13 @@ def kill(
     def has_come() -> bool:
         if moment == "start":
             return time.time() > until
-        if not log.exists() or log.stat().st_ino == before:  # It has not begun.
+        if not log.exists() or log.stat().st_ino == before:  # The run has not begun.
             return False
         if moment == "validation":
             return is_validating(workdir, every)
-        return step_of(workdir) > start + steps and (moment == "step" or is_saving(workdir))
+        return last_logged_step(workdir) > start + steps and (
+            moment == "step" or is_saving(workdir)
+        )
 
     while process.poll() is None and not has_come():
         time.sleep(0.002)
@@ -93,38 +108,36 @@ def kill(
     ended = process.poll() is not None
     process.kill()
     process.wait()
-    return (
-        None
-        if ended
-        else {
-            "moment": moment,
-            "start": start,
-            "step": step_of(workdir),
-            "saving": is_saving(workdir),
-        }
-    )
+    if ended:
+        return None
+    step = last_logged_step(workdir)
+    return {"moment": moment, "start": start, "step": step, "saving": is_saving(workdir)}
 
 
 def state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """The last checkpoint's leaves: parameters, statistics, optimiser state, counts."""
+    """The leaves of the last checkpoint: parameters, statistics, optimizer state, counts."""
     path = (workdir / "checkpoints" / str(last_checkpoint(workdir)) / "state").absolute()
     with ocp.StandardCheckpointer() as reader:
         return {name: np.asarray(leaf) for name, leaf in named_leaves(reader.restore(path)).items()}
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-    """What is not the same to the bit in two runs' ends."""
+    """The names of all that is not bit-identical in two finished runs.
+
+    Args:
+      one: workdir of a run.
+      other: workdir of the other one.
+    """
+
+    def saved_weights(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+        return named_leaves(weights.read(workdir / "weights.safetensors")[0])
+
     found = []
-    for what, read in (
-        ("state", state),
-        ("weights", lambda run: named_leaves(weights.read(run / "weights.safetensors")[0])),
-    ):
+    for what, read in (("state", state), ("weights", saved_weights)):
         first, second = read(one), read(other)
-        found += [
-            f"{what}: {n}"
-            for n in {**first, **second}
-            if not np.array_equal(first.get(n), second.get(n))
-        ]
+        for name in {**first, **second}:
+            if not np.array_equal(first.get(name), second.get(name)):
+                found.append(f"{what}: {name}")
     logs = []
     for run in (one, other):
         untimed = [
@@ -132,11 +145,9 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
             for line in lines(run)
         ]
         keys = [(line["step"], "loss" in line) for line in untimed]
-        found += [
-            f"{run}: step {step} is logged twice"
-            for step, kind in set(keys)
-            if keys.count((step, kind)) > 1
-        ]
+        for step, kind in set(keys):
+            if keys.count((step, kind)) > 1:
+                found.append(f"{run}: step {step} is logged twice")
         logs.append(untimed)
     return found + ([] if logs[0] == logs[1] else ["the logs"])
 
@@ -144,9 +155,20 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 def experiment(
     workdir: pathlib.Path, kills: int, arguments: list[str], every: int, seed: int = 0
 ) -> tuple[list, list]:
-    """Returns what `kill` did, and the differences in the end."""
+    """Makes the undisturbed run and the killed one.
+
+    Args:
+      workdir: folder for both.
+      kills: number of kills.
+      arguments: of `python -m i3d_jax.main`, without --workdir.
+      every: `validate_every` of the config.
+      seed: of the random moments.
+
+    Returns:
+      (the results of `kill`, the `differences` in the end).
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    # Starting takes seconds then, not a minute.
+    # Compiled programs are kept, so that starting takes seconds instead of a minute.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str((workdir / "compiled").absolute())
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     command = [sys.executable, "-m", "i3d_jax.main", *arguments]
@@ -157,7 +179,7 @@ def experiment(
         kind = MOMENTS[len(done) % len(MOMENTS)]
         found = kill([*command, f"--workdir={killed}"], killed, kind, every, rng)
         if found is None:
-            raise SystemExit(f"the run ended after {len(done)} kills; it takes more steps")
+            raise SystemExit(f"the run ended after {len(done)} kills; give it more steps")
         done.append(found | {"next": last_checkpoint(killed)})
         print(f"kill {len(done)}: {done[-1]}", file=sys.stderr)
     subprocess.run([*command, f"--workdir={killed}"], check=True)
@@ -165,24 +187,26 @@ def experiment(
 
 
 def table(done: list[dict]) -> str:
-    rows = [
-        "| killed | times | of these with a half-written checkpoint | steps made again, mean and most |",
-        "|---|---|---|---|",
-    ]
-    names = {
-        "start": "while it starts",
-        "step": "in a step",
-        "save": "while it saves",
-        "validation": "in a validation",
-    }
-    for moment, name in names.items():
+    """Counts of kills by moment, as Markdown.
+
+    Args:
+      done: results of `kill`, each with "next", the step that the next start resumes from.
+    """
+    heads = (
+        "killed",
+        "times",
+        "of these with a half-written checkpoint",
+        "steps repeated, mean and maximum",
+    )
+    rows = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
+    names = "during the start", "in a step", "during a save", "in a validation"
+    for moment, name in zip(MOMENTS, names, strict=True):
         of = [each for each in done if each["moment"] == moment]
         if of:
             lost = [each["step"] - each["next"] for each in of]
             saving = sum(each["saving"] for each in of)
-            rows.append(
-                f"| {name} | {len(of)} | {saving} | {sum(lost) / len(lost):.1f}, {max(lost)} |"
-            )
+            repeated = f"{sum(lost) / len(lost):.1f}, {max(lost)}"
+            rows.append(f"| {name} | {len(of)} | {saving} | {repeated} |")
     return "\n".join(rows)
 
 
@@ -191,23 +215,22 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--workdir", type=pathlib.Path, required=True, help="folder for both runs; must not exist"
+        "--workdir", type=pathlib.Path, required=True, help="new folder for both runs"
     )
-    parser.add_argument("--kills", type=int, default=25, help="default: 25")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("arguments", nargs="+", help="of python -m i3d_jax.main, but --workdir")
+    parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random moments (default: 0)"
+    )
+    parser.add_argument("arguments", nargs="+", help="of python -m i3d_jax.main, without --workdir")
     flags = parser.parse_args()
     if flags.workdir.exists():
         parser.error(f"{flags.workdir} exists")
-    every = re.search(r"--config.validate_every=(\d+)", " ".join(flags.arguments))
-    done, different = experiment(
-        flags.workdir, flags.kills, flags.arguments, int(every[1]) if every else 10**9, flags.seed
-    )
+    given = re.search(r"--config.validate_every=(\d+)", " ".join(flags.arguments))
+    every = int(given[1]) if given else 10**9
+    done, different = experiment(flags.workdir, flags.kills, flags.arguments, every, flags.seed)
     print(table(done))
-    print(
-        f"\n{len(done)} kills; "
-        + (f"different: {', '.join(different)}" if different else "the same to the bit")
-    )
+    result = f"different: {', '.join(different)}" if different else "bit-identical results"
+    print(f"\n{len(done)} kills; {result}")
     return 1 if different else 0
 
 

@@ -1,16 +1,20 @@
-"""How well training scales, on paper: from the collectives in the compiled step, for links of stated speed.
+"""Estimates how well training scales, from the collectives of the compiled step and links' speeds.
 
     python experiments/scaling.py
     python experiments/scaling.py --model two_stream --clips-per-device 6 --clips-per-second 900
 
-Compiles the training step for 8 devices (of the CPU, but with convolutions as accelerators have them: what is sent then does not
-depend on the kind of device) at full size without running it, reads what it sends per step out of its HLO, and prints a Markdown
-table of the efficiency at 8, 64, 256 and 1,024 devices: the time of a step on one device, divided by that and the time that sending takes, if none of it is hidden behind
-arithmetic, and if all is that can be: gradients are sent while those of earlier layers, the backward two thirds of a
-step, are computed. Waiting for clips, and for the slowest device, is left out.
+Compiles the full-size training step for 8 devices, does not run it, and reads from its HLO how many
+bytes a step sends. The devices are a CPU's, with convolutions in the form that accelerators use;
+what is sent then does not depend on the kind of device.
 
-All-reduce: a ring within a machine, whose devices then each send a share of the bytes around a ring of the machines;
-2 (n - 1) / n of the bytes each, and 2 log2(n) latencies (trees).
+Prints a Markdown table of the efficiency at 8, 64, 256 and 1,024 devices: the time of a step on one
+device, divided by the sum of that time and the time of sending. The lower figure assumes that no
+sending overlaps with arithmetic. The higher one assumes that all of it does that can: gradients are
+sent while those of earlier layers are computed, in the backward two thirds of a step. Both leave
+out waiting for clips and for the slowest device.
+
+All-reduce is modelled as a ring within a machine, whose devices then each send a share of the bytes
+around a ring of the machines: 2 (n - 1) / n of the bytes each, and 2 log2(n) latencies (trees).
 """
 
 import argparse
@@ -24,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from i3d_jax import models
+from i3d_jax import cli, models
 from i3d_jax.training import optimizers
 from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
@@ -34,7 +38,15 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1,
 
 
 class Links(NamedTuple):
-    """Speeds in bytes per second and direction, per device: within a machine of so many devices, and between machines."""
+    """The network of a cluster.
+
+    Attributes:
+      name: description.
+      machine: devices per machine.
+      within: bytes per second, per device and direction, within a machine.
+      between: bytes per second, per device and direction, between machines.
+      latency: seconds.
+    """
 
     name: str
     machine: int
@@ -45,7 +57,8 @@ class Links(NamedTuple):
 
 LINKS = (
     Links(
-        "8 GPUs with 450 GB/s (NVLink), 50 GB/s each between machines (400 Gb/s InfiniBand per GPU)",
+        "8 GPUs with 450 GB/s (NVLink), "
+        "50 GB/s each between machines (400 Gb/s InfiniBand per GPU)",
         8,
         450e9,
         50e9,
@@ -71,29 +84,35 @@ LINKS = (
 
 
 def collectives(text: str) -> list[tuple[str, int]]:
-    """(kind, bytes of its result) of every collective in a compiled program's text."""
+    """The collectives in a compiled program.
+
+    Args:
+      text: its HLO.
+
+    Returns:
+      for each its kind, and the number of bytes of its result.
+    """
     kinds = (
         "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
     )
+    pattern = rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\("
     found = []
-    for shapes, kind in re.findall(
-        rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE
-    ):
-        sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        found.append(
-            (
-                kind,
-                sum(
-                    BYTES[t] * math.prod(map(int, filter(None, dims.split(","))))
-                    for t, dims in sizes
-                ),
-            )
-        )
+    for shapes, kind in re.findall(pattern, text, re.MULTILINE):
+        size = 0
+        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            size += BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
+        found.append((kind, size))
     return found
 
 
 def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
-    """The text of a full-size training step, compiled for so many devices, in the form that accelerators run."""
+    """The HLO of a full-size training step, in the form that accelerators run.
+
+    Args:
+      name: of the network.
+      clips_per_device: batch size of one device.
+      devices: number of devices.
+    """
     entry = models.MODELS[name]
     batch_size = clips_per_device * devices
     network = models.build(name, num_classes=400, norm_group_size=clips_per_device)
@@ -106,32 +125,34 @@ def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
         )
 
-    example = jax.tree.map(
-        lambda x: jnp.zeros(x.shape), models.input_shapes(entry.train, entry.crop)
-    )
+    shapes = models.input_shapes(entry.train, entry.crop)
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
     state = jax.eval_shape(lambda: initial_state(network.init(jax.random.key(0), example), tx))
-    batch = {
-        stream: jax.ShapeDtypeStruct(
-            (batch_size, frames, *planes.packed_shape(stream, entry.crop)), jnp.uint8
-        )
-        for stream, (frames, _) in entry.train.items()
-    }
+    batch = {}
+    for stream, (frames, _) in entry.train.items():
+        shape = batch_size, frames, *planes.packed_shape(stream, entry.crop)
+        batch[stream] = jax.ShapeDtypeStruct(shape, jnp.uint8)
     batch |= {
         "corner": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
         "mirrored": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
-    step = jax.jit(
-        functools.partial(train_step, model=network, tx=tx), out_shardings=whole, donate_argnums=0
-    )
-    # What a CPU's form of large convolutions sends is up to twice their gradients.
+    step = functools.partial(train_step, model=network, tx=tx)
+    step = jax.jit(step, out_shardings=whole, donate_argnums=0)
+    # The form of large convolutions for CPUs sends up to twice the bytes of their gradients.
     with models.forms_of("plain"):
         lowered = step.lower(shaped(whole, state), shaped(cut, batch), jax.random.key(0))
     return lowered.compile().as_text()
 
 
 def seconds_to_send(size: float, devices: int, links: Links) -> float:
-    """Of an all-reduce of so many bytes."""
+    """The time of an all-reduce.
+
+    Args:
+      size: bytes.
+      devices: number of devices.
+      links: between them.
+    """
     inside = min(devices, links.machine)
     machines = devices // inside
     seconds = 2 * (inside - 1) / inside * size / links.within
@@ -145,14 +166,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", default="i3d", choices=sorted(models.MODELS), help="default: i3d"
+        "--model", default="i3d", choices=sorted(models.MODELS), help="network (default: i3d)"
     )
-    parser.add_argument("--clips-per-device", type=int, default=6, help="default: 6, the release's")
+    parser.add_argument(
+        "--clips-per-device",
+        type=cli.positive,
+        default=6,
+        help="default: 6, as the published networks were trained",
+    )
     parser.add_argument(
         "--clips-per-second",
         type=float,
         default=500.0,
-        help="that one device trains on; measure it (default: 500)",
+        help="training speed of one device, as measured (default: 500)",
     )
     flags = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
@@ -161,14 +187,14 @@ def main() -> None:
     size = sum(size for _, size in found)
     step = flags.clips_per_device / flags.clips_per_second
     kinds = {kind: [size for of, size in found if of == kind] for kind, _ in found}
+    sent = ", ".join(
+        f"{len(sizes)} {kind} of {sum(sizes) / 1e6:.1f} MB in all" for kind, sizes in kinds.items()
+    )
     print(
-        f"{flags.model}, {flags.clips_per_device} clips per device, {step * 1e3:.1f} ms a step on one device "
-        f"({flags.clips_per_second:.0f} clips/s, assumed). Sent per step: "
-        + ", ".join(
-            f"{len(sizes)} {kind} of {sum(sizes) / 1e6:.1f} MB in all"
-            for kind, sizes in kinds.items()
-        )
-        + f" (jax {jax.__version__}).\n"
+        f"{flags.model}, {flags.clips_per_device} clips per device, "
+        f"{step * 1e3:.1f} ms a step on one device "
+        f"({flags.clips_per_second:.0f} clips/s, assumed). "
+        f"Sent per step: {sent} (jax {jax.__version__}).\n"
     )
     print("| links | " + " | ".join(f"{devices:,} devices" for devices in DEVICES) + " |")
     print("|---|" + "---|" * len(DEVICES))

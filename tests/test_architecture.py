@@ -1,4 +1,4 @@
-"""The layers of the package: imports go down only, and what is private to a folder stays in it."""
+"""The layers of the package: imports go down only, and no folder uses private names of another."""
 
 import ast
 import pathlib
@@ -16,19 +16,26 @@ MODULES = {
 
 
 def drawn_layers() -> list[set[str]]:
-    """From top to bottom, as the package's docstring draws them."""
+    """The layers that the package's docstring draws, from top to bottom."""
     lines = re.findall(r"^ {4}(\S.*?)(?: {2,}.*)?$", i3d_jax.__doc__ or "", re.MULTILINE)
     return [set(line.split(", ")) for line in lines]
 
 
 def layer(module: str) -> int:
-    """The number of a module's layer, from the top."""
+    """The number of a module's layer, counted from the top."""
     name = module.split(".")[1]
     return next(number for number, names in enumerate(drawn_layers()) if name in names)
 
 
 def imported(module: str) -> list[tuple[str, str]]:
-    """The modules of the package that a module imports, anywhere in it, and what it takes from each ("": all)."""
+    """What a module imports from the package, anywhere in its code.
+
+    Args:
+      module: its name.
+
+    Returns:
+      for each import the other module, and the name that is taken from it ("": the whole module).
+    """
     found = []
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
@@ -61,7 +68,7 @@ def test_imports_go_down_only():
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    """Packages count with their `__init__`, which is run before any of their modules."""
+    """A package counts as its `__init__`, which runs before any of its modules."""
     below: dict[str, set[str]] = {
         module: {other for other, _ in imported(module)} for module in MODULES
     }
@@ -104,7 +111,7 @@ def test_no_folder_uses_what_is_private_to_another():
 
 
 def code_lines(function: ast.FunctionDef) -> int:
-    """Lines of a function without its docstring, in which every argument has a line."""
+    """The number of lines of a function, without its docstring."""
     lines = (function.end_lineno or 0) - function.lineno + 1
     if ast.get_docstring(function, clean=False) is not None:
         lines -= (function.body[0].end_lineno or 0) - function.body[0].lineno + 1

@@ -1,3 +1,5 @@
+"""How commands begin and end: standard streams, signals, errors, exit status."""
+
 import errno
 import os
 import pathlib
@@ -11,7 +13,7 @@ import pytest
 
 from i3d_jax import cli
 
-# The module needs nothing but Python: without the rest of the package it starts at once.
+# `cli` needs the standard library only. Without the rest of the package it starts at once.
 ALONE = f"""
 import importlib.util, os, signal, sys, threading, time, types
 sys.modules["i3d_jax"] = types.SimpleNamespace(inflate_params=None)
@@ -23,7 +25,10 @@ spec.loader.exec_module(cli)
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """What tests start would ignore SIGINT as well, if they themselves run in the background of a shell."""
+    """Has processes that tests start handle SIGINT.
+
+    A shell has its background jobs ignore it, and processes that they start inherit that.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -32,7 +37,16 @@ def interruptible():
 def start(
     main, before="", closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment
 ):
-    """Starts a command whose `main` does so and returns 3, without some of the standard streams."""
+    """Starts a command whose `main` returns 3.
+
+    Args:
+      main: the code of its `main`.
+      before: code that runs first.
+      closed: numbers of standard streams that are closed.
+      stdout: as `subprocess.Popen` takes it.
+      stderr: as `subprocess.Popen` takes it.
+      environment: variables to set.
+    """
     lines = "".join(f"\n    {line}" for line in main.splitlines())
     code = f"{ALONE}{before}\ndef main():{lines}\n    return 3\ncli.run(main)"
     environment = os.environ | {"PYTHONUNBUFFERED": ""} | environment
@@ -42,13 +56,14 @@ def start(
 
 
 def run(main, *arguments, **options):
-    """What became of such a command: its status, stdout and stderr."""
+    """Runs a command as `start` does; returns its status, stdout and stderr."""
     process = start(main, *arguments, **options)
     out, errors = process.communicate()
     return process.returncode, out, errors
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # Found out at the end; in `main`.
+# The command notices it at its end; or, unbuffered, in `main`.
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
@@ -58,7 +73,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(unbuffered):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_gone_is_no_mistake_of_a_file(unbuffered):
+def test_a_reader_that_has_gone_is_not_reported_as_a_file_error(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
     main = (
@@ -81,10 +96,14 @@ def test_another_pipe_that_breaks_is_an_error_as_any_other():
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_without_standard_streams_a_command_does_its_work(closed, tmp_path):
-    main = (
-        f"file = open({str(tmp_path / 'file')!r}, 'w')\nprint('line')\nsys.stderr.write('message\\n')\n"
-        "os.write(2, b'of a library\\n')\nfile.write(f'{file.fileno() > 2} {sys.stdin and sys.stdin.read()}')\nfile.close()"
-    )
+    main = f"""
+file = open({str(tmp_path / "file")!r}, "w")
+print("line")
+sys.stderr.write("message\\n")
+os.write(2, b"of a library\\n")
+file.write(f"{{file.fileno() > 2}} {{sys.stdin and sys.stdin.read()}}")
+file.close()
+"""
     status, out, errors = run(main, closed=closed)
     assert status == 3
     assert out == ("" if 1 in closed else "line\n")
@@ -92,7 +111,7 @@ def test_without_standard_streams_a_command_does_its_work(closed, tmp_path):
     assert (tmp_path / "file").read_text().startswith("True ")
 
 
-def test_how_a_command_is_used_is_not_printed_among_its_results():
+def test_a_usage_error_is_never_printed_to_stdout():
     main = "cli.parser('x', None).parse_args(['--nonsense'])"
     assert run(main, closed=(2,)) == (2, "", "")
 
@@ -104,19 +123,12 @@ def test_a_full_disk_under_stdout_is_one_line_and_status_1(unbuffered):
     assert found == (1, None, "-c: stdout: No space left on device\n")
 
 
-def test_messages_that_are_lost_make_the_status_1_and_the_work_goes_on():
+def test_a_lost_error_message_makes_the_status_1_and_the_work_continues():
     with open("/dev/full", "w") as full:
         assert run("print('line')\nreturn 0", stderr=full) == (0, "line\n", None)
-        assert run("cli.print_error('x')\nprint('line')\nreturn 0", stderr=full) == (
-            1,
-            "line\n",
-            None,
-        )
-        assert run("cli.print_error('x')\nprint('line')\nreturn 2", stderr=full) == (
-            2,
-            "line\n",
-            None,
-        )
+        failing = "cli.print_error('x')\nprint('line')\nreturn"
+        assert run(f"{failing} 0", stderr=full) == (1, "line\n", None)
+        assert run(f"{failing} 2", stderr=full) == (2, "line\n", None)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
@@ -134,16 +146,19 @@ def test_names_that_are_not_text_are_printed(encoding):
             "runs/\\udcff: this name is not UTF-8, and cannot be used here",
         ),
         (
-            "raise RuntimeError(\"Unable to initialize backend 'x': it is not\\n known (set JAX_PLATFORMS='')\")",
+            (
+                "raise RuntimeError(\"Unable to initialize backend 'x': "
+                "it is not\\n known (set JAX_PLATFORMS='')\")"
+            ),
             "Unable to initialize backend 'x': it is not known (set JAX_PLATFORMS='')",
         ),
     ],
 )
-def test_what_no_command_can_work_with_is_one_line_and_status_2(main, line):
+def test_errors_of_the_environment_are_one_line_and_status_2(main, line):
     assert run(main) == (2, "", f"-c: {line}\n")
 
 
-def test_an_error_of_our_own_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
     for main in "raise RuntimeError('bug')", "'\\xff'.encode('ascii')", "raise OSError('bug')":
         status, _, errors = run(main)
         assert status == 1 and errors.startswith("Traceback")
@@ -151,12 +166,17 @@ def test_an_error_of_our_own_keeps_its_traceback():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_at_once_with_one_line_and_nothing_half_written(number, tmp_path):
-    main = (
-        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
-        f"path = {str(tmp_path / 'half')!r}\n"
-        "try:\n    open(path, 'w').close()\n    print('working')\n    sys.stdout.flush()\n    time.sleep(60)\n"
-        "finally:\n    os.remove(path)"
-    )
+    main = f"""
+threading.Thread(target=time.sleep, args=(60,)).start()
+path = {str(tmp_path / "half")!r}
+try:
+    open(path, "w").close()
+    print("working")
+    sys.stdout.flush()
+    time.sleep(60)
+finally:
+    os.remove(path)
+"""
     process = start(main)
     assert process.stdout.readline() == "working\n"
     began = time.monotonic()
@@ -166,8 +186,15 @@ def test_a_signal_ends_a_command_at_once_with_one_line_and_nothing_half_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_signal_does_not_wait_for_what_is_tidied_up():
-    main = "try:\n    print('1', flush=True)\n    time.sleep(60)\nfinally:\n    print('2', flush=True)\n    time.sleep(60)"
+def test_a_second_signal_does_not_wait_for_the_cleanup():
+    main = """
+try:
+    print("1", flush=True)
+    time.sleep(60)
+finally:
+    print("2", flush=True)
+    time.sleep(60)
+"""
     process = start(main)
     for _ in range(2):
         process.stdout.readline()
@@ -175,15 +202,21 @@ def test_a_second_signal_does_not_wait_for_what_is_tidied_up():
     assert process.communicate() == ("", "stopped by SIGINT\n") and process.returncode == 130
 
 
-def test_a_signal_is_not_lost_where_nothing_can_be_raised():
-    main = "class Deaf:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\nDeaf()\ntime.sleep(60)"
+def test_a_signal_in_a_destructor_ends_the_command():
+    main = """
+class Deaf:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+Deaf()
+time.sleep(60)
+"""
     assert run(main) == (130, "", "stopped by SIGINT\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["predict", "main"])
 def test_a_signal_while_a_command_is_imported_is_one_line_too(command, number, tmp_path):
-    # It comes as JAX is imported, which takes the time.
+    # The signal comes while JAX is imported, which takes most of the time.
     (tmp_path / "jax.py").write_text(f"import signal; signal.raise_signal({int(number)})")
     source = pathlib.Path(cli.__file__).parents[1]
     found = subprocess.run(
@@ -243,15 +276,18 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(tmp_path, monkeypatch,
         (KeyError("x"), "KeyError: 'x'"),
     ],
 )
-def test_errors_are_said_in_a_line(error, text):
+def test_an_error_is_one_line(error, text):
     assert cli.one_line(error) == text
 
 
-# Runs a module of the package in a folder, and of no other that is installed.
+# Runs a module of the package in a folder, not of an installed package.
 RUN = """
 import pathlib, runpy, sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
-sys.path = [sys.argv[1], *(path for path in sys.path if not pathlib.Path(path, "i3d_jax").exists())]
+def is_editable(finder):
+    return "editable" in getattr(finder, "__module__", "")
+sys.meta_path = [finder for finder in sys.meta_path if not is_editable(finder)]
+others = (path for path in sys.path if not pathlib.Path(path, "i3d_jax").exists())
+sys.path = [sys.argv[1], *others]
 runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
 """
 
@@ -265,7 +301,7 @@ runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
         ("uninstalled", "main"),
     ],
 )
-def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_what_to_do(
+def test_another_project_installed_over_this_one_is_one_line_that_says_what_to_do(
     state, command, tmp_path
 ):
     package = pathlib.Path(cli.__file__).parent
@@ -281,9 +317,8 @@ def test_another_project_installed_in_this_ones_folder_is_one_line_that_says_wha
     code = [sys.executable, "-c", RUN, str(tmp_path), f"i3d_jax.{command}"]
     done = subprocess.run([*code, "list"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert (
-        "another project's" in done.stderr and "`pip uninstall i3d_jax i3d-jax-zoo`" in done.stderr
-    )
+    assert "another project's" in done.stderr
+    assert "`pip uninstall i3d_jax i3d-jax-zoo`" in done.stderr
 
 
 def test_text_is_printed_without_control_characters():

@@ -7,8 +7,8 @@ import time
 from i3d_jax import compilation
 from i3d_jax.compilation import ProgramCache
 
-# Tells the folder, and how many programs were taken from it and how many were compiled for it. As root, it can write no more
-# than another user could.
+# Prints the folder, how many programs were loaded from it and how many were compiled. If it runs as
+# root, it gives up root's right to write anywhere.
 PROGRAM = """
 import collections, ctypes, os
 if os.getuid() == 0:
@@ -21,10 +21,11 @@ compilation.enable_persistent_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 for number in 2, 3:
     jax.jit(lambda x: x * number)(1.0)
-print(jax.config.jax_compilation_cache_dir, events["cache_hits"], events["cache_misses"], flush=True)
+folder = jax.config.jax_compilation_cache_dir
+print(folder, events["cache_hits"], events["cache_misses"], flush=True)
 """
 
-# Flips bits of a program, in every part of its file, and exchanges two programs; runs them again each time.
+# Flips bits in every part of a program's file, and exchanges two programs; runs them each time.
 FLIPS = """
 import collections, pathlib
 import jax, jax.numpy as jnp, numpy as np
@@ -37,7 +38,8 @@ x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 
 def results():
     jax.clear_caches()
-    found = [jax.jit(f)(x) for f in (lambda x: jnp.tanh(x @ x.T).sum(0), lambda x: jnp.tanh(x @ x.T).sum(1) + 1)]
+    functions = lambda x: jnp.tanh(x @ x.T).sum(0), lambda x: jnp.tanh(x @ x.T).sum(1) + 1
+    found = [jax.jit(f)(x) for f in functions]
     return np.stack(found).tobytes()
 
 right = results()
@@ -162,7 +164,7 @@ def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
 
 
 def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
-    """It ends at once, without what `atexit` does; its programs are not why."""
+    """A signal ends the command without `atexit`; its programs are not the cause."""
     code = (
         "import signal, sys, jax, jax.numpy as jnp\n"
         "from i3d_jax import cli, compilation\n"
@@ -172,12 +174,17 @@ def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
         "    signal.raise_signal(signal.SIGTERM) if sys.argv[1:] else None\n"
         "cli.run(main)"
     )
-    settings = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    settings = {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = os.environ | settings | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     kept = []
     for signalled in False, True, True:
         arguments = [sys.executable, "-c", code, *(["stop"] if signalled else [])]
-        done = subprocess.run(arguments, check=False, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            arguments, check=False, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == (143 if signalled else 0), done.stderr
         kept.append({path.name: path.stat().st_ino for path in tmp_path.iterdir()})
     assert kept[0] == kept[1] == kept[2] and any(name.endswith(".program") for name in kept[0])

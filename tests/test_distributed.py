@@ -1,4 +1,4 @@
-"""A run of several processes, as `python -m i3d_jax.main` makes it: on this machine's CPU, over its own network."""
+"""Runs of several processes of `python -m i3d_jax.main`, on the CPU and network of one machine."""
 
 import os
 import pathlib
@@ -16,19 +16,24 @@ from support import small_run
 
 from i3d_jax import weights
 
-# What Gloo says in every process, in the pieces that its threads write and mix.
-GLOOS = re.compile(r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s)+")
+# Gloo's messages in every process; its threads write them in pieces, and mix these.
+GLOOS = re.compile(
+    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    r"|\d|\s)+"
+)
 
 
 class Run:
-    """`python -m i3d_jax.main` with a small config, in as many processes as it takes."""
+    """`python -m i3d_jax.main` with a small config, in several processes."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self.config = small_run.write(folder)
         self.started: list[subprocess.Popen] = []
 
-    def start(self, workdir, *options, processes=2, devices=2, slurm=False, of_process_1=()) -> list[subprocess.Popen]:
+    def start(
+        self, workdir, *options, processes=2, devices=2, slurm=False, of_process_1=()
+    ) -> list[subprocess.Popen]:
         started, port = [], small_run.free_port()
         for process in range(processes):
             environment = os.environ | {
@@ -37,17 +42,33 @@ class Run:
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             }
-            how = [f"--coordinator=localhost:{port}", f"--num-processes={processes}", f"--process-id={process}"]
-            if slurm:  # As `srun` sets them.
-                environment |= {"SLURM_JOB_ID": "17", "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": str(process)}
+            how = [
+                f"--coordinator=localhost:{port}",
+                f"--num-processes={processes}",
+                f"--process-id={process}",
+            ]
+            if slurm:  # The variables that `srun` sets.
+                environment |= {
+                    "SLURM_JOB_ID": "17",
+                    "SLURM_STEP_NODELIST": "localhost",
+                    "SLURM_LOCALID": str(process),
+                }
                 environment |= {"SLURM_NTASKS": str(processes), "SLURM_PROCID": str(process)}
                 environment |= {"JAX_COORDINATOR_PORT": str(port)}
                 how = []
             command = [sys.executable, "-m", "i3d_jax.main", f"--config={self.config}"]
-            command += [f"--workdir={workdir}", "--heartbeat=10", *how, *options, *(of_process_1 if process else ())]
+            command += [
+                f"--workdir={workdir}",
+                "--heartbeat=10",
+                *how,
+                *options,
+                *(of_process_1 if process else ()),
+            ]
             with (self.folder / f"{process}.err").open("w") as error:
                 started.append(
-                    subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True)
+                    subprocess.Popen(
+                        command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True
+                    )
                 )
         self.started += started
         return started
@@ -64,7 +85,7 @@ class Run:
 def run(tmp_path):
     run = Run(tmp_path)
     yield run
-    for each in run.started:  # What a failed test leaves would fail another.
+    for each in run.started:  # Processes that a failed test left would fail other tests.
         with each:
             each.kill()
 
@@ -72,13 +93,18 @@ def run(tmp_path):
 def until(workdir, step, run, started):
     """Waits until a step is logged."""
     while not any(line["step"] >= step for line in lines(workdir)):
-        assert all(each.poll() is None for each in started), run.errors(0)[-2000:] + run.errors(1)[-2000:]
+        assert all(each.poll() is None for each in started), (
+            run.errors(0)[-2000:] + run.errors(1)[-2000:]
+        )
         time.sleep(0.01)
 
 
 def state_of(workdir):
     variables, _ = weights.read(workdir / "weights.safetensors")
-    untimed = [{k: v for k, v in line.items() if k in ("step", "loss", "validation_loss")} for line in lines(workdir)]
+    untimed = [
+        {k: v for k, v in line.items() if k in ("step", "loss", "validation_loss")}
+        for line in lines(workdir)
+    ]
     return variables, untimed
 
 
@@ -87,8 +113,10 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     status, out = run.wait(run.start(undisturbed))
     assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
-    said = [[line for line in each.splitlines() if line and not GLOOS.fullmatch(line)] for each in out]
-    assert "top-1" in said[0][0] and not said[1]  # The first answers for all.
+    said = [
+        [line for line in each.splitlines() if line and not GLOOS.fullmatch(line)] for each in out
+    ]
+    assert "top-1" in said[0][0] and not said[1]  # The first process logs for all.
 
     started = run.start(disturbed)
     until(disturbed, 6, run, started)
@@ -102,7 +130,11 @@ def test_two_processes_train_lose_one_and_go_on_and_one_process_goes_on_from_the
     started[1].terminate()
     status, _ = run.wait(started)
     assert status == [128 + signal.SIGTERM] * 2, run.errors(0)[-2000:]
-    (stopped,) = {line.split("has step ")[1].split(",")[0] for line in run.errors(0).splitlines() if "has step" in line}
+    (stopped,) = {
+        line.split("has step ")[1].split(",")[0]
+        for line in run.errors(0).splitlines()
+        if "has step" in line
+    }
     assert (disturbed / "checkpoints" / stopped).exists() and f"has step {stopped}" in run.errors(1)
 
     status, _ = run.wait(run.start(disturbed))
@@ -123,7 +155,9 @@ def test_a_mistake_ends_all_processes_at_once_with_one_line_each(run, tmp_path):
     began = time.time()
     status, _ = run.wait(run.start(workdir))
     assert status == [2, 2] and time.time() - began < 150
-    assert "config.json: damaged" in run.errors(0) and "another process cannot go on" in run.errors(1)
+    assert "config.json: damaged" in run.errors(0) and "another process cannot go on" in run.errors(
+        1
+    )
     assert "Traceback" not in run.errors(0) + run.errors(1)
 
 
@@ -133,10 +167,13 @@ def test_processes_of_different_configs_end_with_one_line_each(run, tmp_path):
     status, _ = run.wait(run.start(tmp_path / "run", of_process_1=["--config.optimizer.lr=0.2"]))
     assert status == [2, 2] and time.time() - began < 150
     line = (
-        "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; it must be the same in all processes of a run"
+        "config.optimizer.lr: 0.0001 in process 0, but 0.2 in process 1; "
+        "it must be the same in all processes of a run"
     )
     for process in range(2):
-        said = [each for each in run.errors(process).splitlines() if each and not GLOOS.fullmatch(each)]
+        said = [
+            each for each in run.errors(process).splitlines() if each and not GLOOS.fullmatch(each)
+        ]
         assert said == [f"python -m i3d_jax.main: {line}"]
     assert not (tmp_path / "run").exists()
 
@@ -198,12 +235,16 @@ def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_
         command = [sys.executable, "-c", DIFFERENT, str(process), str(port), str(tmp_path)]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
         with (tmp_path / f"{process}.err").open("w") as error:
-            started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True))
+            started.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=subprocess.PIPE, stderr=error, text=True
+                )
+            )
     run.started += started
     status, out = run.wait(started)
     assert status == [0, 0], run.errors(0)[-2000:] + run.errors(1)[-2000:]
     rule = "; it must be the same in all processes of a run"
-    lost = "process 0: another process cannot go on, and says why"
+    lost = "process 0: another process failed; see its error"
     shards = r"\d+ bytes \(shards \w+\)"
     for process in range(2):
         wanted = [
@@ -211,18 +252,38 @@ def test_all_that_may_differ_between_processes_is_named_in_all_of_them(run, tmp_
             f"config.batch_size: 8 in process 0, but 7 in process 1{rule}",
             f"config.steps: 24 in process 0, but 8 in process 1{rule}",
             f"config.checkpoint_every: 4 in process 0, but 3 in process 1{rule}",
-            rf"config.max_to_keep: 2 in process 0, but 5 in process 1{rule} \(and 1 more: config.validate_every\)",
+            (
+                rf"config.max_to_keep: 2 in process 0, but 5 in process 1{rule} "
+                r"\(and 1 more: config.validate_every\)"
+            ),
             f"config.train_clips.reverse: False in process 0, but True in process 1{rule}",
-            rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} \(and \d more: config.model.*\)",
-            rf"config.pretrain: None in process 0, but nothing in process 1{rule} \(and \d+ more: .*\)",
-            ["ConfigError config.train_clips.threads: 0 is not a positive whole number", lost][process == 0],
-            f"JAX's setting jax_enable_x64: False in process 0, but True in process 1{rule}",
-            ["ConfigError --workdir: process 1 does not see in .*workdir 1 what the first process writes.*", lost][
+            (
+                rf"config.model.dropout: 0.5 in process 0, but nothing in process 1{rule} "
+                r"\(and \d more: config.model.*\)"
+            ),
+            (
+                rf"config.pretrain: None in process 0, but nothing in process 1{rule} "
+                r"\(and \d+ more: .*\)"
+            ),
+            ["ConfigError config.train_clips.threads: 0 is not a positive whole number", lost][
                 process == 0
             ],
-            rf"the data set moving_shapes/videos, train: '48 clips of {shards}' in process 0, but '72 clips of {shards}' in process 1"
-            + rule,
-            rf"the weights to start from \(SHA-256\): '\w+' in process 0, but '\w+' in process 1{rule}",
+            f"JAX's setting jax_enable_x64: False in process 0, but True in process 1{rule}",
+            [
+                (
+                    "ConfigError --workdir: process 1 does not see in .*workdir 1 "
+                    "what the first process writes.*"
+                ),
+                lost,
+            ][process == 0],
+            (
+                rf"the data set moving_shapes/videos, train: '48 clips of {shards}' in process 0, "
+                rf"but '72 clips of {shards}' in process 1{rule}"
+            ),
+            (
+                r"the weights to start from \(SHA-256\): '\w+' in process 0, "
+                rf"but '\w+' in process 1{rule}"
+            ),
         ]
         found = [line for line in out[process].splitlines() if line and not GLOOS.fullmatch(line)]
         for line, pattern in zip(found, wanted, strict=True):
@@ -244,9 +305,12 @@ except distributed.ProcessError as error:
     for process in range(2):
         command = [sys.executable, "-c", program, str(process), str(port)]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(process + 1)}
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        )
     wanted = (
-        "the number of devices: 1 in process 0, but 2 in process 1; it must be the same in all processes of a run\n"
+        "the number of devices: 1 in process 0, but 2 in process 1; "
+        "it must be the same in all processes of a run\n"
     )
     for each in started:
         out = each.communicate(timeout=120)[0]
@@ -256,12 +320,23 @@ except distributed.ProcessError as error:
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--num-processes=2", "--process-id=2", "--coordinator=localhost:1"], "--process-id: 2, wanted 0 to 1"),
+        (
+            ["--num-processes=2", "--process-id=2", "--coordinator=localhost:1"],
+            "--process-id: 2, wanted 0 to 1",
+        ),
         (["--num-processes=2"], "takes --coordinator, --num-processes and --process-id"),
         (["--num-processes=0"], "num-processes"),
     ],
 )
 def test_mistakes_in_joining_processes_are_one_line(options, message, tmp_path):
-    command = [sys.executable, "-m", "i3d_jax.main", f"--config={small_run.write(tmp_path)}", f"--workdir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "i3d_jax.main",
+        f"--config={small_run.write(tmp_path)}",
+        f"--workdir={tmp_path}",
+    ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )

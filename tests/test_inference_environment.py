@@ -48,7 +48,9 @@ def test_networks_run_in_an_environment_for_inference(environment, tmp_path):
     (tmp_path / "x.mp4").write_bytes(encode(numbered(20), range(0, 800, 40), container="mp4"))
     line = run(environment, "predict", "--json", "--weights", tmp_path / "w.safetensors", tmp_path)
     assert len(json.loads(line.stdout)["top"]) == 5
-    run(environment, "flow", tmp_path / "x.mp4", "--out", tmp_path / "flow", "--preset", "fast")
+    run(
+        environment, "flow", tmp_path / "x.mp4", "--out", tmp_path / "flow", "--flow-preset", "fast"
+    )
     assert "i3d" in run(environment, "models", "i3d").stdout
     assert ": good; i3d" in run(environment, "weights", "verify", tmp_path / "w.safetensors").stdout
     code = "import i3d_jax; i3d_jax.inflate_params({}, like={})"

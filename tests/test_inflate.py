@@ -14,7 +14,9 @@ def kernel(*shape, dtype=np.float32):
 
 def test_kernels_are_repeated_over_time_and_divided():
     image = {"w": kernel(3, 5, 2, 4), "b": kernel(4)}
-    video = inflate_params(image, like={"w": np.zeros((7, 3, 5, 2, 4), np.float32), "b": np.zeros(4, np.float32)})
+    video = inflate_params(
+        image, like={"w": np.zeros((7, 3, 5, 2, 4), np.float32), "b": np.zeros(4, np.float32)}
+    )
     np.testing.assert_allclose(video["w"].sum(0), image["w"], rtol=1e-6)
     for frame in video["w"]:
         np.testing.assert_array_equal(frame, video["w"][0])
@@ -26,7 +28,10 @@ def test_any_pytree_is_inflated_into_the_structure_of_like():
         w: object
         b: object
 
-    haiku = {"net/~/conv": {"w": kernel(3, 3, 2, 4), "b": kernel(4)}, "net/~/bn": ({"offset": kernel(4)}, [kernel(1)])}
+    haiku = {
+        "net/~/conv": {"w": kernel(3, 3, 2, 4), "b": kernel(4)},
+        "net/~/bn": ({"offset": kernel(4)}, [kernel(1)]),
+    }
     like = {
         "net/~/conv": {"w": jax.ShapeDtypeStruct((3, 3, 3, 2, 4), jnp.float32), "b": kernel(4)},
         "net/~/bn": ({"offset": kernel(4)}, [kernel(1)]),
@@ -43,8 +48,13 @@ def test_bfloat16_is_rounded_once_and_dtypes_are_those_of_like():
     image = {"w": jnp.asarray(kernel(3, 3, 2, 4), jnp.bfloat16)}
     video = inflate_params(image, like={"w": jnp.zeros((7, 3, 3, 2, 4), jnp.bfloat16)})
     assert video["w"].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(video["w"][3], (image["w"].astype(jnp.float32) / 7).astype(jnp.bfloat16))
-    assert inflate_params(image, like={"w": np.zeros((7, 3, 3, 2, 4), np.float32)})["w"].dtype == np.float32
+    np.testing.assert_array_equal(
+        video["w"][3], (image["w"].astype(jnp.float32) / 7).astype(jnp.bfloat16)
+    )
+    assert (
+        inflate_params(image, like={"w": np.zeros((7, 3, 3, 2, 4), np.float32)})["w"].dtype
+        == np.float32
+    )
 
 
 def test_it_works_under_jit():
@@ -55,14 +65,24 @@ def test_it_works_under_jit():
 
 def test_a_network_is_inflated_by_one_program(programs):
     image = {name: kernel(size, size, 2, 4) for name, size in (("a", 1), ("b", 3), ("c", 5))}
-    like = {name: jax.ShapeDtypeStruct((3, *each.shape), jnp.float32) for name, each in image.items()}
+    like = {
+        name: jax.ShapeDtypeStruct((3, *each.shape), jnp.float32) for name, each in image.items()
+    }
     inflate_params(image, like=like)
     assert len(programs()) == 1
 
 
 def test_one_error_names_every_missing_extra_and_misshaped_leaf():
-    image = {"Conv": {"kernel": kernel(3, 3, 2, 4)}, "Logits": {"kernel": kernel(1, 1, 4, 10)}, "old": kernel(2)}
-    like = {"Conv": {"kernel": kernel(3, 3, 3, 2, 4)}, "Logits": {"kernel": kernel(1, 1, 1, 4, 9)}, "new": kernel(3)}
+    image = {
+        "Conv": {"kernel": kernel(3, 3, 2, 4)},
+        "Logits": {"kernel": kernel(1, 1, 4, 10)},
+        "old": kernel(2),
+    }
+    like = {
+        "Conv": {"kernel": kernel(3, 3, 3, 2, 4)},
+        "Logits": {"kernel": kernel(1, 1, 1, 4, 9)},
+        "new": kernel(3),
+    }
     with pytest.raises(ValueError) as error:
         inflate_params(image, like=like)
     message = str(error.value)

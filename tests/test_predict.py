@@ -1,3 +1,5 @@
+"""The command that classifies videos."""
+
 import dataclasses
 import json
 
@@ -15,7 +17,7 @@ from i3d_jax.video import h264
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Tiny weights, good videos, bad ones."""
+    """A folder with tiny weights, good videos and bad ones."""
     folder = tmp_path_factory.mktemp("predict")
     weights.save(folder / "w.safetensors", small_variables(), INFO)
     rng = np.random.default_rng(0)
@@ -32,7 +34,7 @@ def run(folder, *arguments):
     return predict.main(["--weights", str(folder / "w.safetensors"), *arguments])
 
 
-def test_bad_videos_are_named_and_the_others_go_on(files, capsys):
+def test_bad_videos_are_named_and_the_others_classified(files, capsys):
     names = ["good.mp4", "missing.mp4", "text.mp4", "empty.mp4", "short.mp4", "nine.mp4"]
     assert run(files, "--json", "--top-k", "2", *(str(files / name) for name in names)) == 1
     out, err = capsys.readouterr()
@@ -48,20 +50,18 @@ def test_bad_videos_are_named_and_the_others_go_on(files, capsys):
     assert "Traceback" not in err
 
 
-def test_of_a_damaged_video_what_is_whole_is_classified_and_stderr_says_what_is_lost(files, capsys):
+def test_the_intact_part_of_a_damaged_video_is_classified_and_the_loss_named(files, capsys):
     (files / "damaged.mkv").write_bytes(damaged_mjpeg([5, 6]))
     assert run(files, str(files / "damaged.mkv"), str(files / "good.mp4")) == 0
     out, err = capsys.readouterr()
-    assert (
-        f"{files / 'damaged.mkv'} (20 frames)" in out and f"{files / 'good.mp4'} (20 frames)" in out
-    )
-    lines = [line for line in err.splitlines() if "damaged" in line]
-    assert lines == [
-        f"{files / 'damaged.mkv'}: is damaged: left out: 2 packets that could not be decoded"
-    ]
+    for name in "damaged.mkv", "good.mp4":
+        assert f"{files / name} (20 frames)" in out
+    (line,) = [line for line in err.splitlines() if "damaged" in line]
+    message = "is damaged: left out: 2 packets that could not be decoded"
+    assert line == f"{files / 'damaged.mkv'}: {message}"
 
 
-def test_of_a_folder_all_videos_are_taken(files, tmp_path, capsys):
+def test_a_folder_stands_for_all_its_videos(files, tmp_path, capsys):
     for name in "b/2.mp4", "b/1.MKV", "a.mp4", ".hidden.mp4", "notes.txt":
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((files / "good.mp4").read_bytes())
@@ -96,7 +96,7 @@ def test_a_folder_without_videos_is_one_line_and_status_2(files, tmp_path, capsy
     ],
 )
 @pytest.mark.parametrize("where", ["cannot be read", "cannot be classified"])
-def test_whatever_goes_wrong_with_a_video_is_its_own(
+def test_an_error_in_a_video_does_not_end_the_command(
     where, error, text, files, monkeypatch, capsys
 ):
     class Logits:
@@ -118,7 +118,7 @@ def test_whatever_goes_wrong_with_a_video_is_its_own(
     assert err.startswith(f"bad: {where}: ") and text in err and err.count("\n") == 1
 
 
-def test_table(files, capsys):
+def test_without_json_the_output_is_a_table(files, capsys):
     assert run(files, str(files / "good.mp4")) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"{files / 'good.mp4'} (20 frames)" and len(out) == 6 and "%" in out[1]
@@ -138,7 +138,7 @@ def test_lengths_are_compiled_by_bucket(files):
 
 @pytest.fixture(scope="module")
 def streams(files):
-    """Weights that see flow, and some that see both."""
+    """`files` with weights of a flow network and of a two-stream network."""
     flow_info = dataclasses.replace(INFO, footprint={"flow": (250, 1)})
     weights.save(files / "flow.safetensors", small_variables(1, channels=2), flow_info)
     network = models.build("two_stream", num_classes=7, width=0.1)
@@ -146,33 +146,28 @@ def streams(files):
     clip = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, np.float32), models.input_shapes(footprint, 32)
     )
-    both_info = weights.Info(
-        "two_stream", INFO.classes, {"width": 0.1}, footprint, short_side=40, crop=32
-    )
-    weights.save(
-        files / "both.safetensors", jax.jit(network.init)(jax.random.key(0), clip), both_info
-    )
+    sizes = dict(short_side=40, crop=32)
+    both_info = weights.Info("two_stream", INFO.classes, {"width": 0.1}, footprint, **sizes)
+    variables = jax.jit(network.init)(jax.random.key(0), clip)
+    weights.save(files / "both.safetensors", variables, both_info)
     return files
 
 
 def logits_of(capsys, *arguments):
-    """The logits by class that the command prints for one video."""
-    assert (
-        predict.main(["--json", "--top-k", "7", "--flow-preset", "fast", *map(str, arguments)]) == 0
-    )
+    """Runs the command on one video; returns the printed logits by class."""
+    flags = ["--json", "--top-k", "7", "--flow-preset", "fast"]
+    assert predict.main([*flags, *map(str, arguments)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     return {each["class"]: each["logit"] for each in json.loads(line)["top"]}
 
 
 def computed_flow(path):
-    frames = [
-        pixels.flow_unit(each)
-        for each in flow_of_frames(video.grey(path, short_side=40), flow.FAST)
-    ]
-    return pixels.crop(np.stack(frames), 32)
+    """The flow of a video as a network takes it."""
+    flows = flow_of_frames(video.grey(path, short_side=40), flow.FAST)
+    return pixels.crop(np.stack([pixels.flow_unit(each) for each in flows]), 32)
 
 
-def test_a_flow_network_sees_the_videos_flow(streams, capsys):
+def test_a_flow_network_takes_the_videos_flow(streams, capsys):
     variables, info = weights.read(streams / "flow.safetensors")
     clip = computed_flow(streams / "good.mp4")
     assert clip.shape == (20, 32, 32, 2) and abs(clip).max() > 0.01
@@ -192,7 +187,7 @@ def test_logits_of_several_weights_are_added(streams, capsys):
     assert found == pytest.approx({name: rgb[name] + moving[name] for name in rgb}, rel=1e-5)
 
 
-def test_a_network_of_two_streams_sees_both(streams, capsys):
+def test_a_two_stream_network_takes_both(streams, capsys):
     variables, info = weights.read(streams / "both.safetensors")
     rgb = pixels.crop(video.decode(streams / "other.mp4", short_side=40, stride=10), 32)
     clip = {"rgb": pixels.to_unit(rgb)[None], "flow": computed_flow(streams / "other.mp4")[None]}
@@ -214,7 +209,7 @@ def test_a_network_of_two_streams_sees_both(streams, capsys):
         (["w", "renamed"], "rgb", "renamed.safetensors: has other classes than"),
     ],
 )
-def test_weights_that_do_not_go_together_are_refused(names, stream, message, streams, capsys):
+def test_weights_that_do_not_fit_together_are_refused(names, stream, message, streams, capsys):
     renamed = dataclasses.replace(INFO, classes=tuple("gfedcba"))
     weights.save(streams / "renamed.safetensors", small_variables(), renamed)
     arguments = [

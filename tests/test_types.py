@@ -1,4 +1,4 @@
-"""Numbers of other types than usual: JAX_ENABLE_X64, float64, and variables of NumPy."""
+"""Unusual types: JAX_ENABLE_X64, float64, and variables as NumPy arrays."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_models
+from support.small_networks import SMALL, clip, small
 
 from i3d_jax import flow, models
 from i3d_jax.flow.tvl1 import TVL1
@@ -16,22 +16,26 @@ from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
 KEY = jax.random.key(0)
-NAMES = [name for name in test_models.SMALL if name != "two_stream_i3d"]  # That is two of I3D.
-# Those that have the layers of all.
+NAMES = [name for name in SMALL if name != "two_stream_i3d"]  # It is two I3Ds.
+# Together these have all layers.
 TRAINED = [("fused_two_stream", "float32")]
-TRAINED += [(name, dtype) for name in ("convnet_lstm", "c3d", "i3d") for dtype in ("float32", "bfloat16", "float64")]
+TRAINED += [
+    (name, dtype)
+    for name in ("convnet_lstm", "c3d", "i3d")
+    for dtype in ("float32", "bfloat16", "float64")
+]
 TESTED = [(name, dtype) for name in NAMES for dtype in ("float32", "bfloat16")]
 
 
 @pytest.fixture(autouse=True)
 def fewer_multiplications(monkeypatch):
-    """Toom-Cook's method for convolutions of any size."""
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    """Uses Toom-Cook for convolutions of any size."""
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
 
 
 def packed(streams, size=32, batch=4):
-    """Training clips of noise, as they come from the host."""
+    """Training clips of noise, as the host sends them."""
     rng = np.random.default_rng(0)
     clips = {
         stream: rng.integers(0, 255, (batch, frames, *planes.packed_shape(stream, size)), np.uint8)
@@ -46,20 +50,25 @@ def packed(streams, size=32, batch=4):
 
 
 def run(name, **options):
-    """A run's state as it starts, its step, and its clips."""
-    network, streams = test_models.small(name, **options), test_models.SMALL[name][1]
+    """A function that makes a run's first state, the training step, and clips."""
+    network, streams = small(name, **options), SMALL[name][1]
     tx, _ = optimizers.sgd(lr=0.01, warmup=3, milestones=((1, 0.1),), lr_batch_size=8, batch_size=4)
-    step = functools.partial(train_step, model=network, tx=tx, average=0.9)
+    step = functools.partial(train_step, model=network, tx=tx, ema_decay=0.9)
 
     def start():
-        video = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2))
-        return initial_state(network.init(KEY, video), tx, average=True)
+        video = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), models.input_shapes(streams, 32, 2)
+        )
+        return initial_state(network.init(KEY, video), tx, ema=True)
 
     return network, start, step, packed(streams)
 
 
 def types(tree):
-    return [(jax.tree_util.keystr(path), leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        (jax.tree_util.keystr(path), leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 @pytest.mark.parametrize("name,dtype", TRAINED)
@@ -73,9 +82,15 @@ def test_types_of_a_runs_state_are_the_same_with_x64_and_stay_so(name, dtype):
         variables = {"params": after.params, "batch_stats": after.batch_stats}
         video = models.as_network_input(jax.eval_shape(planes.unpack, clips))
         assert {leaf.dtype for leaf in jax.tree.leaves(video)} == {jnp.dtype("float32")}
-        logits, ends = jax.eval_shape(functools.partial(network.apply, endpoints=True), variables, video)
+        logits, ends = jax.eval_shape(
+            functools.partial(network.apply, endpoints=True), variables, video
+        )
     assert logits.dtype == ("float64" if dtype == "float64" else "float32")
-    floats = {leaf.dtype.name for leaf in jax.tree.leaves(ends) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    floats = {
+        leaf.dtype.name
+        for leaf in jax.tree.leaves(ends)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
     assert floats <= {dtype, logits.dtype.name}
 
 
@@ -88,7 +103,10 @@ def test_other_platforms_forms_keep_types_with_x64_too(form):
 
 
 def test_two_steps_with_x64_are_those_without_and_one_program(programs):
-    """By their losses, which other masks of dropout would move; rounding of float32 moves gradients by more (it flips ReLUs)."""
+    """Compares the losses, which other dropout masks would change.
+
+    Gradients differ by more, since rounding of float32 flips ReLUs.
+    """
     states, losses = [], []
     for x64 in False, True:
         with jax.enable_x64(x64):
@@ -101,7 +119,9 @@ def test_two_steps_with_x64_are_those_without_and_one_program(programs):
             states.append(types(state))
     assert programs().count("jit(train_step)") == 2
     assert states[0] == states[1]
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4) and losses[3] == pytest.approx(losses[1], rel=2e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4) and losses[3] == pytest.approx(
+        losses[1], rel=2e-3
+    )
     assert abs(losses[1] - losses[0]) > 1e-3
 
 
@@ -119,25 +139,35 @@ def test_optical_flow_is_the_same_with_x64():
 
 @pytest.mark.parametrize("dtype", ["float64", jnp.float64])
 def test_float64_without_x64_is_refused_by_name(dtype):
-    with pytest.raises(ValueError, match="model 'c3d': dtype is float64, .* only with JAX_ENABLE_X64=1"):
+    with pytest.raises(
+        ValueError, match="model 'c3d': dtype is float64, .* only with JAX_ENABLE_X64=1"
+    ):
         models.build("c3d", num_classes=7, dtype=dtype)
     with jax.enable_x64(True):
         network = models.build("c3d", num_classes=7, width=0.05, dtype=dtype)
     video = jax.ShapeDtypeStruct((1, 16, 32, 32, 3), jnp.float32)
-    with pytest.raises(ValueError, match="3D-ConvNet: dtype is float64, .* only with JAX_ENABLE_X64=1"):
+    with pytest.raises(
+        ValueError, match="3D-ConvNet: dtype is float64, .* only with JAX_ENABLE_X64=1"
+    ):
         jax.eval_shape(network.init, KEY, video)
 
 
 @pytest.mark.parametrize("name,dtype", TESTED)
 def test_variables_may_be_numpys_and_closed_over(name, dtype):
-    network, video = test_models.small(name, dtype=dtype), test_models.clip(test_models.SMALL[name][1])
+    network, video = (
+        small(name, dtype=dtype),
+        clip(SMALL[name][1]),
+    )
     shapes = jax.eval_shape(network.init, KEY, video)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     assert jax.eval_shape(lambda video: network.apply(variables, video), video).shape == (2, 7)
 
 
 def test_the_lstm_takes_variables_of_numpy_outside_of_jit():
-    layer, x = convnet_lstm.NormLSTM(hidden=5, steps=3), np.random.default_rng(0).normal(size=(2, 4, 4))
+    layer, x = (
+        convnet_lstm.NormLSTM(hidden=5, steps=3),
+        np.random.default_rng(0).normal(size=(2, 4, 4)),
+    )
     x = jnp.asarray(x, jnp.float32)
     variables = layer.init(KEY, x, False)
     wanted, _ = layer.apply(variables, x, False)

@@ -1,10 +1,12 @@
-"""TV-L1 here and in OpenCV: seconds per pair of frames, and how far the flow is from OpenCV's and from known motions.
+"""TV-L1 of this package and of OpenCV: speed, differences, and errors on known motions.
 
     python experiments/benchmarks/flow.py [VIDEO] [--sample RGB.gif FLOW.gif] [--json flow.json]
 
-VIDEO gives the frames, 340x256; without it they are synthetic. OpenCV takes part if it is installed (extra `benchmark`), with its
-default threads, ours with as many batches at a time as there are cores, or on the accelerator. Rounds are interleaved, figures
-are medians. --sample are the release's sample clip and its flow, whose pairs 2 to 37 are compared with.
+The frames are 340x256 crops of VIDEO; without it they are synthetic. OpenCV takes part if it is
+installed (extra `benchmark`), with its default number of threads. Ours runs on the accelerator, or
+on a CPU with one batch per core at a time. Rounds are interleaved, and figures are medians.
+--sample takes the sample clip of google-deepmind/kinetics-i3d and its flow; the benchmark compares
+with the flow of pairs 2 to 37.
 """
 
 import functools
@@ -16,7 +18,7 @@ import jax
 import motions
 import numpy as np
 
-from i3d_jax import flow
+from i3d_jax import cli, flow
 from i3d_jax.flow.videos import flow_of_frames
 
 HEIGHT, WIDTH = 256, 340
@@ -24,7 +26,11 @@ KINDS, LENGTHS = ("shift", "turn", "zoom"), (1.0, 5.0, 10.0)
 
 
 def methods(batch: int | None) -> dict:
-    """By name: grey frames uint8 [T + 1, H, W] -> flow [T, H, W, 2]."""
+    """Functions that map grey frames, uint8 [T + 1, H, W], to flow [T, H, W, 2], by name.
+
+    Args:
+      batch: pairs of frames per batch; None: the default.
+    """
 
     def ours(preset):
         return lambda frames: np.stack(
@@ -48,7 +54,12 @@ def methods(batch: int | None) -> dict:
 
 
 def frames_of(path: pathlib.Path | None, number: int) -> np.ndarray:
-    """Grey frames, uint8 [number, 256, 340]: the middle of a video's, or of a texture that turns."""
+    """Grey frames, uint8 [number, 256, 340].
+
+    Args:
+      path: a video, whose frames are cropped in the middle; None: a turning texture.
+      number: of frames.
+    """
     if path is None:
         return np.stack(
             [motions.moving(*motions.motion("turn", 2.0 * index))[1] for index in range(number)]
@@ -59,26 +70,34 @@ def frames_of(path: pathlib.Path | None, number: int) -> np.ndarray:
     left = (frames.shape[2] - WIDTH) // 2
     if left < 0 or frames.shape[1] != HEIGHT:
         raise SystemExit(
-            f"{path}: {frames.shape[1]}x{frames.shape[2]}, wanted frames of {WIDTH}x{HEIGHT} at least"
+            f"{path}: {frames.shape[2]}x{frames.shape[1]}, "
+            f"wanted frames of at least {WIDTH}x{HEIGHT}"
         )
     return frames[:, :, left : left + WIDTH]
 
 
 def endpoint_error(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The length of the difference of two flows, per pixel."""
     return np.linalg.norm(found - wanted, axis=-1)
 
 
 def speed(made: dict, frames: np.ndarray, rounds: int) -> dict:
-    """Per method seconds per pair, and by how much it is faster than the first of them."""
+    """Seconds per pair of frames of each method, compared with the first method.
+
+    Args:
+      made: result of `methods`.
+      frames: grey, uint8 [T + 1, H, W].
+      rounds: number of measurements.
+    """
     pairs = len(frames) - 1
-    seconds = harness.interleaved(
-        {name: functools.partial(method, frames) for name, method in made.items()}, rounds
-    )
+    variants = {name: functools.partial(method, frames) for name, method in made.items()}
+    seconds = harness.interleaved(variants, rounds)
     per_pair = {name: [each / pairs for each in rounds] for name, rounds in seconds.items()}
     return harness.summary(per_pair, than=next(iter(made)))
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> dict:
+    """Mean, median and 99th percentile of the end-point error."""
     error = endpoint_error(found, wanted)
     return {
         "mean": float(error.mean()),
@@ -88,27 +107,41 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> dict:
 
 
 def sample(made: dict, rgb: pathlib.Path, released: pathlib.Path) -> dict:
+    """Compares the methods on the published sample clip.
+
+    Args:
+      made: result of `methods`.
+      rgb: the clip.
+      released: its published flow.
+    """
     from i3d_jax import video
 
     frames = np.stack(list(video.grey(rgb, short_side=224)))[2:39]
     wanted = 20 * (video.decode(released)[2:38, ..., :2] / 255 - 0.5)
     flows = {name: method(frames) for name, method in made.items()}
     reference = next(iter(flows.values()))
-    return {
-        name: {
-            "correlation": [
-                float(np.corrcoef(each[..., i].ravel(), wanted[..., i].ravel())[0, 1])
-                for i in (0, 1)
-            ],
+    result = {}
+    for name, each in flows.items():
+        u, v = (
+            float(np.corrcoef(each[..., i].ravel(), wanted[..., i].ravel())[0, 1]) for i in (0, 1)
+        )
+        result[name] = {
+            "correlation": [u, v],
             "to_the_first": difference(each, reference),
             "mean_motion": float(np.linalg.norm(each, axis=-1).mean()),
         }
-        for name, each in flows.items()
-    }
+    return result
 
 
 def known(made: dict) -> dict:
-    """Mean end-point errors by motion, where pixels stay in the image and, in brackets, everywhere."""
+    """Mean end-point errors by motion and method.
+
+    Args:
+      made: result of `methods`.
+
+    Returns:
+      for each motion and method (the mean over pixels that stay in the image, over all pixels).
+    """
     result = {}
     for kind in KINDS:
         for length in LENGTHS:
@@ -122,9 +155,11 @@ def known(made: dict) -> dict:
 
 
 def tables(result: dict) -> str:
+    """The results as Markdown."""
     first = next(iter(result["speed"]))
     lines = [
-        f"| method | s per pair | faster than {first} | mean, median, p99 difference to {first}, px |",
+        f"| method | s per pair | faster than {first} "
+        f"| mean, median, p99 difference to {first}, px |",
         "|---|---|---|---|",
     ]
     for name, each in result["speed"].items():
@@ -139,11 +174,8 @@ def tables(result: dict) -> str:
         "|---|" + "---|" * len(result["speed"]),
     ]
     for motion, errors in result["known"].items():
-        lines.append(
-            f"| {motion} | "
-            + " | ".join(f"{inside:.3f} ({all_:.3f})" for inside, all_ in errors.values())
-            + " |"
-        )
+        cells = [f"{inside:.3f} ({everywhere:.3f})" for inside, everywhere in errors.values()]
+        lines.append(f"| {motion} | {' | '.join(cells)} |")
     lines.append("\nMean end-point error in px, of pixels that stay in the image (of all).\n")
     if "sample" in result:
         lines += [
@@ -152,24 +184,31 @@ def tables(result: dict) -> str:
         ]
         for name, each in result["sample"].items():
             u, v = each["correlation"]
-            lines.append(
-                f"| {name} | {u:.3f}, {v:.3f} | {each['to_the_first']['mean']:.3f} | {each['mean_motion']:.2f} |"
-            )
-        lines.append("\nWith the release's sample flow, pairs 2 to 37.\n")
+            mean, motion = each["to_the_first"]["mean"], each["mean_motion"]
+            lines.append(f"| {name} | {u:.3f}, {v:.3f} | {mean:.3f} | {motion:.2f} |")
+        lines.append("\nCompared with the published sample flow, pairs 2 to 37.\n")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("video", nargs="?", type=pathlib.Path)
-    parser.add_argument("--sample", nargs=2, type=pathlib.Path, metavar="GIF")
     parser.add_argument(
-        "--pairs", type=harness.positive, default=16, help="to measure on (default: 16)"
+        "video", nargs="?", type=pathlib.Path, help="source of the frames (default: synthetic)"
+    )
+    parser.add_argument(
+        "--sample",
+        nargs=2,
+        type=pathlib.Path,
+        metavar=("RGB", "FLOW"),
+        help="the published sample clip and its flow",
+    )
+    parser.add_argument(
+        "--pairs", type=cli.positive, default=16, help="pairs of frames to measure on (default: 16)"
     )
     parser.add_argument(
         "--batch",
-        type=harness.positive,
-        help="pairs at a time (default: 8 on a CPU, 64 on an accelerator)",
+        type=cli.positive,
+        help="pairs per batch (default: 8 on a CPU, 64 on an accelerator)",
     )
     flags = parser.parse_args()
     about = harness.about("jax", "numpy", "opencv-contrib-python-headless") | {
@@ -184,7 +223,7 @@ def main() -> None:
     result["known"] = known(made)
     if flags.sample:
         result["sample"] = sample(made, *flags.sample)
-    harness.tell(tables(result), result, about, flags.json)
+    harness.report(tables(result), result, about, flags.json)
 
 
 if __name__ == "__main__":

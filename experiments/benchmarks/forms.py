@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax import models
+from i3d_jax import cli, models
 from i3d_jax.models import convolution, padding, pooling, toom_cook
 
 
@@ -35,13 +35,13 @@ def taps_as_inputs(x, kernel, stride, to):
     more = -x.shape[-1] % to
     x = jnp.pad(x, [(0, 0)] * 4 + [(0, more)])
     kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more), (0, 0)])
-    return toom_cook.conv2d_of_runs(x, kernel, (stride, stride))
+    return toom_cook.conv2d_per_frame(x, kernel, (stride, stride))
 
 
 def more_channels(x, kernel, to):
     more = (0, to - x.shape[-1])
     x, kernel = jnp.pad(x, [(0, 0)] * 4 + [more]), jnp.pad(kernel, [(0, 0)] * 3 + [more, (0, 0)])
-    return convolution._plain(x, kernel, (2, 2, 2))
+    return convolution._xla_conv(x, kernel, (2, 2, 2))
 
 
 def normalised(conv: Callable) -> Callable:
@@ -64,7 +64,7 @@ def folded(conv: Callable) -> Callable:
     return of
 
 
-ONCE, TWICE = (functools.partial(convolution._plain, strides=(n, n, n)) for n in (1, 2))
+ONCE, TWICE = (functools.partial(convolution._xla_conv, strides=(n, n, n)) for n in (1, 2))
 PRODUCT = functools.partial(convolution.conv, strides=(1, 1, 1))
 STEM = {
     "3-D": TWICE,
@@ -92,7 +92,7 @@ def pools(window: tuple[int, ...], strides: tuple[int, ...]) -> dict[str, Callab
     """Of a video."""
     return {
         "XLA's": lambda x: nn.max_pool(x, window, strides, "SAME"),
-        "by axis": lambda x: pooling._max_by_axis(x, window, strides),
+        "by axis": lambda x: pooling._max_pool_by_axis(x, window, strides),
     }
 
 
@@ -167,7 +167,7 @@ def measured(task: tuple, batch: int, dtype: Any, rounds: int) -> tuple[dict[str
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--batch", type=harness.positive, default=16, help="clips (default: 16)")
+    parser.add_argument("--batch", type=cli.positive, default=16, help="clips (default: 16)")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16"
     )
@@ -192,7 +192,7 @@ def main() -> None:
         "difference, of the greatest",
     ]
     about = harness.about("jax", "jaxlib") | {"device": jax.devices()[0].device_kind}
-    harness.tell(
+    harness.report(
         f"{flags.dtype}\n\n{harness.table(rows, heads)}",
         {"dtype": flags.dtype} | result,
         about,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, what a measurement was made on, and how it is told."""
+"""What all benchmarks share: timing variants in turns, summaries, tables and output."""
 
 import argparse
 import contextlib
@@ -12,17 +12,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# PyTorch needs room on an accelerator, too; before JAX looks for one.
+from i3d_jax import cli
+
+# JAX must leave memory of the accelerator to PyTorch. Set before JAX looks for devices.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def interleaved(
     variants: dict[str, Callable[[], Any]], rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds per call of every variant, by round; each returns when it is done.
+    """Measures variants in turns.
 
-    The variants take turns, so that a machine that is slow for a while is slow for all, and each is called once, unmeasured, right before
-    it is measured: the first call after another program has run can take twice as long.
+    A machine that is slow for a while is then slow for all of them. Each variant is called once,
+    unmeasured, right before it is measured: the first call after another program can take twice as
+    long.
+
+    Args:
+      variants: functions by name, which return when their work is done.
+      rounds: number of measurements of each.
+      repeats: calls per measurement.
+
+    Returns:
+      seconds per call of every variant, by round.
     """
     found: dict[str, list[float]] = {name: [] for name in variants}
     for variant in variants.values():
@@ -38,21 +49,29 @@ def interleaved(
 
 
 def summary(seconds: dict[str, list[float]], than: str) -> dict[str, dict]:
-    """Per variant the median and the spread of its seconds, and how many times as fast as variant `than` it is, round by round."""
-    return {
-        name: {
+    """Summarises the result of `interleaved`.
+
+    Args:
+      seconds: that result.
+      than: name of the variant that all are compared with.
+
+    Returns:
+      for each variant "seconds", the median; "spread", minimum and maximum; and "times_as_fast", the
+      median over rounds of the speed relative to `than`.
+    """
+    found = {}
+    for name, each in seconds.items():
+        ratios = [one / other for one, other in zip(seconds[than], each, strict=True)]
+        found[name] = {
             "seconds": statistics.median(each),
             "spread": [min(each), max(each)],
-            "times_as_fast": statistics.median(
-                one / other for one, other in zip(seconds[than], each, strict=True)
-            ),
+            "times_as_fast": statistics.median(ratios),
         }
-        for name, each in seconds.items()
-    }
+    return found
 
 
 def spread(each: dict) -> str:
-    """The median and the spread of one variant of a `summary`."""
+    """The median and the spread of one variant of a `summary`, as text."""
     median, low, high = (
         f"{x:#.3g}" if x < 99.95 else f"{x:.0f}" for x in (each["seconds"], *each["spread"])
     )
@@ -60,24 +79,30 @@ def spread(each: dict) -> str:
 
 
 def parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
-    """A command line with what all benchmarks take."""
+    """A parser with the arguments that all benchmarks have.
+
+    Args:
+      description: the module's docstring.
+      rounds: default number of rounds.
+    """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
-    made.add_argument("--json", type=output, help="file for the figures")
+    made.add_argument(
+        "--rounds",
+        type=cli.positive,
+        default=rounds,
+        help=f"measurements of each variant (default: {rounds})",
+    )
+    made.add_argument("--json", type=output, help="file for the results")
     return made
 
 
-def positive(text: str) -> int:
-    """A number on the command line."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
 def output(text: str) -> pathlib.Path:
-    """A file that is to be written: better known now than after an hour that it cannot be."""
+    """A file to write, as `type=` of an argument.
+
+    An impossible path is an error before the measurements, which can take an hour.
+    """
     path = pathlib.Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder, or in none")
@@ -85,13 +110,18 @@ def output(text: str) -> pathlib.Path:
 
 
 def table(rows: dict[str, list[str]], heads: list[str]) -> str:
-    """Rows by their first cell, as Markdown."""
+    """A Markdown table.
+
+    Args:
+      rows: the other cells of each row by its first cell.
+      heads: the column heads.
+    """
     lines = [heads, ["---"] * len(heads), *([name, *cells] for name, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def about(*packages: str) -> dict:
-    """The date, the processor, and the versions of those of the packages that are installed."""
+    """The date, the processor, and the versions of the packages that are installed."""
     found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -100,14 +130,22 @@ def about(*packages: str) -> dict:
 
 
 def cpu() -> str:
+    """The name of the processor."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     models = [line for line in lines if "model name" in line]
     return models[0].partition(": ")[2] if models else platform.machine()
 
 
-def tell(text: str, result: dict, about: dict, path: pathlib.Path | None) -> None:
-    """Prints a benchmark's text and what it was made on; writes its figures to `path`, if there is one."""
+def report(text: str, result: dict, about: dict, path: pathlib.Path | None) -> None:
+    """Prints and writes the results of a benchmark.
+
+    Args:
+      text: the tables to print.
+      result: the results to write as JSON.
+      about: the result of `about`, perhaps with "device".
+      path: the file to write; None: no file.
+    """
     versions = ", ".join(" ".join(each) for each in about["versions"].items())
     device = f", {about['device']}" if about.get("device", "cpu") != "cpu" else ""
     print(f"{text}\n\n{about['date']}, {about['cpu']}{device}, {versions}")

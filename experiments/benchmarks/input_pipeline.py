@@ -28,6 +28,8 @@ import time
 import harness
 import numpy as np
 
+from i3d_jax import cli
+
 FRAMES, CROP, BATCH, SIDE = 64, 224, 4, 256
 RATES = (50, 200, 1000)  # Clips per second that an accelerator may want.
 
@@ -321,12 +323,12 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("videos", nargs="+", type=pathlib.Path, help="of 4 seconds or more")
     parser.add_argument(
-        "--clips", type=harness.positive, default=8, help="records to read (default: 8)"
+        "--clips", type=cli.positive, default=8, help="records to read (default: 8)"
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     parser.add_argument(
         "--growth",
-        type=harness.positive,
+        type=cli.positive,
         nargs="+",
         metavar="CLIPS",
         help="numbers of clips of data sets",
@@ -353,7 +355,7 @@ def main() -> None:
         else:
             result = compare(folder, videos, flags)
             text = table(result)
-    harness.tell(text, result, about, flags.json)
+    harness.report(text, result, about, flags.json)
 
 
 if __name__ == "__main__":

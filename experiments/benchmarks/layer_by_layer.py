@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax import models
+from i3d_jax import cli, models
 from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.models.inception import LAYERS
 
@@ -99,9 +99,9 @@ def theirs(layer: Layer, x: np.ndarray, mine: dict[str, Any]) -> dict[str, Calla
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--batch", type=harness.positive, default=1, help="clips (default: 1)")
-    parser.add_argument("--frames", type=harness.positive, default=64, help="default: 64")
-    parser.add_argument("--size", type=harness.positive, default=224, help="pixels (default: 224)")
+    parser.add_argument("--batch", type=cli.positive, default=1, help="clips (default: 1)")
+    parser.add_argument("--frames", type=cli.positive, default=64, help="default: 64")
+    parser.add_argument("--size", type=cli.positive, default=224, help="pixels (default: 224)")
     flags = parser.parse_args()
     x = np.random.default_rng(0).uniform(
         -1, 1, (flags.batch, flags.frames, flags.size, flags.size, 3)
@@ -158,7 +158,7 @@ def main() -> None:
     about = harness.about("jax", "jaxlib", "flax", "torch") | {
         "device": jax.devices()[0].device_kind
     }
-    harness.tell(harness.table(rows, heads), result, about, flags.json)
+    harness.report(harness.table(rows, heads), result, about, flags.json)
 
 
 if __name__ == "__main__":

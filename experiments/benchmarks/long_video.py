@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import model
 import numpy as np
 
-from i3d_jax import models
+from i3d_jax import cli, models
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
 PIECE = 128  # Ticks, of one frame each.
@@ -94,9 +94,7 @@ def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
 
 def main() -> None:
     parser = harness.parser(__doc__, rounds=3)
-    parser.add_argument(
-        "--longest", type=harness.positive, default=512, help="frames (default: 512)"
-    )
+    parser.add_argument("--longest", type=cli.positive, default=512, help="frames (default: 512)")
     flags = parser.parse_args()
     if flags.longest <= PIECE:
         parser.error(f"--longest: {flags.longest}, wanted more than a piece's {PIECE} frames")
@@ -116,7 +114,7 @@ def main() -> None:
     text = (
         f"Forward, 1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes, but for what is varied\n\n"
     )
-    harness.tell(text + "\n\n".join([*tables, table]), result, about, flags.json)
+    harness.report(text + "\n\n".join([*tables, table]), result, about, flags.json)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from i3d_jax import models
+from i3d_jax import cli, models
 from i3d_jax.models import convolution
 from i3d_jax.models.__main__ import multiply_adds
 from i3d_jax.training import optimizers
@@ -394,13 +394,11 @@ def main() -> None:
     parser.add_argument(
         "--model", default="i3d", choices=(*models.MODELS, "all"), help="default: i3d"
     )
+    parser.add_argument("--batch", type=cli.positive, help="clips (default: 1, of small ones more)")
     parser.add_argument(
-        "--batch", type=harness.positive, help="clips (default: 1, of small ones more)"
+        "--frames", type=cli.positive, help="of a network of one stream (default: the paper's)"
     )
-    parser.add_argument(
-        "--frames", type=harness.positive, help="of a network of one stream (default: the paper's)"
-    )
-    parser.add_argument("--size", type=harness.positive, help="pixels (default: the paper's)")
+    parser.add_argument("--size", type=cli.positive, help="pixels (default: the paper's)")
     parser.add_argument(
         "--forms",
         nargs="+",
@@ -437,7 +435,7 @@ def main() -> None:
     about = harness.about("jax", "jaxlib", "flax", "torch") | {
         "device": jax.devices()[0].device_kind
     }
-    harness.tell(
+    harness.report(
         f"{flags.what}, {flags.model}\n\n{text}", {"what": flags.what} | result, about, flags.json
     )
 

@@ -125,7 +125,7 @@ def main() -> None:
         f"medians of {flags.rounds} rounds."
     )
     about = harness.about("jax", "flax", "orbax-checkpoint", "grain")
-    harness.tell(text, {"steps": steps, "parts": parts, "ratios": ratios}, about, flags.json)
+    harness.report(text, {"steps": steps, "parts": parts, "ratios": ratios}, about, flags.json)
 
 
 if __name__ == "__main__":

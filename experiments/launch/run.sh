@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
-# A run on this machine, started again whenever it dies of something that starting again may mend.
+# Trains on this machine, and restarts the run after a crash.
 #
-#   experiments/launch/run.sh --config=configs/kinetics.py:i3d_rgb --workdir=runs/i3d_rgb [--config.KEY=VALUE ...]
+#   experiments/launch/run.sh --config=configs/kinetics.py:i3d_rgb --workdir=runs/i3d_rgb \
+#       [--config.KEY=VALUE ...]
 #
-# Ends when the run has ended (0), cannot be run as it is asked for (2; 126 and 127: there is no such Python), or was asked to stop
-# (130, 143), by SIGTERM or Ctrl-C, which let it save its step; a second one does not. RESTARTS (default: 100) is how often
-# it is started again at most, PAUSE (default: 10) how many seconds later, PYTHON (default: python) with what.
+# Exit status:
+#   0         the run has ended.
+#   2         its config or arguments are wrong.
+#   126, 127  there is no such Python.
+#   130, 143  SIGTERM or Ctrl-C stopped it. The first one lets the run save a checkpoint.
+#   other     the run still crashed after the last restart.
+#
+# Environment variables:
+#   RESTARTS  maximum number of restarts (default: 100).
+#   PAUSE     seconds before a restart (default: 10).
+#   PYTHON    the interpreter (default: python).
 set -u
 child='' stopped='' told=''
 trap 'stopped=143; [ -z "$child" ] || { told=1; kill -TERM "$child"; }' TERM INT
 
-# Waits until $child has ended, and has its status. Not by `wait` alone: a signal that comes just as it begins does not end it, and
-# SIGINT can be lost altogether. What comes while a command in the foreground runs is kept for after it.
+# Waits until $child has ended, and returns its status. `wait` alone is not enough: a signal that
+# arrives just as `wait` begins does not end it, and SIGINT can be lost. A signal that arrives while
+# a command runs in the foreground is handled after that command.
 ended() {
-  # The signal may have come before $child was known.
+  # The signal may have arrived before $child was set.
   [ -z "$stopped" ] || [ -n "$told" ] || kill -TERM "$child"
   while kill -0 "$child" 2>/dev/null; do
     sleep 0.2
@@ -22,7 +32,7 @@ ended() {
 }
 
 for ((restart = 0; ; restart++)); do
-  # In a session of its own, Ctrl-C does not reach it too.
+  # In a session of its own the run does not get Ctrl-C a second time.
   setsid "${PYTHON:-python}" -m i3d_jax.main "$@" &
   child=$!
   ended

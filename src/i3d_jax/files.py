@@ -1,4 +1,4 @@
-"""Files that are never seen half-written, notes on what a folder is of, and where downloads are kept."""
+"""Atomic and locked files, files that record a folder's settings, and the folder for downloads."""
 
 import contextlib
 import errno
@@ -18,10 +18,10 @@ import filelock
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder for what was downloaded.
+    """The folder for downloads and compiled programs.
 
-    The environment variable I3D_JAX_CACHE names it. Without one it is `i3d_jax` in the folder that XDG_CACHE_HOME names, or in
-    `~/.cache`.
+    The environment variable I3D_JAX_CACHE names it. Otherwise it is `i3d_jax` in the folder of
+    XDG_CACHE_HOME, or in `~/.cache`.
 
     Raises:
       OSError: there is no home directory, as in some containers.
@@ -29,9 +29,8 @@ def cache_folder() -> pathlib.Path:
     if folder := os.environ.get("I3D_JAX_CACHE"):
         return pathlib.Path(folder)
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if (
-        caches.is_absolute()
-    ):  # Else the variable does not count, says the XDG Base Directory Specification.
+    # The XDG Base Directory Specification has relative paths ignored.
+    if caches.is_absolute():
         return caches / "i3d_jax"
     try:
         return pathlib.Path.home() / ".cache" / "i3d_jax"
@@ -41,17 +40,18 @@ def cache_folder() -> pathlib.Path:
         ) from None
 
 
-TEMPORARY = ".i3d_jax-"  # What the names of half-written files begin with.
+TEMPORARY_PREFIX = ".i3d_jax-"  # Of the names of incomplete files.
 
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+    """Gives a temporary path, which replaces `path` if the block succeeds and is removed if not.
 
-    The block writes a file there or, where `path` does not exist, a folder. The temporary name is short, as that of `path` may be
-    as long as the system allows, and no two processes choose the same. An OSError names `path`.
+    The block writes a file there or, if `path` does not exist, a folder. The temporary name is
+    short, since the name of `path` may be as long as the system allows, and unique among
+    processes. An OSError names `path`.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
     try:
         with naming_errors(path, temporary):
             yield temporary
@@ -62,7 +62,12 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming_errors(path: pathlib.Path, temporary: pathlib.Path | None = None) -> Iterator[None]:
-    """Has an OSError of the block name `path` if it names no file, as on a full disk, or one that begins with `temporary`."""
+    """Has an OSError of the block name a file, as an error of a full disk does not.
+
+    Args:
+      path: the file to name.
+      temporary: names that begin with this are replaced, too.
+    """
     try:
         yield
     except OSError as error:
@@ -73,18 +78,20 @@ def naming_errors(path: pathlib.Path, temporary: pathlib.Path | None = None) -> 
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator[None]:
-    """Holds a lock, a file of its own; a process that dies lets go of it.
+def locked(path: pathlib.Path, locked_error: Exception, timeout: float = 0) -> Iterator[None]:
+    """Holds a lock, which is a file of its own; it is released even if the process dies.
 
     Args:
-      busy: raised if another process has held it for `patience` seconds (-1: waits for ever).
+      path: the file.
+      locked_error: raised if another process holds the lock.
+      timeout: seconds to wait for the lock; -1 waits forever.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=timeout)
     except filelock.Timeout:
-        raise busy from None
+        raise locked_error from None
     try:
         yield
     finally:
@@ -92,10 +99,11 @@ def locked(path: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator
 
 
 def join_inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The path of a file below a folder, by a name that comes from outside, with "/".
+    """Joins a folder and a name from outside, with "/" as separator.
 
     Raises:
-      ValueError: the name leads elsewhere, or to nothing.
+      ValueError: the name leads outside of the folder or to the folder itself, or has characters
+        that file names should not have.
     """
     if (
         any(part in ("", ".", "..") for part in name.split("/"))
@@ -107,30 +115,43 @@ def join_inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: pathlib.Path, busy: Exception, patience: float = 0) -> Iterator[None]:
-    """Holds the lock of a folder, `.lock` in it, and removes half-written files: those of processes that were killed.
+def locked_folder(
+    folder: pathlib.Path, locked_error: Exception, timeout: float = 0
+) -> Iterator[None]:
+    """Holds the lock of a folder, `.lock` in it, and removes files that killed processes left.
 
-    Whoever writes to the folder must hold its lock; arguments as `locked`'s.
+    Any process that writes to the folder must hold its lock.
+
+    Args:
+      folder: the folder.
+      locked_error: as in `locked`.
+      timeout: as in `locked`.
     """
-    with locked(folder / ".lock", busy, patience):
+    with locked(folder / ".lock", locked_error, timeout):
         remove_leftovers(folder)
         yield
 
 
 def remove_leftovers(folder: pathlib.Path, age: float = 0) -> None:
-    """Removes the half-written files in a folder: those of processes that were killed.
+    """Removes incomplete files, left by killed processes, from a folder.
 
     Args:
-      age: seconds for which a file was not written to; 0 is for who knows, by a lock, that no other process writes there.
+      folder: the folder.
+      age: seconds for which a file must have been unchanged. 0 is only for those who hold a lock,
+        so that no other process is writing.
     """
-    for path in folder.glob(f"{TEMPORARY}*"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):
             if not age or time.time() - path.stat().st_mtime > age:
                 _remove(path)
 
 
 def special_file_kind(mode: int) -> str | None:
-    """What a file is, by its mode, that could be waited for without an end: "a FIFO", "a socket" or "a device"; None: it is not."""
+    """Tells files whose reading may block forever, by their mode.
+
+    Returns:
+      "a FIFO", "a socket" or "a device"; None for other files.
+    """
     kinds = {
         stat.S_IFIFO: "a FIFO",
         stat.S_IFSOCK: "a socket",
@@ -141,10 +162,10 @@ def special_file_kind(mode: int) -> str | None:
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a file for reading; at once, whatever it is.
+    """Opens a regular file for reading; never blocks.
 
     Raises:
-      OSError: it cannot be opened, or is a pipe or a device, which could be waited for without an end.
+      OSError: the file cannot be opened, or is none that is regular, such as a pipe.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
@@ -165,35 +186,41 @@ def _remove(path: pathlib.Path) -> None:
 
 
 def check_utf8(path: str | os.PathLike) -> None:
-    """Raises a ValueError if a path is not UTF-8, as of files it need not be: not all libraries can use such ones."""
+    """Raises a ValueError if a path is not UTF-8, which some libraries cannot use."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{path}: this name is not UTF-8, and cannot be used here") from None
 
 
-def complete_lines(path: pathlib.Path, mend: bool = True) -> list[str]:
-    """The lines of a file, none if it is not there, but for a last one that was cut off by a kill.
+def complete_lines(path: pathlib.Path, truncate: bool = True) -> list[str]:
+    """The lines of a file without an incomplete last one, left by a kill; [] if there is no file.
 
     Args:
-      mend: whether that one is removed from the file, too; only for who writes to it.
+      path: the file.
+      truncate: whether to remove the incomplete line from the file. Only the process that writes
+        the file may do so.
     """
     if not path.exists():
         return []
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    if mend and whole != text:
+    if truncate and whole != text:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return whole.decode().splitlines()
 
 
 def write_once(path: pathlib.Path, settings: dict) -> None:
-    """Notes in a file what its folder is of or, if it exists, makes sure that it says the same.
+    """Records settings in a file or, if it exists, checks that they are the same.
+
+    Args:
+      path: the file.
+      settings: values that JSON has, by name.
 
     Raises:
-      ValueError: it says something else, or is damaged.
-      OSError: it cannot be read or written.
+      ValueError: the file has other settings, or is damaged.
+      OSError: the file cannot be read or written.
     """
     if path.exists():
         earlier = read_json(path)
@@ -202,27 +229,29 @@ def write_once(path: pathlib.Path, settings: dict) -> None:
         ]
         if other:
             raise ValueError(
-                f"{path.parent} has results of other settings: {other[0]} is {earlier.get(other[0])!r} there and "
-                f"{settings.get(other[0])!r} here; use another folder"
+                f"{path.parent} has results of other settings: {other[0]} is "
+                f"{earlier.get(other[0])!r} there and {settings.get(other[0])!r} here; "
+                "use another folder"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as JSON, atomically."""
     with atomic_write(path) as written:
         written.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """Raises a ValueError if the file is not whole."""
+    """Reads a JSON object; raises a ValueError if the file is damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{path}: damaged") from None
 
 
-def free_path(path: pathlib.Path) -> pathlib.Path:
-    """`path` or, if there is something already, the first of path.1, path.2, ... that there is not."""
+def unused_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns `path` or, if it exists, the first of path.1, path.2, ... that does not."""
     names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
     return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))

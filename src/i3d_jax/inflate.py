@@ -1,7 +1,8 @@
-"""Inflation: the parameters of an image network become those of a video network (paper, section 2.4.1).
+"""Inflation: turns the parameters of an image network into a video network's (section 2.4.1).
 
-An N x N filter is repeated N times over time and divided by N, so that a video of one repeated image gives the image's
-response: exactly away from the clip's ends, where zero padding shows nothing before the first frame or after the last.
+An N x N filter is repeated N times over time and divided by N. A video of one repeated image then
+gives the image's response. This is exact away from the clip's ends; there, zero padding takes the
+place of frames.
 """
 
 import functools
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 def inflate_params(params: Any, *, like: Any) -> Any:
     """Inflates a pytree of 2-D parameters into the structure, shapes and dtypes of `like`.
 
-    A leaf [H, W, I, O] whose counterpart is [T, H, W, I, O] is repeated T times over time and divided by T; a leaf
-    whose shape is its counterpart's is copied (biases, batch norm statistics). Nothing else is guessed: a head for
-    other classes or a stem for other channels is replaced by the caller, before or after.
+    A leaf [H, W, I, O] whose counterpart is [T, H, W, I, O] is repeated T times over time and
+    divided by T. A leaf with its counterpart's shape is copied (biases, batch norm statistics).
+    Nothing else is guessed: replace a last layer for other classes, or a first layer for other
+    channels, before or after.
 
     Args:
       params: any pytree of arrays: a Flax or Haiku dict, an Equinox module, tuples.
@@ -26,7 +28,8 @@ def inflate_params(params: Any, *, like: Any) -> Any:
       A pytree with the structure of `like`.
 
     Raises:
-      ValueError: names every leaf that is missing from `params`, not in `like`, or of a shape that cannot be inflated.
+      ValueError: names every leaf that is missing from `params`, is not in `like`, or has a shape
+        that cannot be inflated.
     """
     source, target = named_leaves(params), named_leaves(like)
     problems = [
@@ -42,21 +45,24 @@ def inflate_params(params: Any, *, like: Any) -> Any:
     problems += [
         f"{name}: cannot inflate {_shape(leaf)} to {_shape(target[name])}"
         for name, leaf in source.items()
-        if name in target and not (_equal(leaf, target[name]) or _inflatable(leaf, target[name]))
+        if name in target
+        and not (_same_shape(leaf, target[name]) or _can_inflate(leaf, target[name]))
     ]
     if problems:
         raise ValueError("cannot inflate these parameters:\n  " + "\n  ".join(problems))
-    # Leaves that are no arrays (an Equinox activation function, say) have nothing to inflate.
+    # Leaves that are no arrays, such as an Equinox activation function, are not inflated.
     names = [name for name, wanted in target.items() if hasattr(wanted, "shape")]
     wanted = tuple((tuple(target[name].shape), target[name].dtype) for name in names)
-    inflated = dict(zip(names, _inflated([source[name] for name in names], wanted), strict=True))
+    inflated = dict(
+        zip(names, _inflate_leaves([source[name] for name in names], wanted), strict=True)
+    )
     return jax.tree.unflatten(
         jax.tree.structure(like), [inflated.get(name, source[name]) for name in target]
     )
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of any pytree by path, "params/Conv_1a/conv/kernel", in the order of `jax.tree.leaves`."""
+    """The leaves of a pytree by path ("params/Conv_1a/conv/kernel"), ordered as its leaves."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
     if len(leaves) != len(pairs):
@@ -68,28 +74,29 @@ def _shape(leaf):
     return tuple(leaf.shape) if hasattr(leaf, "shape") else repr(leaf)
 
 
-def _equal(leaf, wanted):
+def _same_shape(leaf, wanted):
     return _shape(leaf) == _shape(wanted) or not (
         hasattr(leaf, "shape") or hasattr(wanted, "shape")
     )
 
 
-def _inflatable(leaf, wanted):
+def _can_inflate(leaf, wanted):
     shape, target = _shape(leaf), _shape(wanted)
     return len(shape) == 4 and len(target) == 5 and shape == target[1:]
 
 
-# One program: operation by operation, a network's take seconds to compile.
+# One jitted program, since compiling operations one by one takes seconds for a network.
 @functools.partial(jax.jit, static_argnums=1)
-def _inflated(leaves, wanted):
+def _inflate_leaves(leaves, wanted):
     return [
-        _inflate(leaf, shape, dtype) for leaf, (shape, dtype) in zip(leaves, wanted, strict=True)
+        _inflate_leaf(leaf, shape, dtype)
+        for leaf, (shape, dtype) in zip(leaves, wanted, strict=True)
     ]
 
 
-def _inflate(leaf, shape, dtype):
+def _inflate_leaf(leaf, shape, dtype):
     if leaf.shape != shape:
-        # Divide in float32: a bfloat16 kernel is then rounded once.
+        # Divides in float32, so that a bfloat16 kernel is rounded only once.
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         leaf = jnp.broadcast_to(wide[None] / shape[0], shape)
-    return jnp.array(leaf, dtype)  # A copy: the caller may donate one and keep the other.
+    return jnp.array(leaf, dtype)  # A copy, so that the caller may donate one of the two.

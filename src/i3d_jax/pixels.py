@@ -1,4 +1,7 @@
-"""Frames as arrays: cropped, looped, and from bytes and pixels to what networks take. See `video` for what the bytes mean."""
+"""Frames as arrays: cropping, looping, and the values that networks take.
+
+For the meaning of the bytes see `i3d_jax.video`.
+"""
 
 import numpy as np
 
@@ -6,7 +9,15 @@ MAX_FLOW = 20.0  # Pixels; the paper's truncation.
 
 
 def crop(video: np.ndarray, size: int) -> np.ndarray:
-    """Cuts the size x size window in the centre out of [T, H, W, C]."""
+    """Crops the centre of a video.
+
+    Args:
+      video: [T, H, W, C].
+      size: height and width of the result.
+
+    Raises:
+      ValueError: the frames are smaller than the crop.
+    """
     height, width = video.shape[1:3]
     if min(height, width) < size:
         raise ValueError(f"cannot cut {size}x{size} out of frames of {height}x{width}")
@@ -15,22 +26,30 @@ def crop(video: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_unit(frames):
-    """uint8 frames, of NumPy or JAX, as the networks take them: float32, RGB in [-1, 1] and flow / 20."""
+    """Converts uint8 frames to what networks take: float32, RGB in [-1, 1] and flow / 20.
+
+    Args:
+      frames: RGB [..., 3] or flow [..., 2], a NumPy or JAX array.
+    """
     if frames.shape[-1] == 2:
         return (frames.astype(np.float32) - 128) / 127
     return frames.astype(np.float32) / 127.5 - 1
 
 
 def flow_unit(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels as the networks take it: float32, truncated to [-20, 20] and divided by 20 (paper, section 3)."""
+    """Converts flow in pixels to what networks take (paper, section 3).
+
+    Returns:
+      float32, truncated to [-20, 20] and divided by 20.
+    """
     return (np.clip(flow, -MAX_FLOW, MAX_FLOW) / MAX_FLOW).astype(np.float32)
 
 
 def flow_bytes(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels [..., 2] as uint8, truncated to [-20, 20] (see `video`)."""
+    """Converts flow in pixels [..., 2] to uint8, truncated to [-20, 20] (see `i3d_jax.video`)."""
     return np.rint(128 + 127 / MAX_FLOW * np.clip(flow, -MAX_FLOW, MAX_FLOW)).astype(np.uint8)
 
 
 def loop(video: np.ndarray, frames: int) -> np.ndarray:
-    """Repeats a video from its start until it has `frames` frames, or cuts it there."""
+    """Repeats a video from its start, or cuts it, so that it has `frames` frames."""
     return video[:frames] if len(video) >= frames else video[np.arange(frames) % len(video)]

@@ -1,4 +1,4 @@
-"""Threads that work ahead of whoever uses what they make."""
+"""Computes items ahead of their use, in threads."""
 
 import collections
 import concurrent.futures
@@ -8,12 +8,18 @@ from typing import Any
 
 
 def usable_cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prefetch(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Yields `function` of the items in their order, working ahead in threads by one item each."""
+    """Yields `function(item)` for all items in order, computed ahead in threads.
+
+    Args:
+      function: called in the threads.
+      items: its arguments, read by the calling thread.
+      threads: number of threads, and of results that are ahead.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     running: collections.deque = collections.deque()
     wait = True
@@ -28,6 +34,5 @@ def prefetch(function: Callable[[Any], Any], items: Iterable[Any], threads: int)
         wait = False
         raise
     finally:
-        pool.shutdown(
-            wait, cancel_futures=True
-        )  # Whoever stops early does not wait for what is not wanted any more.
+        # A caller that stops early does not wait for results that it does not need.
+        pool.shutdown(wait, cancel_futures=True)

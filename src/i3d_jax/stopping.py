@@ -1,4 +1,4 @@
-"""Being asked to stop, by Ctrl-C or by a cluster that wants its machine back, and leaving in order."""
+"""Stops work in order after Ctrl-C (SIGINT), or SIGTERM, which clusters send."""
 
 import contextlib
 import signal
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 
 class StoppedError(Exception):
-    """Work that was left since a signal asked for it.
+    """Work that was left because of a signal.
 
     Attributes:
-      status: the exit status that says so.
+      status: the process's exit status for this signal.
     """
 
     def __init__(self, signals: Sequence[int], message: str = ""):
@@ -20,7 +20,10 @@ class StoppedError(Exception):
 
 @contextlib.contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first signal to stop, SIGINT or SIGTERM; a second one stops at once."""
+    """Yields a list that gets the number of the first SIGINT or SIGTERM; a second one acts at once.
+
+    In other threads than the main one no signals can be caught, and the list stays empty.
+    """
     stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stopped

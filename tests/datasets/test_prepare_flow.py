@@ -97,7 +97,7 @@ def test_computed_flow_is_what_the_flow_command_writes(made, prepared, tmp_path)
                 str(tmp_path / "flow"),
                 "--short-side",
                 "32",
-                "--preset",
+                "--flow-preset",
                 "fast",
             ]
         )

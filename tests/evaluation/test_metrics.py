@@ -11,7 +11,12 @@ def test_accuracies_and_loss():
     logits = np.tile(np.arange(10, dtype=np.float32)[::-1], (4, 1))  # Class 0 first.
     labels = np.array([0, 4, 5, 9])
     found = metrics.scores(logits, labels)
-    assert (found["top1"], found["top5"], found["mean_class"], found["clips"]) == (1 / 4, 2 / 4, 1 / 4, 4)
+    assert (found["top1"], found["top5"], found["mean_class"], found["clips"]) == (
+        1 / 4,
+        2 / 4,
+        1 / 4,
+        4,
+    )
     wanted = np.mean([np.log(np.exp(logits[0]).sum()) - logits[0][label] for label in labels])
     assert found["loss"] == pytest.approx(wanted, rel=1e-6)
 
@@ -42,19 +47,21 @@ def test_intervals_of_top1_and_top5_are_wilsons(name, best, right, clips):
 
 
 def test_all_or_none_right_is_not_certain():
-    labels = np.repeat([0, 2], 20)  # Of class 1 there are none.
+    labels = np.repeat([0, 2], 20)  # Class 1 has no clips.
     for shift in 0, 1:
         found = metrics.scores(np.eye(3, dtype=np.float32)[(labels + shift) % 3], labels)
         assert found["top1"] == found["mean_class"] == 1 - shift
-        for name in "top1", "mean_class":  # 40 of 40: from 91.2 %.
+        for name in "top1", "mean_class":  # 40 of 40 clips: the interval begins at 91.2 %.
             width = found[f"{name}_high"] - found[f"{name}_low"]
             assert width == pytest.approx(1 - 0.912, abs=1e-3)
 
 
 def test_interval_of_classes_alike_is_that_of_all_clips_and_few_clips_of_a_class_widen_it():
-    assert metrics.effective_clips(np.array([10, 10]), np.array([20, 20])) == pytest.approx(40, rel=0.06)
+    assert metrics.effective_clips(np.array([10, 10]), np.array([20, 20])) == pytest.approx(
+        40, rel=0.06
+    )
     assert metrics.effective_clips(np.array([20, 20]), np.array([20, 20])) == 40
-    # The class of one clip alone makes a variance of a quarter of its own.
+    # The class of one clip alone contributes a quarter of its own variance.
     assert metrics.effective_clips(np.array([500, 1]), np.array([1000, 1])) < 4
     assert metrics.effective_clips(np.array([1]), np.array([1])) == 1
 
@@ -76,27 +83,38 @@ def test_interval_covers_the_true_mean_where_small_classes_are_the_hard_ones(cli
 
 
 def coverage(clips, accuracy):
-    """How often the interval of `scores` has the true mean, of 2,000 draws."""
+    """The share of 2,000 draws in which the interval of `scores` covers the true mean."""
     rng = np.random.default_rng(0)
     mean, covered = np.mean(np.broadcast_to(accuracy, len(clips))), 0
     for right in rng.binomial(clips, accuracy, (2000, len(clips))):
-        low, high = metrics.wilson(float(np.mean(right / clips)), metrics.effective_clips(right, clips))
+        low, high = metrics.wilson_interval(
+            float(np.mean(right / clips)), metrics.effective_clips(right, clips)
+        )
         covered += low - 1e-12 <= mean <= high + 1e-12
     return covered / 2000
 
 
 def test_confusion_matrix_counts_and_is_written_with_names(tmp_path):
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
-    matrix = metrics.confusion(logits, np.array([0, 0, 1, 1]))
+    matrix = metrics.confusion_matrix(logits, np.array([0, 0, 1, 1]))
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
-    metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
+    metrics.write_confusion_matrix(tmp_path, matrix, ("a", 'b, "c"', "ü"))
     rows = list(csv.reader((tmp_path / "confusion.csv").read_text("utf-8").splitlines()))
-    assert rows[0][1:] == ["a", 'b, "c"', "ü"] and rows[1] == ["a", "1", "1", "0"] and rows[3] == ["ü", "0", "0", "0"]
+    assert (
+        rows[0][1:] == ["a", 'b, "c"', "ü"]
+        and rows[1] == ["a", "1", "1", "0"]
+        and rows[3] == ["ü", "0", "0", "0"]
+    )
     picture = (tmp_path / "confusion.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    metrics.write_confusion(tmp_path, matrix, ("a", 'b, "c"', "ü"))
+    metrics.write_confusion_matrix(tmp_path, matrix, ("a", 'b, "c"', "ü"))
     assert (tmp_path / "confusion.png").read_bytes() == picture
 
 
 def test_nan_is_taken_for_nothing():
-    assert metrics.confusion(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])).tolist() == [[1, 0], [0, 0]]
+    assert metrics.confusion_matrix(
+        np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 0])
+    ).tolist() == [
+        [1, 0],
+        [0, 0],
+    ]

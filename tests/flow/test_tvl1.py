@@ -14,10 +14,10 @@ from motions import motion, moving, stays
 
 from i3d_jax import flow, video
 from i3d_jax.flow import FAST, OPENCV, TVL1, images, tv_l1, tvl1, videos
-from i3d_jax.flow.colours import WHEEL, colours
+from i3d_jax.flow.colours import WHEEL, flow_to_rgb
 from i3d_jax.flow.tvl1 import scale_sizes
 
-# As users have it: tests compile without optimisation otherwise.
+# With optimisation, as for users; other tests compile without.
 compiled = jax.jit(tv_l1, static_argnums=2, compiler_options=AS_USERS)
 QUICK = TVL1(scales=2, warps=2, outer=2, inner=5)
 
@@ -36,8 +36,11 @@ def test_known_motions_are_found_to_a_tenth_of_a_pixel(kind, length, preset):
 
 @pytest.fixture(scope="module")
 def cricket(shared_data):
-    """The release's sample in grey, and its flow in pixels, which is to be had in steps of 0.08 of them."""
-    clips = [shared_data / "kinetics-i3d" / f"v_CricketShot_g04_c01_{stream}.gif" for stream in ("rgb", "flow")]
+    """The release's sample in grey, and its flow in pixels, which is stored in steps of 0.08."""
+    clips = [
+        shared_data / "kinetics-i3d" / f"v_CricketShot_g04_c01_{stream}.gif"
+        for stream in ("rgb", "flow")
+    ]
     grey = np.stack(list(video.grey(clips[0], short_side=224)))
     return grey[2:39], 20 * (video.decode(clips[1])[2:38, ..., :2] / 255 - 0.5)
 
@@ -54,7 +57,10 @@ def opencv():
 
 
 def correlations(found, wanted):
-    return [np.corrcoef(np.asarray(found)[..., axis].ravel(), wanted[..., axis].ravel())[0, 1] for axis in (0, 1)]
+    return [
+        np.corrcoef(np.asarray(found)[..., axis].ravel(), wanted[..., axis].ravel())[0, 1]
+        for axis in (0, 1)
+    ]
 
 
 @pytest.mark.slow
@@ -66,19 +72,30 @@ def test_flow_is_opencvs_and_as_near_to_the_releases(cricket, opencv):
     ours, theirs = correlations(found, released), correlations(wanted, released)
     assert [round(each, 2) for each in theirs] == [0.90, 0.86]
     assert all(each > other - 1e-3 for each, other in zip(ours, theirs, strict=True))
-    # Of the fast preset the README says these.
+    # The README gives these figures of the fast preset.
     fast = compiled(grey[:-1], grey[1:], FAST)
     assert endpoint_error(fast, found).mean() < 0.06
-    assert all(each > other - 0.01 for each, other in zip(correlations(fast, released), ours, strict=True))
+    assert all(
+        each > other - 0.01 for each, other in zip(correlations(fast, released), ours, strict=True)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ours,theirs",
     [
-        ({"scales": 3, "warps": 2, "inner": 10}, {"nscales": 3, "warps": 2, "innnerIterations": 10}),
-        ({"median": 3, "theta": 0.5, "lam": 0.1}, {"medianFiltering": 3, "theta": 0.5, "lambda_": 0.1}),
-        ({"tau": 0.2, "scale_step": 0.7, "outer": 2}, {"tau": 0.2, "scaleStep": 0.7, "outerIterations": 2}),
+        (
+            {"scales": 3, "warps": 2, "inner": 10},
+            {"nscales": 3, "warps": 2, "innnerIterations": 10},
+        ),
+        (
+            {"median": 3, "theta": 0.5, "lam": 0.1},
+            {"medianFiltering": 3, "theta": 0.5, "lambda_": 0.1},
+        ),
+        (
+            {"tau": 0.2, "scale_step": 0.7, "outer": 2},
+            {"tau": 0.2, "scaleStep": 0.7, "outerIterations": 2},
+        ),
     ],
 )
 def test_flow_is_opencvs_at_other_parameters_too(ours, theirs, shared_data, opencv):
@@ -91,13 +108,15 @@ def test_flow_is_opencvs_at_other_parameters_too(ours, theirs, shared_data, open
 
 
 def small(seed=0, number=3, height=40, width=48):
-    """Pairs of images of different motions."""
+    """Pairs of images with different motions."""
     shifts = [(0.5 * i, -0.25 * i) for i in range(number)]
-    pairs = [moving(np.eye(2), shift, height, width, seed + i)[:2] for i, shift in enumerate(shifts)]
+    pairs = [
+        moving(np.eye(2), shift, height, width, seed + i)[:2] for i, shift in enumerate(shifts)
+    ]
     return tuple(np.stack(images) for images in zip(*pairs, strict=True))
 
 
-STOPPING = TVL1(scales=2, warps=2)  # By its rule, not after so many iterations.
+STOPPING = TVL1(scales=2, warps=2)  # Stops at convergence, not after a fixed number of iterations.
 
 
 def test_pairs_of_a_batch_do_not_depend_on_each_other():
@@ -110,7 +129,7 @@ def test_pairs_of_a_batch_do_not_depend_on_each_other():
 
 
 def test_the_form_for_accelerators_gives_the_same_but_for_rounding():
-    # Each pair stops by itself there too: the first does not move, and the last moves most.
+    # In a batch, too, each pair stops by itself: the first has no motion, and the last the most.
     arrays = [jnp.asarray(images, jnp.float32) for images in small()]
     both = [np.asarray(form(STOPPING, *arrays)) for form in (tvl1._one_by_one, tvl1._as_one_batch)]
     np.testing.assert_allclose(*both, atol=2e-3)
@@ -199,8 +218,17 @@ def test_images_of_complex_numbers_are_errors():
 
 
 def test_scales_are_those_of_opencv():
-    assert scale_sizes((256, 340), OPENCV) == [(256, 340), (205, 272), (164, 218), (131, 174), (105, 139)]
-    assert scale_sizes((24, 400), OPENCV) == [(24, 400), (19, 320)]  # The next is lower than 16.
+    assert scale_sizes((256, 340), OPENCV) == [
+        (256, 340),
+        (205, 272),
+        (164, 218),
+        (131, 174),
+        (105, 139),
+    ]
+    assert scale_sizes((24, 400), OPENCV) == [
+        (24, 400),
+        (19, 320),
+    ]  # The next is less than 16 high.
     assert scale_sizes((8, 8), OPENCV) == [(8, 8)]
 
 
@@ -215,7 +243,7 @@ def test_flow_of_mirrored_and_of_reversed_images_is_mirrored_and_opposite():
     wanted = np.asarray(compiled(first, second, OPENCV))
     mirrored = np.asarray(compiled(first[:, ::-1], second[:, ::-1], OPENCV))[:, ::-1] * [-1, 1]
     assert endpoint_error(mirrored, wanted).mean() < 0.02
-    # Opposite where a pixel has gone, which is little else than where it was, as flow is smooth.
+    # The reverse flow is opposite at a pixel's new place; as flow is smooth, also at its old one.
     opposite = -np.asarray(compiled(second, first, OPENCV))
     assert endpoint_error(opposite, wanted)[8:-8, 8:-8].mean() < 0.1
 
@@ -235,7 +263,9 @@ def test_images_are_resized_as_opencv_does():
         found = images.resize(jnp.asarray(image), (height, width))
         np.testing.assert_allclose(found, cv2.resize(image, (width, height)), atol=1e-5)
     wanted = cv2.resize(image, None, fx=0.8, fy=0.8)
-    np.testing.assert_allclose(images.resize(jnp.asarray(image), wanted.shape, 1 / 0.8), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        images.resize(jnp.asarray(image), wanted.shape, 1 / 0.8), wanted, atol=1e-5
+    )
 
 
 def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
@@ -243,9 +273,11 @@ def test_images_are_warped_by_cubic_interpolation_and_are_0_outside():
     image, u, v = rng.normal(size=(11, 14)), *rng.normal(size=(2, 11, 14)) * 6
     u[0, :4], v[0, :4] = [0, 1e9, -1e9, 2], 0
 
-    def weight(distance):  # Keys's kernel.
+    def weight(distance):  # The cubic kernel of Keys.
         a, d = images.CUBIC_A, abs(distance)
-        return np.where(d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2))
+        return np.where(
+            d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4) * (d < 2)
+        )
 
     y, x = np.mgrid[:11, :14]
     weights = (
@@ -262,14 +294,16 @@ def test_divergence_is_the_negative_adjoint_of_differences():
     image, x, y = (jnp.asarray(rng.normal(size=(7, 9)), jnp.float32) for _ in range(3))
     x, y = x.at[:, -1].set(0), y.at[-1].set(0)
     ux, uy = images.forward_differences(image)
-    np.testing.assert_allclose((ux * x + uy * y).sum(), -(image * images.divergence(x, y)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        (ux * x + uy * y).sum(), -(image * images.divergence(x, y)).sum(), rtol=1e-4
+    )
 
 
 def test_colours_tell_directions_and_lengths():
     assert WHEEL.shape == (55, 3)
-    found = colours(np.array([[0, 0], [1, 0], [0, 2], [-2, 0], [0.0, -2]]), 2.0).tolist()
+    found = flow_to_rgb(np.array([[0, 0], [1, 0], [0, 2], [-2, 0], [0.0, -2]]), 2.0).tolist()
     assert found == [[255, 255, 255], [255, 128, 128], [255, 230, 0], [0, 209, 255], [88, 0, 255]]
-    assert max(colours(np.array([9.0, 0]), 2.0)) == 191  # Longer than is shown: darker.
+    assert max(flow_to_rgb(np.array([9.0, 0]), 2.0)) == 191  # Longer than full colour: darker.
 
 
 def grey(count, height=40, width=48):
@@ -282,11 +316,13 @@ def test_flow_of_a_video_is_that_of_its_pairs_whatever_the_batch(count):
     wanted = np.asarray(tv_l1(np.stack(frames[:-1]), np.stack(frames[1:]), QUICK))
     found = np.stack(list(videos.flow_of_frames(frames, QUICK, batch_size=4, threads=2)))
     np.testing.assert_allclose(found[:-1], wanted, atol=1e-5)
-    np.testing.assert_array_equal(found[-1], found[-2])  # The last has no next one.
+    np.testing.assert_array_equal(found[-1], found[-2])  # The last frame has no next one.
 
 
 def test_a_single_frame_does_not_move():
-    np.testing.assert_array_equal(list(videos.flow_of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2)))
+    np.testing.assert_array_equal(
+        list(videos.flow_of_frames(grey(1), QUICK)), np.zeros((1, 40, 48, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,7 +331,10 @@ def test_a_single_frame_does_not_move():
         ([], "flow: no frames"),
         ([np.zeros((8, 9), np.float32)], r"a frame of float32 \(8, 9\), wanted uint8 \(8, 9\)"),
         ([np.zeros((8, 9, 3), np.uint8)], r"a frame of uint8 \(8, 9, 3\), wanted uint8 \[H, W\]"),
-        ([np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)], r"a frame of uint8 \(9, 8\), wanted uint8 \(8, 9\)"),
+        (
+            [np.zeros((8, 9), np.uint8), np.zeros((9, 8), np.uint8)],
+            r"a frame of uint8 \(9, 8\), wanted uint8 \(8, 9\)",
+        ),
     ],
 )
 def test_frames_that_are_not_grey_or_not_of_one_size_are_errors(frames, message):
@@ -313,12 +352,15 @@ def test_threads_that_want_one_program_compile_it_once_and_others_do_not_wait(mo
 
     monkeypatch.setattr(videos, "_compile", compile_)
     monkeypatch.setattr(videos, "_programs", compiled)
-    waiting = [threading.Thread(target=videos.compiled_program, args=((2, 32, 32), QUICK)) for _ in range(3)]
+    waiting = [
+        threading.Thread(target=videos.compiled_program, args=((2, 32, 32), QUICK))
+        for _ in range(3)
+    ]
     for thread in waiting:
         thread.start()
-    for width in range(40, 40 + 2 * videos.KEPT):
+    for width in range(40, 40 + 2 * videos.MAX_PROGRAMS):
         videos.compiled_program((2, 32, width), QUICK)
-    assert len(compiled) == videos.KEPT
+    assert len(compiled) == videos.MAX_PROGRAMS
     go_on.set()
     for thread in waiting:
         thread.join()
@@ -351,7 +393,8 @@ def test_flow_needs_nothing_but_jax_and_numpy():
     code = """
 import sys
 import i3d_jax.flow.videos
-assert not {"av", "tensorflow_datasets", "grain", "ml_collections", "cv2", "matplotlib"} & set(sys.modules)
+heavy = {"av", "tensorflow_datasets", "grain", "ml_collections", "cv2", "matplotlib"}
+assert not heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

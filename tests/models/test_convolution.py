@@ -22,12 +22,14 @@ def random(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-@pytest.mark.parametrize("large", [0, np.inf])  # Fewer multiplications for all; for none.
+@pytest.mark.parametrize("large", [0, np.inf])  # Toom-Cook for all convolutions; for none.
 @pytest.mark.parametrize("frames", [1, 2, 6, 7, 9, 16])
 @pytest.mark.parametrize("window,strides", WINDOWS)
-def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, large, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", large)
-    monkeypatch.setattr(convolution, "MANY", 0)
+def test_convolution_as_2d_equals_xlas_3d_convolution(
+    window, strides, frames, large, float64, monkeypatch
+):
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     x, kernel = random(0, 2, frames, 9, 12, 3), random(1, *window, 3, 4)
 
     def loss(convolve, x, kernel):
@@ -35,24 +37,33 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(window, strides, frames, l
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, plain), plain_grads = run(convolution._plain, x, kernel)
+    (_, plain), plain_grads = run(convolution._xla_conv, x, kernel)
     (_, folded), folded_grads = run(convolution._conv3d_as_2d, x, kernel)
     np.testing.assert_allclose(folded, plain, atol=1e-10)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), folded_grads, plain_grads
+    )
 
 
-# A method with a point for each term of the product, of which there are six and infinity, and, beyond that, the plain one.
+# Toom-Cook has six points and infinity, which is enough for products of seven terms; kernels with
+# more taps take the plain convolution.
 @pytest.mark.parametrize("taps,convolutions", [(5, 7), (6, 7), (7, 1), (9, 1)])
 def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
-    x, kernel, weights = random(0, 1, 12, 4, 5, 3), random(1, taps, 3, 1, 3, 2), random(2, 1, 12, 4, 5, 2)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
+    x, kernel, weights = (
+        random(0, 1, 12, 4, 5, 3),
+        random(1, taps, 3, 1, 3, 2),
+        random(2, 1, 12, 4, 5, 2),
+    )
 
     def loss(form, x, kernel):
         y = form(x, kernel, (1, 1, 1))
         return (weights * y).sum(), y
 
-    (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution._plain, x, kernel)
+    (_, wanted), wanted_grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(
+        convolution._xla_conv, x, kernel
+    )
     (_, found), grads = jax.value_and_grad(loss, (1, 2), has_aux=True)(convolution.conv, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), grads, wanted_grads)
@@ -60,15 +71,19 @@ def test_more_taps_in_time_are_convolved_too(taps, convolutions, float64, monkey
     assert text.count("stablehlo.convolution") == convolutions
 
 
-def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_plain_form(
+    monkeypatch,
+):
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     rng = np.random.default_rng(0)
     x, kernel = np.maximum(rng.normal(size=(1, 16, 8, 8, 8)), 0), rng.normal(size=(3, 1, 1, 8, 4))
     x[:, 8] *= 1e4
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)
     padded = np.pad(x.astype(np.float64), [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
-    exact = sum(padded[:, tap : tap + 16] @ kernel.astype(np.float64)[tap, 0, 0] for tap in range(3))
+    exact = sum(
+        padded[:, tap : tap + 16] @ kernel.astype(np.float64)[tap, 0, 0] for tap in range(3)
+    )
     blind = [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
 
     def error(platform):
@@ -81,20 +96,25 @@ def test_a_bright_frame_blurs_others_in_fewer_multiplications_and_not_in_the_pla
 
 
 def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 2 * 8 * 12 * 12 * 27 * 4 * 4)
-    monkeypatch.setattr(convolution, "MANY", 2 * 8 * 12 * 12)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 2 * 8 * 12 * 12 * 27 * 4 * 4)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 2 * 8 * 12 * 12)
 
     def convolutions(frames, size, channels):
-        x, kernel = jnp.zeros((2, frames, size, size, channels)), jnp.zeros((3, 3, 3, channels, channels))
+        x, kernel = (
+            jnp.zeros((2, frames, size, size, channels)),
+            jnp.zeros((3, 3, 3, channels, channels)),
+        )
         form = functools.partial(convolution._conv3d_as_2d, strides=(1, 1, 1))
         return jax.jit(form).lower(x, kernel).as_text().count("stablehlo.convolution")
 
-    assert convolutions(8, 12, 4) == 6  # Four outputs of three taps at a time.
-    assert convolutions(8, 12, 3) == 1  # Not large.
-    assert convolutions(8, 10, 8) == 1  # Large by its channels alone.
+    assert convolutions(8, 12, 4) == 6  # Toom-Cook, four outputs of three taps at a time.
+    assert convolutions(8, 12, 3) == 1  # Too small for Toom-Cook.
+    assert convolutions(8, 10, 8) == 1  # Large only because of its channels.
 
 
-@pytest.mark.parametrize("few", [12, 48, 96, 1000])  # As a video; as images; those of the zoo; as a product.
+@pytest.mark.parametrize(
+    "few", [12, 48, 96, 1000]
+)  # Becomes a video; images; the zoo's first layers; a matrix product.
 @pytest.mark.parametrize(
     "window,strides,shape",
     [
@@ -104,7 +124,7 @@ def test_fewer_multiplications_are_for_large_convolutions_over_many_positions(mo
     ],
 )
 def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "FEW", few)
+    monkeypatch.setattr(convolution, "FEW_CHANNELS", few)
     x, kernel = random(0, 2, *shape, 3), random(1, *window, 3, 4)
 
     def loss(form, x, kernel):
@@ -112,7 +132,7 @@ def test_convolution_of_few_channels_equals_xlas(window, strides, shape, few, fl
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
-    (_, wanted), wanted_grads = run(convolution._plain, x, kernel)
+    (_, wanted), wanted_grads = run(convolution._xla_conv, x, kernel)
     (_, found), grads = run(convolution._conv_of_few_channels, x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
@@ -123,10 +143,12 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
     x, kernel = jnp.maximum(random(0, 1, 16, 28, 28, 16), 0), random(1, *window, 16, 8)
 
     def error(large, dtype):
-        monkeypatch.setattr(convolution, "LARGE", large)
-        monkeypatch.setattr(convolution, "MANY", 0)
+        monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+        monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
         with jax.enable_x64(True):
-            exact = convolution._plain(jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides)
+            exact = convolution._xla_conv(
+                jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64), strides
+            )
         found = jax.jit(lambda x, kernel: convolution._conv3d_as_2d(x, kernel, strides))(
             x.astype(dtype), kernel.astype(dtype)
         )
@@ -137,7 +159,7 @@ def test_fewer_multiplications_round_as_finely_as_documented(window, strides, mo
         )
 
     assert 1e-8 < error(np.inf, np.float32) < error(0, np.float32) < 2e-6
-    # Of half-precision numbers it is their own, not the method's.
+    # With half-precision numbers, the error is theirs, not Toom-Cook's.
     assert error(0, jnp.bfloat16) < 1.1 * error(np.inf, jnp.bfloat16)
 
 
@@ -147,12 +169,14 @@ def test_video_of_the_papers_size_takes_half_of_the_multiplications():
         kernel = jax.ShapeDtypeStruct((3, 3, 3, 64, 192), jnp.float32)
         convolve = jax.jit(convolution._conv3d_as_2d, static_argnums=2)
         text = convolve.lower(shape, kernel, (1, 1, 1)).as_text()
-        shapes = re.findall(r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text)
+        shapes = re.findall(
+            r"stablehlo.convolution.*tensor<(\w+)xf32>\) -> tensor<(\w+)xf32>", text
+        )
         sizes = [[list(map(int, each.split("x"))) for each in one] for one in shapes]
         return sum(math.prod(kernel[:-1]) * math.prod(out) for kernel, out in sizes)
 
     assert multiplications(32) == 0.5 * 32 * 56 * 56 * 192 * 27 * 64
-    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small: the plain form.
+    assert multiplications(1) == 56 * 56 * 192 * 27 * 64  # Small, so it has the plain form.
 
 
 def test_same_padding_puts_the_odd_pixel_after():
@@ -167,15 +191,23 @@ def test_edge_padding_repeats_the_first_and_last_frame():
 
 
 def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels():
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64)))
+    x, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        for shape in ((2, 64, 224, 224, 3), (7, 7, 7, 3, 64))
+    )
     with platforms.forms_of("cuda"):
-        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).lower(x, kernel).as_text()
+        text = (
+            jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2)))
+            .lower(x, kernel)
+            .as_text()
+        )
     (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text)
     assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
 
 
 @pytest.mark.parametrize(
-    "window,strides", [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))]
+    "window,strides",
+    [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))],
 )
 def test_no_clips_are_convolved_to_none(window, strides):
     x, kernel = jnp.zeros((0, *(8,) * len(window), 3)), jnp.zeros((*window, 3, 4))
@@ -199,9 +231,13 @@ def test_product_has_its_gradients_without_transposing():
     assert "f32[3136,40]" in text and "f32[40,3136]" not in text and "f32[24,3136]" not in text
 
 
-@pytest.mark.parametrize("platform,result", [("cpu", "6x5xf32"), ("cuda", "2x3x5xbf16"), ("tpu", "2x3x5xbf16")])
+@pytest.mark.parametrize(
+    "platform,result", [("cpu", "6x5xf32"), ("cuda", "2x3x5xbf16"), ("tpu", "2x3x5xbf16")]
+)
 def test_products_give_what_the_platform_is_fast_at(platform, result):
     x, kernel = jnp.zeros((2, 3, 4), jnp.bfloat16), jnp.zeros((1, 4, 5), jnp.bfloat16)
     with platforms.forms_of(platform):
-        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
+        text = (
+            jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1,))).lower(x, kernel).as_text()
+        )
     assert re.findall(r"stablehlo.dot_general.* -> tensor<(\w+)>", text) == [result]

@@ -1,4 +1,7 @@
-"""The released checkpoint on real clips, against logits that an independent implementation gave (float32, CPU)."""
+"""The released checkpoint on real clips, against the logits of an independent implementation.
+
+The expected logits were computed in float32 on a CPU.
+"""
 
 import av
 import jax
@@ -29,15 +32,19 @@ def released(shared_data):
 
 def logits_of(clip, variables):
     model = models.build("i3d", num_classes=400)
-    apply = jax.jit(lambda variables, video: model.apply(variables, video), compiler_options=models.compiler_options())
+    apply = jax.jit(
+        lambda variables, video: model.apply(variables, video),
+        compiler_options=models.compiler_options(),
+    )
     return np.asarray(apply(variables, pixels.to_unit(clip)[None]))[0]
 
 
 def first_32_frames(path):
-    """As the file has them: no resampling, no resizing."""
+    """The frames of a file, without resampling or resizing."""
     with av.open(path) as container:
         frames = [
-            frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(32), strict=False)
+            frame.to_ndarray(format="rgb24")
+            for frame, _ in zip(container.decode(video=0), range(32), strict=False)
         ]
     return pixels.crop(np.stack(frames), 224)
 
@@ -46,17 +53,21 @@ def first_32_frames(path):
 def test_released_weights_give_the_golden_logits(clip, released, shared_data):
     top, norm = GOLDEN[clip]
     variables, info = released
-    logits = dict(zip(info.classes, logits_of(first_32_frames(shared_data / clip), variables), strict=True))
+    logits = dict(
+        zip(info.classes, logits_of(first_32_frames(shared_data / clip), variables), strict=True)
+    )
     best = sorted(logits, key=logits.get, reverse=True)[:3]
     assert best == list(top)
     assert [logits[name] for name in best] == pytest.approx(list(top.values()), abs=1e-3)
     assert np.linalg.norm(list(logits.values())) == pytest.approx(norm, abs=2e-3)
 
 
-def test_fewer_multiplications_change_logits_by_less_than_one_in_ten_thousand(released, shared_data, monkeypatch):
+def test_fewer_multiplications_change_logits_by_less_than_one_in_ten_thousand(
+    released, shared_data, monkeypatch
+):
     clip, found = first_32_frames(shared_data / next(iter(GOLDEN))), {}
     for large in 0, np.inf:
-        monkeypatch.setattr(convolution, "LARGE", large)
-        monkeypatch.setattr(convolution, "MANY", 0)
+        monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+        monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
         found[large] = logits_of(clip, released[0])
     np.testing.assert_allclose(found[0], found[np.inf], atol=1e-4)

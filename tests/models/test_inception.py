@@ -15,7 +15,9 @@ KEY = jax.random.key(0)
 def shapes(model, *video, **kwargs):
     video = jax.ShapeDtypeStruct(video, jnp.float32)
     variables = jax.eval_shape(model.init, KEY, video)
-    return variables, jax.eval_shape(lambda variables, video: model.apply(variables, video, **kwargs), variables, video)
+    return variables, jax.eval_shape(
+        lambda variables, video: model.apply(variables, video, **kwargs), variables, video
+    )
 
 
 def random(*shape):
@@ -26,7 +28,9 @@ def test_images_and_videos_have_the_same_tree():
     images, _ = shapes(models.build("inception", num_classes=400), 1, 64, 64, 3)
     videos, _ = shapes(models.build("i3d", num_classes=400), 1, 16, 64, 64, 3)
     assert jax.tree.structure(images) == jax.tree.structure(videos)
-    assert jax.tree.map(jnp.shape, images["batch_stats"]) == jax.tree.map(jnp.shape, videos["batch_stats"])
+    assert jax.tree.map(jnp.shape, images["batch_stats"]) == jax.tree.map(
+        jnp.shape, videos["batch_stats"]
+    )
 
 
 def test_endpoints_have_the_papers_names_and_shapes():
@@ -47,7 +51,9 @@ def test_endpoints_have_the_papers_names_and_shapes():
 
 @pytest.mark.parametrize("frames", [9, 16, 17, 79, 250])
 def test_a_clip_gives_one_prediction_per_eight_frames_less_one(frames):
-    _, (_, ends) = shapes(models.build("i3d", num_classes=5, width=0.1), 1, frames, 32, 40, 3, endpoints=True)
+    _, (_, ends) = shapes(
+        models.build("i3d", num_classes=5, width=0.1), 1, frames, 32, 40, 3, endpoints=True
+    )
     assert ends["Logits"].shape == (1, -(-frames // 8) - 1, 5)
 
 
@@ -64,7 +70,9 @@ def test_wrong_ranks_are_named():
 
 
 def test_unknown_models_and_options_are_named():
-    with pytest.raises(ValueError, match="no model is called 'i2d'; there are inception, convnet_lstm, c3d"):
+    with pytest.raises(
+        ValueError, match="no model is called 'i2d'; there are inception, convnet_lstm, c3d"
+    ):
         models.build("i2d", num_classes=5)
     with pytest.raises(ValueError, match="model 'i3d'.*wdith"):
         models.build("i3d", num_classes=5, wdith=1)
@@ -76,12 +84,12 @@ def test_unknown_models_and_options_are_named():
 
 @pytest.fixture(scope="module")
 def inflated():
-    """A small image network with random variables, and the same inflated."""
+    """A small image network with random variables, and the network inflated from it."""
     images = models.build("inception", num_classes=7, width=0.125)
     videos = models.build("i3d", num_classes=7, width=0.125)
     variables = jax.jit(images.init)(KEY, jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
-    # Batch norm that does something: offsets and running statistics far from zero and one.
+    # Offsets and running statistics far from 0 and 1, so that batch norm has an effect.
     variables = jax.tree.map(
         lambda x: x if x.ndim > 1 else jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype), variables
     )
@@ -92,14 +100,16 @@ def inflated():
 def test_static_clip_matches_image_away_from_clip_ends(inflated):
     images, variables, videos, inflated_variables = inflated
     image = random(1, 32, 32, 3)
-    # The temporal receptive field is about 107 frames; the middle of 160 sees no end of the clip.
+    # The receptive field is about 107 frames: in the middle of 160 it lies within the clip.
     clip = jnp.repeat(image[:, None], 160, 1)
     _, wanted = jax.jit(lambda: images.apply(variables, image, endpoints=True))()
     _, found = jax.jit(lambda: videos.apply(inflated_variables, clip, endpoints=True))()
     for name in inception.ENDPOINTS:
         middle = found[name][:, found[name].shape[1] // 2]
         np.testing.assert_allclose(middle, wanted[name], atol=1e-5, rtol=1e-5, err_msg=name)
-    assert np.abs(found["Mixed_5c"][:, 0] - wanted["Mixed_5c"]).max() > 1e-2  # At the ends the padding shows.
+    assert (
+        np.abs(found["Mixed_5c"][:, 0] - wanted["Mixed_5c"]).max() > 1e-2
+    )  # Padding has an effect at the ends.
 
 
 def test_static_clip_matches_image_everywhere_with_edge_padding(inflated):

@@ -37,15 +37,21 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
     stats = norm.init(jax.random.key(0), x)["batch_stats"]
 
     def ours(x, bias):
-        y, _ = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"])
+        y, _ = norm.apply(
+            {"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"]
+        )
         return (weights * y).sum()
 
     def defined(x, bias):
         x = x.reshape(3, -1, 5)
-        y = (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3) + bias[None, None]
+        y = (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3) + bias[
+            None, None
+        ]
         return (weights * (nn.relu(y) if relu else y).reshape(weights.shape)).sum()
 
-    for found, wanted in zip(jax.grad(ours, (0, 1))(x, bias), jax.grad(defined, (0, 1))(x, bias), strict=True):
+    for found, wanted in zip(
+        jax.grad(ours, (0, 1))(x, bias), jax.grad(defined, (0, 1))(x, bias), strict=True
+    ):
         np.testing.assert_allclose(found, wanted, atol=1e-10)
 
 
@@ -58,10 +64,16 @@ def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, 
     stats = jax.tree.map(jnp.float64, norm.init(jax.random.key(0), x)["batch_stats"])
 
     def loss(x, bias):
-        y, new = norm.apply({"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"])
+        y, new = norm.apply(
+            {"params": {"bias": bias}, "batch_stats": stats}, x, mutable=["batch_stats"]
+        )
         assert new["batch_stats"]["var"].dtype == jnp.float64
         values = y, new["batch_stats"]["mean"], new["batch_stats"]["var"]
-        return sum(weight * (jnp.sin(value)).sum() for weight, value in zip(weights, values, strict=True) if weight)
+        return sum(
+            weight * (jnp.sin(value)).sum()
+            for weight, value in zip(weights, values, strict=True)
+            if weight
+        )
 
     def of(form):
         with platforms.forms_of(form):
@@ -72,7 +84,7 @@ def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, 
     assert np.abs(of(platform)[0]).max() > 1e-6
 
 
-# Few positions, many, some that runs divide and some that they do not.
+# Few and many positions, divisible into runs and not.
 @pytest.mark.parametrize("positions", [(), (5,), (16, 112, 112), (37, 37), (8191,)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platform):
@@ -89,8 +101,10 @@ def test_statistics_of_batch_norm_are_exact_over_many_positions(positions, platf
 @pytest.mark.parametrize("scale", [1, 1e-3])
 def test_variance_is_exact_where_the_mean_is_a_thousand_times_the_deviation(platform, scale):
     rng = np.random.default_rng(0)
-    # The means of groups, too, are far from each other.
-    x = (rng.normal(1000, 1, (6, 2, 12, 12, 5)) * [1, -1, 3, 0.5, 0]).astype(np.float32) * np.float32(scale)
+    # The means of the groups, too, are far apart.
+    x = (rng.normal(1000, 1, (6, 2, 12, 12, 5)) * [1, -1, 3, 0.5, 0]).astype(
+        np.float32
+    ) * np.float32(scale)
     x[3:] *= 2
     norm, weights = layers.BatchNorm(5, 2, decay=0.25), rng.normal(size=x.shape).astype(np.float32)
     variables = norm.init(jax.random.key(0), x)
@@ -108,19 +122,25 @@ def test_variance_is_exact_where_the_mean_is_a_thousand_times_the_deviation(plat
     np.testing.assert_allclose(stats["var"], 0.25 + 0.75 * var.mean((0, 1)), rtol=1e-5)
     wanted = (groups - mean) / np.sqrt(var + 1e-3)
     np.testing.assert_allclose(y, wanted.reshape(x.shape), atol=1e-4)
-    of_x = weights - weights.mean(1, keepdims=True) - wanted * (weights * wanted).mean(1, keepdims=True)
+    of_x = (
+        weights
+        - weights.mean(1, keepdims=True)
+        - wanted * (weights * wanted).mean(1, keepdims=True)
+    )
     of_x = of_x / np.sqrt(var + 1e-3)
     np.testing.assert_allclose(grad, of_x.reshape(x.shape), atol=2e-4 * np.abs(of_x).max())
 
 
 @pytest.mark.parametrize("groups,more", [(2, 0), (1, 1)])
 def test_devices_that_share_a_group_of_batch_norm_send_its_sums_and_its_first_values(groups, more):
-    """With groups on devices of their own the one collective is for the running statistics."""
+    """With a device per group, the only collective operation is for the running statistics."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     norm, x = layers.BatchNorm(6, groups), jnp.zeros((4, 2, 8, 8, 6))
     variables = norm.init(jax.random.key(0), x)
-    apply = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]), in_shardings=(whole, cut))
+    apply = jax.jit(
+        functools.partial(norm.apply, mutable=["batch_stats"]), in_shardings=(whole, cut)
+    )
     with platforms.forms_of("cuda"):
         found = scaling.collectives(apply.lower(variables, x).compile().as_text())
     size = 6 * 4
@@ -136,7 +156,7 @@ def test_statistics_of_batch_norm_are_taken_in_one_pass():
         return jnp.square(norm.apply(variables, x, mutable=["batch_stats"])[0]).sum()
 
     text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
-    # Of several sums at once: one alone would be of what had been written to memory, pass after pass.
+    # Both sums are in one reduction: XLA computes a sum alone in several passes over memory.
     of_runs = "(f32[1,2,196,6]{3,2,1,0}, f32[1,2,196,6]{3,2,1,0}) reduce("
     assert text.count(of_runs) == 2 and " reduce-window(" not in text
 
@@ -147,7 +167,9 @@ def test_batch_norm_has_second_derivatives_where_a_loss_is_linear(relu, float64)
     variables = norm.init(jax.random.key(0), x)
 
     def of_gradient(x):
-        of = jax.grad(lambda x: (weights * norm.apply(variables, x, mutable=["batch_stats"])[0]).sum())
+        of = jax.grad(
+            lambda x: (weights * norm.apply(variables, x, mutable=["batch_stats"])[0]).sum()
+        )
         return jnp.square(of(x)).sum()
 
     with models.forms_of("plain"):
@@ -160,7 +182,9 @@ def test_gradient_of_batch_norm_has_the_types_of_what_it_is_of(float64):
     variables = norm.init(jax.random.key(0), x)
 
     def ours(x, bias):
-        return norm.apply(variables | {"params": {"bias": bias}}, x, mutable=["batch_stats"])[0].sum()
+        return norm.apply(variables | {"params": {"bias": bias}}, x, mutable=["batch_stats"])[
+            0
+        ].sum()
 
     for dtype in jnp.float32, jnp.float64:
         grads = jax.grad(ours, (0, 1))(x, jnp.ones(5, dtype))
@@ -181,7 +205,9 @@ def test_batch_norm_follows_the_release():
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("window,strides", [((), ()), ((1, 1), (1, 1)), ((3, 3, 3), (2, 2, 2))])
-def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(window, strides, backend, float64, monkeypatch):
+def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(
+    window, strides, backend, float64, monkeypatch
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     unit = layers.ConvBN(5, window, strides, dtype=jnp.float64)
     x = random(0, 2, *(6,) * len(window), 4)
@@ -192,7 +218,9 @@ def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(window, str
         "params": {"conv": variables["params"]["conv"], "bn": {"bias": bias}},
         "batch_stats": {"bn": stats},
     }
-    conv = layers.Conv(5, window, strides, dtype=jnp.float64).apply({"params": variables["params"]["conv"]}, x)
+    conv = layers.Conv(5, window, strides, dtype=jnp.float64).apply(
+        {"params": variables["params"]["conv"]}, x
+    )
     shape = (1,) * (x.ndim - 1) + (-1,)
     mean, var, bias = (each.reshape(shape) for each in (stats["mean"], stats["var"], bias))
     wanted = nn.relu((conv - mean) / jnp.sqrt(var + 1e-3) + bias)
@@ -201,7 +229,10 @@ def test_in_a_test_the_unit_is_convolution_then_batch_norm_then_relu(window, str
 
 
 def test_on_a_gpu_nothing_comes_between_the_convolution_and_its_sum():
-    unit, x = layers.ConvBN(8, (3, 3, 3), (1, 1, 1), dtype=jnp.bfloat16), random(0, 1, 4, 6, 6, 8).astype(jnp.bfloat16)
+    unit, x = (
+        layers.ConvBN(8, (3, 3, 3), (1, 1, 1), dtype=jnp.bfloat16),
+        random(0, 1, 4, 6, 6, 8).astype(jnp.bfloat16),
+    )
     variables = unit.init(jax.random.key(0), x, False)
 
     def applied(platform):
@@ -212,12 +243,16 @@ def test_on_a_gpu_nothing_comes_between_the_convolution_and_its_sum():
 
     (plain, widened), (folded, folded_widened) = applied("plain"), applied("cuda")
     assert widened and not folded_widened
-    np.testing.assert_allclose(folded.astype(jnp.float32), plain.astype(jnp.float32), atol=0.03 * plain.max())
+    np.testing.assert_allclose(
+        folded.astype(jnp.float32), plain.astype(jnp.float32), atol=0.03 * plain.max()
+    )
 
 
 def test_a_layer_with_a_bias_takes_no_other():
     with pytest.raises(AssertionError):
-        layers.Conv(2, (), (), use_bias=True).init(jax.random.key(0), jnp.zeros((1, 3)), jnp.ones(2), jnp.ones(2))
+        layers.Conv(2, (), (), use_bias=True).init(
+            jax.random.key(0), jnp.zeros((1, 3)), jnp.ones(2), jnp.ones(2)
+        )
 
 
 def test_batch_norm_names_a_batch_that_cannot_be_cut():
@@ -235,7 +270,9 @@ def test_batch_norm_names_a_batch_that_cannot_be_cut():
 def test_kernels_start_with_variance_one_over_fan_in():
     kernel = initializers.kernel_init(jax.random.key(0), (3, 3, 3, 50, 40))
     assert kernel.std() * np.sqrt(27 * 50) == pytest.approx(1, abs=0.01)
-    assert abs(kernel).max() * np.sqrt(27 * 50) < 2 / 0.8796 + 1e-3  # Truncated at two standard deviations.
+    assert (
+        abs(kernel).max() * np.sqrt(27 * 50) < 2 / 0.8796 + 1e-3
+    )  # Truncated at two standard deviations.
     assert np.unique(kernel).size > 0.99 * kernel.size
 
 
@@ -248,7 +285,9 @@ def test_kernels_of_a_network_are_drawn_in_one_loop_as_each_is_alone(name, kerne
         lowered = jax.jit(init).lower(*arguments)
         loops.append(lowered.as_text().count("stablehlo.while"))
         variables.append(
-            lowered.compile()(arguments[0], jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), arguments[1]))
+            lowered.compile()(
+                arguments[0], jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), arguments[1])
+            )
         )
     assert loops[1] - loops[0] == kernels - 1
     jax.tree.map(np.testing.assert_array_equal, *variables)
@@ -268,7 +307,9 @@ def test_kernels_that_begin_in_a_trace_of_their_own_are_drawn_there():
     key, clips = jax.random.key(3), models.input_shapes(models.MODELS["c3d"].train, 32, 2)
     keys = {"params": key, "dropout": key}
     inits = [
-        functools.partial(models.build("c3d", num_classes=7, width=0.05, remat=remat).init, train=True)
+        functools.partial(
+            models.build("c3d", num_classes=7, width=0.05, remat=remat).init, train=True
+        )
         for remat in (True, False)
     ]
     clips = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), clips)

@@ -1,4 +1,4 @@
-"""What all networks of the zoo have in common, and what each alone has, but for Inception's own (test_inception.py)."""
+"""All networks of the zoo together, and each but Inception alone (see test_inception.py)."""
 
 import functools
 import re
@@ -8,6 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.small_networks import SMALL, clip, small
 
 from i3d_jax import flow, models
 from i3d_jax.models import __main__ as table
@@ -15,29 +16,9 @@ from i3d_jax.models import convnet_lstm
 from i3d_jax.models.two_stream import stack_snippets
 
 KEY = jax.random.key(0)
-# Small networks: options and clips.
-SMALL = {
-    "inception": ({}, {"rgb": (3, 1)}),
-    "convnet_lstm": ({"norm_steps": 3}, {"rgb": (4, 1)}),
-    "c3d": ({}, {"rgb": (16, 1)}),
-    "two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
-    "fused_two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
-    "i3d": ({}, {"rgb": (16, 1)}),
-    "two_stream_i3d": ({}, {"rgb": (16, 1), "flow": (16, 1)}),
-}
 INFLATED = ("fused_two_stream", {"dims": 3}, {"rgb": (9, 1), "flow": (9, 1)})
 EVERY = [pytest.param(name, *small, id=name) for name, small in SMALL.items()]
 EVERY += [pytest.param(*INFLATED, id="inflated fused_two_stream")]
-
-
-def small(name, **options):
-    return models.build(name, num_classes=7, width=0.1, **SMALL[name][0] | options)
-
-
-def clip(streams, batch=2, size=32, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = models.input_shapes(streams, size, batch)
-    return jax.tree.map(lambda shape: jnp.asarray(rng.uniform(-1, 1, shape.shape), jnp.float32), shapes)
 
 
 def cut(video, window, timing):
@@ -50,7 +31,7 @@ def cut(video, window, timing):
 
 @functools.cache
 def made(name):
-    """A small network, its compiled `apply` with endpoints, and variables with statistics that do something."""
+    """A small network, its compiled `apply`, and variables with random statistics."""
     network, streams = small(name), SMALL[name][1]
     variables = jax.jit(network.init)(KEY, clip(streams))
     rng = np.random.default_rng(1)
@@ -63,10 +44,10 @@ def made(name):
     "name,streams,count",
     [
         ("inception", None, 6_002_624),
-        # FACTS' 8,945,600, and the LSTM's own batch norm: scales of the input's, the hidden state's (2,048 each) and the
-        # cell's term, and the cell's offset (512 each).
+        # 8,945,600 were counted by hand. The LSTM's batch norm adds the scales of the input and of
+        # the hidden state (2,048 each), and the scale and the offset of the cell (512 each).
         ("convnet_lstm", None, 8_945_600 + 2 * 2048 + 2 * 512),
-        # Counted before batch norm, with biases: batch norm's offsets are as many.
+        # Counted for layers with biases and no batch norm; its offsets are as many.
         ("c3d", None, 79_634_576),
         ("two_stream", None, 12_058_560),
         ("fused_two_stream", None, 39_755_824),
@@ -79,7 +60,7 @@ def test_parameter_counts_match_table_1(name, streams, count):
     entry = models.MODELS[name]
     example = models.input_shapes(streams or entry.train, entry.crop)
     variables = jax.eval_shape(models.build(name, num_classes=400).init, KEY, example)
-    assert table.parameters(variables) == count
+    assert table.count_parameters(variables) == count
 
 
 @pytest.mark.parametrize(
@@ -89,14 +70,22 @@ def test_multiply_adds_of_i3d_match_what_was_counted_by_hand(frames, channels, w
     network = models.build("i3d", num_classes=400)
     example = jax.ShapeDtypeStruct((1, frames, 224, 224, channels), jnp.float32)
     variables = jax.eval_shape(network.init, KEY, example)
-    assert table.multiply_adds(network.apply, variables, example) / 1e9 == pytest.approx(wanted, rel=1e-3)
+    assert table.multiply_adds(network.apply, variables, example) / 1e9 == pytest.approx(
+        wanted, rel=1e-3
+    )
 
 
 def test_table_1_is_printed(capsys):
-    assert table.main(["--classes", "7", "c3d", "two_stream"]) == 0
+    assert table.main(["--num-classes", "7", "c3d", "two_stream"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "| c3d | " in lines[2] and "| 16 RGB, 0.64 s |" in lines[2] and "| 240 RGB, 9.60 s |" in lines[2]
-    assert "| 1 RGB + 10 flow, 0.40 s |" in lines[3] and "| 25 RGB + 250 flow, 10.00 s |" in lines[3]
+    assert (
+        "| c3d | " in lines[2]
+        and "| 16 RGB, 0.64 s |" in lines[2]
+        and "| 240 RGB, 9.60 s |" in lines[2]
+    )
+    assert (
+        "| 1 RGB + 10 flow, 0.40 s |" in lines[3] and "| 25 RGB + 250 flow, 10.00 s |" in lines[3]
+    )
     with pytest.raises(SystemExit, match="2"):
         table.main(["x3d"])
     assert "no model is called 'x3d'; there are inception, " in capsys.readouterr().err
@@ -108,9 +97,11 @@ def test_multiply_adds_of_a_loop_are_counted_each_time():
     assert table.multiply_adds(loop, jnp.zeros((3, 5))) == 7 * 3 * 5 * 5
 
 
-@pytest.mark.parametrize("name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"])  # As below.
+@pytest.mark.parametrize(
+    "name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"]
+)  # As below.
 def test_gradient_reaches_every_parameter(name, options, streams):
-    # Two groups: the statistics of batch norm are not those of the one clip that is in each.
+    # Two groups, each with a clip of its own, so that the batch norm statistics differ.
     network = models.build(name, num_classes=7, width=0.1, norm_group_size=2, **options)
     video = clip(streams, batch=4)
     variables = jax.jit(network.init)(KEY, video)
@@ -119,17 +110,25 @@ def test_gradient_reaches_every_parameter(name, options, streams):
     def gradient(params):
         def total(params):
             given = variables | {"params": params}
-            logits, _ = network.apply(given, video, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+            logits, _ = network.apply(
+                given, video, train=True, mutable=["batch_stats"], rngs={"dropout": KEY}
+            )
             return (jnp.sin(jnp.arange(logits.size)).reshape(logits.shape) * logits).sum()
 
         return jax.grad(total)(params)
 
     grads = gradient(variables["params"])
-    dead = [path for path, grad in jax.tree_util.tree_leaves_with_path(grads) if not np.abs(grad).max() > 0]
+    dead = [
+        path
+        for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(grad).max() > 0
+    ]
     assert not dead
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "two_stream_i3d"])  # That is two of I3D.
+@pytest.mark.parametrize(
+    "name", [name for name in SMALL if name != "two_stream_i3d"]
+)  # It is two I3Ds.
 def test_bfloat16_agrees_with_float32_and_keeps_float32_variables(name):
     _, apply, variables = made(name)
     half, video = small(name, dtype="bfloat16"), clip(SMALL[name][1])
@@ -155,12 +154,18 @@ def test_logits_are_the_average_of_those_of_the_steps_and_of_the_lstms_the_last(
 @pytest.mark.parametrize("name", SMALL)
 def test_only_a_bag_of_frames_is_blind_to_reversal_in_time(name):
     _, apply, variables = made(name)
-    # It grows from nothing, in one direction of time.
-    video = jax.tree.map(lambda x: x * jnp.linspace(0, 2, x.shape[1]).reshape(-1, 1, 1, 1)[None], clip(SMALL[name][1]))
+    # It accumulates, in one direction of time.
+    video = jax.tree.map(
+        lambda x: x * jnp.linspace(0, 2, x.shape[1]).reshape(-1, 1, 1, 1)[None],
+        clip(SMALL[name][1]),
+    )
     backwards = jax.tree.map(lambda frames: frames[:, ::-1], video)
-    (logits, ends), (reversed_logits, reversed_ends) = apply(variables, video), apply(variables, backwards)
+    (logits, ends), (reversed_logits, reversed_ends) = (
+        apply(variables, video),
+        apply(variables, backwards),
+    )
     size = np.abs(logits).max()
-    if name == "two_stream":  # Its RGB stream is such a bag; its snippets of flow are not.
+    if name == "two_stream":  # Only its RGB stream ignores the order of frames.
         for stream, blind in (("rgb", True), ("flow", False)):
             both = (each[f"{stream}/Logits"].mean(1) for each in (ends, reversed_ends))
             assert (np.abs(np.subtract(*both)).max() < 1e-5 * size) == blind
@@ -201,7 +206,9 @@ def test_chunks_of_any_size_give_the_logits_of_one_pass(name, streams, size, chu
             carry = {"carry": found["carry"]} if network.timing.carries else {}
         logits = jnp.concatenate(logits, 1)
         np.testing.assert_allclose(logits, ends["Logits"], atol=1e-4)
-        np.testing.assert_allclose(logits[:, -1] if network.timing.carries else logits.mean(1), whole, atol=1e-4)
+        np.testing.assert_allclose(
+            logits[:, -1] if network.timing.carries else logits.mean(1), whole, atol=1e-4
+        )
 
 
 def test_two_stream_i3d_is_the_sum_of_its_streams_and_two_stream_their_average():
@@ -212,10 +219,14 @@ def test_two_stream_i3d_is_the_sum_of_its_streams_and_two_stream_their_average()
     for stream in ("rgb", "flow"):
         own = one({kind: tree[stream] for kind, tree in variables.items()}, video[stream])
         np.testing.assert_allclose(ends[f"{stream}/Logits"].mean(1), own, atol=1e-5)
-    np.testing.assert_allclose(logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1), atol=1e-5)
+    np.testing.assert_allclose(
+        logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1), atol=1e-5
+    )
     _, apply, variables = made("two_stream")
     logits, ends = apply(variables, clip(SMALL["two_stream"][1]))
-    np.testing.assert_allclose(logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1) / 2, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, (ends["rgb/Logits"] + ends["flow/Logits"]).mean(1) / 2, atol=1e-5
+    )
 
 
 def test_snippets_of_flow_are_stacked_u_and_v_in_turn():
@@ -228,25 +239,47 @@ def test_snippets_of_flow_are_stacked_u_and_v_in_turn():
 @pytest.mark.parametrize(
     "name,video,message",
     [
-        ("convnet_lstm", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
+        (
+            "convnet_lstm",
+            (2, 32, 32, 3),
+            "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]",
+        ),
         ("c3d", (2, 32, 32, 3), "got an array of shape (2, 32, 32, 3), wanted [B, T, H, W, C]"),
-        ("c3d", {"rgb": (2, 16, 32, 32, 3)}, "3D-ConvNet: got the streams ['rgb'], wanted [B, T, H, W, C]"),
+        (
+            "c3d",
+            {"rgb": (2, 16, 32, 32, 3)},
+            "3D-ConvNet: got the streams ['rgb'], wanted [B, T, H, W, C]",
+        ),
         ("c3d", (2, 17, 32, 32, 3), "got 17 frames, wanted a multiple of 16"),
         ("two_stream", (2, 1, 32, 32, 3), 'wanted {"rgb": [B, T, H, W, 3], "flow"'),
         ("two_stream", {"rgb": (2, 3, 32, 32, 3)}, "got ['rgb'], wanted"),
-        ("two_stream", {"rgb": (2, 3, 32, 32, 3), "flow": (2, 6, 32, 16, 2)}, "flow of shape (2, 6, 32, 16, 2)"),
+        (
+            "two_stream",
+            {"rgb": (2, 3, 32, 32, 3), "flow": (2, 6, 32, 16, 2)},
+            "flow of shape (2, 6, 32, 16, 2)",
+        ),
         (
             "two_stream",
             {"rgb": (2, 3, 32, 32, 3), "flow": (2, 8, 32, 32, 2)},
             "3 RGB frames and 8 of flow, wanted 2 of",
         ),
-        ("two_stream_i3d", {"rgb": (2, 16, 32, 32, 3), "flow": (2, 17, 32, 32, 2)}, "wanted 1 of flow to each"),
-        ("two_stream_i3d", {"rgb": (2, 8, 32, 32, 3), "flow": (2, 8, 32, 32, 2)}, "at least 9 are needed"),
+        (
+            "two_stream_i3d",
+            {"rgb": (2, 16, 32, 32, 3), "flow": (2, 17, 32, 32, 2)},
+            "wanted 1 of flow to each",
+        ),
+        (
+            "two_stream_i3d",
+            {"rgb": (2, 8, 32, 32, 3), "flow": (2, 8, 32, 32, 2)},
+            "at least 9 are needed",
+        ),
     ],
 )
 def test_videos_that_a_network_cannot_take_are_named(name, video, message):
     shapes = jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), video, is_leaf=lambda x: isinstance(x, tuple)
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        video,
+        is_leaf=lambda x: isinstance(x, tuple),
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(small(name).init, KEY, shapes)
@@ -255,13 +288,15 @@ def test_videos_that_a_network_cannot_take_are_named(name, video, message):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_bytes_of_pixels_are_refused(name):
     video = jax.tree.map(lambda x: x.astype(jnp.uint8), clip(SMALL[name][1]))
-    with pytest.raises(ValueError, match=r"got uint8, wanted floats, RGB in \[-1, 1\] or flow / 20: pixels.to_unit"):
+    with pytest.raises(
+        ValueError, match=r"got uint8, wanted floats, RGB in \[-1, 1\] or flow / 20: pixels.to_unit"
+    ):
         jax.eval_shape(small(name).init, KEY, video)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_an_export_may_be_for_any_number_of_clips_even_none(name):
-    """By the number that is not known when it is made, and as a batch that is."""
+    """An export for an open number of clips agrees with batches of known size."""
     network, apply, variables = made(name)
     video = clip(SMALL[name][1])
     (number,) = jax.export.symbolic_shape("number")
@@ -272,13 +307,17 @@ def test_an_export_may_be_for_any_number_of_clips_even_none(name):
     assert empty.shape == (0, 7)
 
 
-@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", models.MODELS)
-def test_no_clips_to_train_on_are_refused(name, fixed):
-    network, streams = small(name, fixed=fixed), SMALL[name][1]
+def test_no_clips_to_train_on_are_refused(name, frozen):
+    network, streams = small(name, freeze_backbone=frozen), SMALL[name][1]
     variables = jax.eval_shape(network.init, KEY, clip(streams))
-    train = functools.partial(network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
-    with pytest.raises(ValueError, match=r"got an array of shape \(0, .*to train on, wanted one clip at least"):
+    train = functools.partial(
+        network.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY}
+    )
+    with pytest.raises(
+        ValueError, match=r"got an array of shape \(0, .*to train on, wanted one clip at least"
+    ):
         jax.eval_shape(train, variables, jax.tree.map(lambda x: x[:0], clip(streams)))
 
 
@@ -286,7 +325,9 @@ def test_no_clips_to_train_on_are_refused(name, fixed):
 def test_videos_without_frames_are_refused(name):
     network, video = small(name), clip(SMALL[name][1])
     variables = jax.eval_shape(network.init, KEY, video)
-    with pytest.raises(ValueError, match=r"got an array of shape \(2, 0, 32, 32, 3\), wanted one frame at least"):
+    with pytest.raises(
+        ValueError, match=r"got an array of shape \(2, 0, 32, 32, 3\), wanted one frame at least"
+    ):
         jax.eval_shape(network.apply, variables, video[:, :0])
 
 
@@ -295,7 +336,10 @@ def test_arrays_along_explicit_axes_are_refused():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     network, streams = small("c3d"), SMALL["c3d"][1]
     video = jax.device_put(clip(streams), sharding)
-    with pytest.raises(ValueError, match=r"3D-ConvNet: got float32\[2@data.*along Explicit axes .* wanted Auto ones"):
+    with pytest.raises(
+        ValueError,
+        match=r"3D-ConvNet: got float32\[2@data.*along Explicit axes .* wanted Auto ones",
+    ):
         jax.jit(network.init)(KEY, video)
     with pytest.raises(ValueError, match="TV-L1: got .* along Explicit axes"):
         flow.tv_l1(video[..., 0], video[..., 0])
@@ -305,10 +349,14 @@ def test_arrays_along_explicit_axes_are_refused():
 @pytest.mark.parametrize("number", [0, -1, 7.0, "7", None])
 def test_numbers_of_classes_and_group_sizes_are_checked_when_a_network_is_made(name, number):
     if name not in ("inception", "i3d") or number is not None:
-        with pytest.raises(ValueError, match=f"num_classes is {number!r}, wanted a positive whole number"):
+        with pytest.raises(
+            ValueError, match=f"num_classes is {number!r}, wanted a positive whole number"
+        ):
             models.build(name, num_classes=number)
     if number is not None:  # The whole batch.
-        with pytest.raises(ValueError, match=f"norm_group_size is {number!r}, wanted a positive whole number"):
+        with pytest.raises(
+            ValueError, match=f"norm_group_size is {number!r}, wanted a positive whole number"
+        ):
             models.build(name, num_classes=7, norm_group_size=number)
 
 
@@ -316,8 +364,12 @@ def test_numbers_of_classes_and_group_sizes_are_checked_when_a_network_is_made(n
 def test_a_batch_that_is_no_whole_groups_is_refused(name):
     network = models.build(name, num_classes=7, width=0.05, norm_group_size=2)
     clips = models.input_shapes(models.MODELS[name].train, 112 if name == "c3d" else 32, batch=3)
-    with pytest.raises(ValueError, match=r"a batch of 3 cannot be divided into groups of 2 \(norm_group_size\)"):
-        jax.eval_shape(functools.partial(network.init, train=True), {"params": KEY, "dropout": KEY}, clips)
+    with pytest.raises(
+        ValueError, match=r"a batch of 3 cannot be divided into groups of 2 \(norm_group_size\)"
+    ):
+        jax.eval_shape(
+            functools.partial(network.init, train=True), {"params": KEY, "dropout": KEY}, clips
+        )
 
 
 def test_inception_without_classes_gives_features():
@@ -335,13 +387,19 @@ def test_the_lstm_is_taught_at_every_step_and_dropout_acts_in_training_only():
     network, evaluated, variables = made("convnet_lstm")
     streams = SMALL["convnet_lstm"][1]
     apply = jax.jit(functools.partial(network.apply, train=True, mutable=["batch_stats"]))
-    first, second = (apply(variables, clip(streams), rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 1))
+    first, second = (
+        apply(variables, clip(streams), rngs={"dropout": jax.random.key(seed)})[0]
+        for seed in (0, 1)
+    )
     assert first.shape == (2, 4, 7) and np.abs(first - second).max() > 0
     assert evaluated(variables, clip(streams))[0].shape == (2, 7)
 
 
 def lstm_by_hand(x, params, stats=None, groups=1):
-    """Cooijmans et al.'s equations, a clip's step at a time, in float64; `stats(name, step)` gives mean and variance."""
+    """The equations of Cooijmans et al. step by step in float64.
+
+    `stats(name, step)` gives mean and variance.
+    """
     p = {name: np.float64(value) for name, value in params.items()}
     sigmoid = lambda a: 1 / (1 + np.exp(-a))
     hidden = p["hidden_kernel"].shape[0]
@@ -355,9 +413,16 @@ def lstm_by_hand(x, params, stats=None, groups=1):
             return (a - mean) / np.sqrt(var + 1e-5)
         parts = np.split(a, groups)
         seen.append(
-            (name, step, np.mean([each.mean(0) for each in parts], 0), np.mean([each.var(0) for each in parts], 0))
+            (
+                name,
+                step,
+                np.mean([each.mean(0) for each in parts], 0),
+                np.mean([each.var(0) for each in parts], 0),
+            )
         )
-        return np.concatenate([(each - each.mean(0)) / np.sqrt(each.var(0) + 1e-5) for each in parts])
+        return np.concatenate(
+            [(each - each.mean(0)) / np.sqrt(each.var(0) + 1e-5) for each in parts]
+        )
 
     for t in range(frames):
         total = (
@@ -378,9 +443,13 @@ def lstm():
     x = np.random.default_rng(0).normal(size=(6, 4, 4))
     variables = layer.init(KEY, jnp.asarray(x, jnp.float32), False)
     rng = np.random.default_rng(1)
-    # Gates that differ.
-    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.3, leaf.shape)), variables["params"])
-    stats = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.2, 0.8, leaf.shape)), variables["batch_stats"])
+    # All gates differ.
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.3, leaf.shape)), variables["params"]
+    )
+    stats = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.2, 0.8, leaf.shape)), variables["batch_stats"]
+    )
     return layer, x, {"params": params, "batch_stats": stats}
 
 
@@ -390,16 +459,21 @@ def test_the_lstm_follows_the_equations_with_a_groups_statistics_in_training(lst
     wanted, seen = lstm_by_hand(x, variables["params"], groups=2)
     np.testing.assert_allclose(states, wanted, atol=1e-6)
     for name, step, mean, var in seen:
-        if step < 3:  # The layer has slots for three steps of the four.
+        if step < 3:  # The layer has statistics for three of the four steps.
             for kind, value in (("mean", mean), ("var", var)):
-                before, after = (tree["batch_stats"][f"{name}_{kind}"][step] for tree in (variables, updates))
+                before, after = (
+                    tree["batch_stats"][f"{name}_{kind}"][step] for tree in (variables, updates)
+                )
                 np.testing.assert_allclose(after, 0.5 * before + 0.5 * value, atol=1e-6)
 
 
 def test_steps_after_the_last_with_statistics_use_that_ones_and_the_past_is_carried(lstm, float64):
     layer, x, variables = lstm
     stats = jax.tree.map(np.asarray, variables["batch_stats"])
-    of_step = lambda name, step: (stats[f"{name}_mean"][min(step, 2)], stats[f"{name}_var"][min(step, 2)])
+    of_step = lambda name, step: (
+        stats[f"{name}_mean"][min(step, 2)],
+        stats[f"{name}_var"][min(step, 2)],
+    )
     wanted, _ = lstm_by_hand(x, variables["params"], stats=of_step)
     states, _ = layer.apply(variables, jnp.asarray(x), False)
     np.testing.assert_allclose(states, wanted, atol=1e-6)
@@ -412,14 +486,20 @@ def test_statistics_of_steps_that_a_clip_does_not_have_are_the_last_ones(lstm):
     layer, x, variables = lstm
     fresh = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
     given = {"params": variables["params"], "batch_stats": fresh}
-    _, updates = layer.apply(given, jnp.asarray(x[:, :2], jnp.float32), True, mutable=["batch_stats"])
+    _, updates = layer.apply(
+        given, jnp.asarray(x[:, :2], jnp.float32), True, mutable=["batch_stats"]
+    )
     for name, leaf in updates["batch_stats"].items():
         assert (leaf[1] == leaf[2]).all(), name
-    assert (updates["batch_stats"]["input_mean"][0] != updates["batch_stats"]["input_mean"][1]).all()
+    assert (
+        updates["batch_stats"]["input_mean"][0] != updates["batch_stats"]["input_mean"][1]
+    ).all()
 
 
 def test_recurrent_scales_start_at_a_tenth_and_the_forget_gate_open(lstm):
     params = convnet_lstm.NormLSTM(5, 3).init(KEY, jnp.zeros((2, 4, 4)), False)["params"]
     assert all((params[f"{name}_scale"] == 0.1).all() for name in ("input", "hidden", "cell"))
     assert params["bias"].tolist() == [1.0] * 5 + [0.0] * 15
-    np.testing.assert_allclose(params["hidden_kernel"] @ params["hidden_kernel"].T, np.eye(5), atol=1e-5)
+    np.testing.assert_allclose(
+        params["hidden_kernel"] @ params["hidden_kernel"].T, np.eye(5), atol=1e-5
+    )

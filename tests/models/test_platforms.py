@@ -1,4 +1,4 @@
-"""Whose forms layers have."""
+"""The choice of the layers' implementations by platform."""
 
 import traceback
 
@@ -17,7 +17,9 @@ def test_the_compiler_has_its_options(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     options = platforms.compiler_options()
     assert {name.split("_")[1] for name in options} == {backend}
-    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA knows the options of all its backends.
+    assert (
+        jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+    )  # XLA accepts the options of all its backends.
     monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
     assert platforms.compiler_options() is None
 
@@ -32,17 +34,21 @@ def test_forms_are_those_of_what_the_process_computes_on(backend, known, monkeyp
 
 
 def test_platforms_that_there_are_not_are_named():
-    with pytest.raises(ValueError, match="no platform is called 'gpu'; there are cpu, cuda, rocm, tpu, plain"):
+    with pytest.raises(
+        ValueError, match="no platform is called 'gpu'; there are cpu, cuda, rocm, tpu, plain"
+    ):
         models.forms_of("gpu")
 
 
 @pytest.mark.parametrize("jit", [jax.jit, lambda function: function])
 def test_forward_mode_is_for_plain_forms_and_tracebacks_of_others_say_so(jit, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0)
-    monkeypatch.setattr(convolution, "MANY", 0)
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
     norm = layers.BatchNorm(3)
     rng = np.random.default_rng(0)
-    x, tangent, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in [(1, 8, 6, 6, 3)] * 2 + [(3, 3, 3, 3, 3)])
+    x, tangent, kernel = (
+        jnp.asarray(rng.normal(size=shape)) for shape in [(1, 8, 6, 6, 3)] * 2 + [(3, 3, 3, 3, 3)]
+    )
     variables = norm.init(jax.random.key(0), x)
     normalised = lambda x: norm.apply(variables, x, mutable=["batch_stats"])[0]
     for platform, function in (
@@ -59,12 +65,14 @@ def test_forward_mode_is_for_plain_forms_and_tracebacks_of_others_say_so(jit, fl
                 said = ""
             except TypeError:
                 said = traceback.format_exc()
-            assert 'No forward-mode AD but under forms_of("plain").' in said
+            assert 'For jvp, use forms_of("plain").' in said
             y, back = jax.vjp(function, x)
         with models.forms_of("plain"):
             _, forward = jax.jvp(jit(function), (x,), (tangent,))
         weights = jnp.asarray(rng.normal(size=y.shape))
-        np.testing.assert_allclose((forward * weights).sum(), (back(weights)[0] * tangent).sum(), rtol=1e-9)
+        np.testing.assert_allclose(
+            (forward * weights).sum(), (back(weights)[0] * tangent).sum(), rtol=1e-9
+        )
 
 
 def test_a_program_for_another_platform_has_its_forms():
@@ -78,7 +86,9 @@ def test_a_program_for_another_platform_has_its_forms():
         with models.forms_of(platform):
             return jax.export.export(layers, platforms=[platform])(x, kernel).mlir_module()
 
-    cpu, cuda, tpu = map(exported, ("cpu", "cuda", "tpu"))  # The same function: jit tells the contexts apart.
+    cpu, cuda, tpu = map(
+        exported, ("cpu", "cuda", "tpu")
+    )  # The same function: `jit` distinguishes the contexts.
     assert "stablehlo.while" in cpu and "optimization_barrier" in cuda
     assert "reduce_window" in tpu and "reduce_window" not in cpu + cuda
     assert "stablehlo.while" not in tpu + cuda

@@ -19,7 +19,7 @@ WINDOWS = [
 ]
 
 
-FORMS = [pooling.max_pool, pooling._max_by_axis]  # A CPU's, a GPU's.
+FORMS = [pooling.max_pool, pooling._max_pool_by_axis]  # The forms of CPUs and GPUs.
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -48,12 +48,14 @@ def test_half_precision_is_pooled_in_float32(window, strides):
     shape = (2, 5, 9, 12, 3)[-2 - len(window) :]
     x = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
     y, gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x)
-    plain, plain_gradient = jax.vjp(lambda x: pooling.max_pool(x, window, strides), x.astype(jnp.float32))
+    plain, plain_gradient = jax.vjp(
+        lambda x: pooling.max_pool(x, window, strides), x.astype(jnp.float32)
+    )
     np.testing.assert_array_equal(y, plain.astype(jnp.bfloat16))
     weights = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
     (ours,), (wanted,) = gradient(weights), plain_gradient(weights.astype(jnp.float32))
     assert y.dtype == ours.dtype == jnp.bfloat16
-    # A sum of up to 27 is rounded once.
+    # A sum of up to 27 gradients is rounded only once.
     np.testing.assert_array_equal(ours, wanted.astype(jnp.bfloat16))
 
 

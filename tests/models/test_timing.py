@@ -5,7 +5,7 @@ import pytest
 from i3d_jax import models
 from i3d_jax.models.timing import Timing, Window
 
-# Those of the zoo, 3D-Fused Two-Stream in 3-D, and four that no network has.
+# The zoo's, that of 3D-Fused Two-Stream in 3-D, and four that no network has.
 TIMINGS = {name: models.build(name, num_classes=2).timing for name in models.MODELS} | {
     "fused_i3d": models.build("fused_two_stream", num_classes=2, dims=3).timing,
     "whole": Timing(step=16, after=16, least=16, quantum=16),
@@ -17,7 +17,7 @@ FORGETFUL = {name: timing for name, timing in TIMINGS.items() if not timing.carr
 
 
 def cases(timing):
-    """(ticks, size) of every remainder, from the least size that is always enough to more than the whole."""
+    """(ticks, size) with every remainder, for sizes from the least to more than the whole."""
     least = enough(timing)
     for size in range(least, least + 2 * timing.step + 3):
         for ticks in range(timing.least, 4 * size, max(1, size // 9)):
@@ -31,9 +31,9 @@ def enough(timing):
 
 
 def predict(timing, video, past=()):
-    """A network that shows what each prediction depends on: the ticks around it, and None where there are none.
+    """A network that predicts what each prediction depends on: ticks, and None outside the video.
 
-    Before the video and, to fill up its last step, after it there is padding.
+    There is padding before the video, and after it to fill up the last step.
     """
     if timing.carries:
         return [(*past, *video[: step + 1]) for step in range(len(video))]
@@ -75,7 +75,7 @@ def test_pieces_are_of_one_size_and_show_each_prediction_all_that_it_depends_on(
         assert len({window.stop - window.start for window in windows}) == 1, (ticks, size)
         for window in windows:
             assert 0 <= window.start and window.stop <= ticks and window.stop - window.start <= size
-            # Strides then fall on the frames that they fall on in the whole, and so does padding at its end.
+            # Strides and the padding at the end then fall on the same frames as in the whole.
             assert window.start % timing.step == 0
             assert (window.stop - window.start - ticks) % timing.step == 0
             skipped = window.start // timing.step
@@ -95,7 +95,7 @@ def test_pieces_of_a_network_that_carries_its_past_lie_end_to_end():
 
 
 def test_the_last_piece_ends_where_the_video_does():
-    # `evaluate` knows by this that it has a video's predictions.
+    # By this `evaluate` recognises the last piece of a video.
     for timing in TIMINGS.values():
         for ticks, size in cases(timing):
             stops = [window.stop for window in timing.windows(ticks, size)]
@@ -111,11 +111,15 @@ def test_i3d_takes_30_seconds_in_pieces_of_10():
         Window(456, 712, 6, 25),
         Window(496, 752, 20, 31),
     ]
-    assert TIMINGS["i3d"].windows(752) == TIMINGS["i3d"].windows(752, 752) == [Window(0, 752, 0, 93)]
+    assert (
+        TIMINGS["i3d"].windows(752) == TIMINGS["i3d"].windows(752, 752) == [Window(0, 752, 0, 93)]
+    )
 
 
 @pytest.mark.parametrize("name", FORGETFUL)
-def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_videos_of_any_length(name):
+def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_videos_of_any_length(
+    name,
+):
     timing = FORGETFUL[name]
     least = enough(timing)
     lengths = range(least, least + 4 * timing.step)
@@ -128,19 +132,32 @@ def test_pieces_that_are_too_short_are_an_error_that_names_the_least_size_for_vi
             except ValueError as error:
                 assert f"at least {least} are needed" in str(error)
                 refused[size] += 1
-    # One tick less is too short for some; what does not even show a prediction is so for all.
+    # One tick less is too short for some videos. Less than a prediction sees is so for all.
     assert all(refused.values())
     assert all(refused[size] == len(lengths) for size in range(least - timing.step + 1))
 
 
 def test_i3d_needs_pieces_of_118_frames():
-    with pytest.raises(ValueError, match="too short for exact predictions: at least 118 are needed"):
+    with pytest.raises(
+        ValueError, match="too short for exact predictions: at least 118 are needed"
+    ):
         TIMINGS["i3d"].windows(250, 64)
     assert TIMINGS["i3d"].windows(250, 118)[0] == Window(0, 114, 0, 7)
 
 
 @pytest.mark.parametrize(
-    "frames,ticks", [(1, 16), (9, 16), (16, 16), (17, 32), (79, 80), (240, 240), (241, 250), (250, 250), (999, 250)]
+    "frames,ticks",
+    [
+        (1, 16),
+        (9, 16),
+        (16, 16),
+        (17, 32),
+        (79, 80),
+        (240, 240),
+        (241, 250),
+        (250, 250),
+        (999, 250),
+    ],
 )
 def test_i3d_loops_videos_to_whole_windows_of_16_frames_of_the_first_250(frames, ticks):
     assert TIMINGS["i3d"].ticks({"rgb": frames}, {"rgb": 250}) == ticks
@@ -148,16 +165,28 @@ def test_i3d_loops_videos_to_whole_windows_of_16_frames_of_the_first_250(frames,
 
 @pytest.mark.parametrize(
     "rgb,flow,ticks",
-    [(1, 10, 1), (1, 9, 1), (1, 5, 1), (2, 20, 2), (3, 29, 2), (3, 30, 3), (2, 30, 2), (25, 250, 25), (40, 400, 25)],
+    [
+        (1, 10, 1),
+        (1, 9, 1),
+        (1, 5, 1),
+        (2, 20, 2),
+        (3, 29, 2),
+        (3, 30, 3),
+        (2, 30, 2),
+        (25, 250, 25),
+        (40, 400, 25),
+    ],
 )
 def test_two_streams_leave_out_what_is_no_whole_snippet_of_both(rgb, flow, ticks):
-    assert TIMINGS["two_stream"].ticks({"rgb": rgb, "flow": flow}, {"rgb": 25, "flow": 250}) == ticks
+    assert (
+        TIMINGS["two_stream"].ticks({"rgb": rgb, "flow": flow}, {"rgb": 25, "flow": 250}) == ticks
+    )
 
 
 def test_the_shortest_input_is_the_networks_even_where_fewer_frames_may_be_used():
     assert Timing(least=9).ticks({"rgb": 3}, {"rgb": 250}) == 9
     assert Timing(least=9).ticks({"rgb": 99}, {"rgb": 4}) == 9
-    # Of streams that are not of one length the shorter counts; those that are not used do not.
+    # The shorter of the streams counts; streams that are not used do not count.
     assert Timing().ticks({"rgb": 30, "flow": 20}, {"rgb": 25, "flow": 25}) == 20
     assert Timing().ticks({"rgb": 30, "flow": 20}, {"rgb": 25}) == 25
 

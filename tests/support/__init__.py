@@ -1,1 +1,1 @@
-"""What several tests make: videos, weights, runs, servers."""
+"""Videos, weights, files, runs and servers that several tests use."""

@@ -1,10 +1,16 @@
-"""Processes that tests start."""
+"""Waits for processes that tests start."""
 
 import os
 import time
 
 
 def wait_until(condition, seconds=60):
+    """Waits until a condition holds; fails after a time limit.
+
+    Args:
+      condition: function that returns whether it holds.
+      seconds: the time limit.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -12,7 +18,11 @@ def wait_until(condition, seconds=60):
 
 
 def gone(group):
-    """Whether no process of a group is left."""
+    """Whether all processes of a group have ended.
+
+    Args:
+      group: ID of the process group.
+    """
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

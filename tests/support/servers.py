@@ -1,4 +1,4 @@
-"""HTTP servers that answer as tests want."""
+"""HTTP servers with the answers that a test gives them."""
 
 import contextlib
 import http.server
@@ -7,7 +7,10 @@ import threading
 
 @contextlib.contextmanager
 def answering(*answers):
-    """A server that gives each request the next of some answers, and then the last one; yields an address and the requests."""
+    """A server that gives each request the next of some answers, and then always the last one.
+
+    Yields its address and the requests.
+    """
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

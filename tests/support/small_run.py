@@ -1,12 +1,18 @@
-"""A config of a run of seconds, for tests of the command line: C3D, which is compiled soonest, on a few moving shapes."""
+"""A training run of seconds: its config for tests of the command line, and readers of results."""
 
+import json
 import pathlib
 import socket
+from typing import Any
 
+from i3d_jax import weights
+
+# C3D on a few moving shapes: of all networks it compiles in the shortest time.
 CONFIG = """
 from i3d_jax.datasets import moving_shapes
 
-moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2, "validation": 1} for kind in ("videos", "images")}
+KINDS = "videos", "images"
+moving_shapes.CLIPS_PER_CLASS = {kind: {"train": 2, "validation": 1} for kind in KINDS}
 
 
 def get_config():
@@ -31,14 +37,26 @@ def get_config():
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-    """Writes it into a folder, where its data will be too."""
+    """Writes the config into a folder, in which the run also keeps its data set."""
     path = folder / "config.py"
     path.write_text(CONFIG.replace("DATA", str(folder / "data")))
     return path
 
 
 def free_port() -> int:
-    """One on which the processes of a run can meet."""
+    """A free port, for the coordinator of a run of several processes."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         return one.getsockname()[1]
+
+
+def read_log(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The logged scalars of a run, without timings and memory, which differ from run to run."""
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    measured = "clips_per_second", "input_wait", "memory_mb"
+    return [{name: value for name, value in line.items() if name not in measured} for line in lines]
+
+
+def read_weights(workdir: pathlib.Path) -> Any:
+    """The variables that a run saved at its end."""
+    return weights.read(workdir / "weights.safetensors")[0]

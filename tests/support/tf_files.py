@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, written by hand."""
+"""Writes TensorFlow checkpoints without TensorFlow."""
 
 import struct
 
@@ -67,7 +67,7 @@ def shape_of(value):
 
 
 def write_checkpoint(prefix, tensors):
-    """Writes what TensorFlow writes for float32 tensors, by its published formats."""
+    """Writes the V2 checkpoint of float32 tensors, from TensorFlow's published formats."""
     pairs, data = [(b"", field(1, 1))], b""
     for name, value in sorted(tensors.items()):
         raw = np.ascontiguousarray(value, "<f4").tobytes()
@@ -80,7 +80,7 @@ def write_checkpoint(prefix, tensors):
 
 
 def v1_pairs(tensors, slices=1):
-    """What the table of TensorFlow's V1 format has of some tensors, by its published format."""
+    """The key-value pairs of a V1 checkpoint, from TensorFlow's published format."""
     listed, pairs = b"", []
     for name, value in sorted(tensors.items()):
         value = np.asarray(value)
@@ -111,7 +111,7 @@ def v1_pairs(tensors, slices=1):
 
 
 def with_a_bit_flipped(good):
-    """Yields every copy of some bytes that differs from them in one bit."""
+    """Yields copies of some bytes, one for each bit, in which that bit is flipped."""
     for position in range(len(good)):
         for bit in range(8):
             bad = bytearray(good)

@@ -1,4 +1,4 @@
-"""Configs by name and file, their keys on the command line, and how they are printed."""
+"""Configs by name and by file, their keys on the command line, their description."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def small():
-    """A config that leaves out all that may be left out."""
+    """A config with the required keys only."""
     return ConfigDict(
         dict(
             steps=3,
@@ -32,9 +32,13 @@ def test_a_config_is_found_by_its_name_and_by_its_path(monkeypatch, tmp_path):
     for name in "moving_shapes:frames", f"{CONFIGS / 'moving_shapes.py'}:frames":
         config = config_files.load(name)
         assert config.model.name == "inception" and config.eval_clips.rgb == (32, 1)
-    (tmp_path / "moving_shapes").write_text(
-        "import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({'mine': 1})\n"
-    )
+    program = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({"mine": 1})
+"""
+    (tmp_path / "moving_shapes").write_text(program)
     with pytest.raises(ConfigError, match="moving_shapes: is no Python file"):
         config_files.load("moving_shapes")
 
@@ -67,7 +71,7 @@ def test_every_key_that_a_config_leaves_out_can_be_set(small):
         "a section": {"steps": 3},
     }
     for path, key in known.items():
-        if path == "pretrain":  # A whole config.
+        if path == "pretrain":  # Its value is a whole config.
             continue
         kind = config_files.describe_type(key.annotation).split(" or None")[0]
         wanted = values.get(kind, (3, 1) if "..." not in kind or "((" not in kind else ((3, 0.5),))

@@ -1,4 +1,4 @@
-"""One run, whatever it runs on: devices, processes and parts of a batch change nothing but the order of summation."""
+"""A run does not depend on the number of devices, processes and micro-batches."""
 
 import functools
 import subprocess
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from support import small_run
 
-# In float64, parameters too: training is chaotic, and rounding of float32 flips ReLUs, which moves gradients of deep layers in
-# their second digit. What the parameters have moved is compared, which is the sum of the gradients.
+# All is float64, parameters included. In float32 rounding flips ReLUs, and gradients of deep layers
+# differ in the second digit. The test compares by how much the parameters have moved, which is the
+# sum of the gradients: only the order of summation may differ.
 PROGRAM = """
 import functools, sys
 import flax.linen as nn
@@ -34,7 +35,8 @@ clips = {"rgb": (1, 10), "flow": (4, 1)} if name == "two_stream" else {"rgb": (5
 class Small(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
-        unit = functools.partial(layers.ConvBN, groups=max(1, len(x) // group) if train else 1, dtype=jnp.float64)
+        groups = max(1, len(x) // group) if train else 1
+        unit = functools.partial(layers.ConvBN, groups=groups, dtype=jnp.float64)
         x = unit(6, (3, 3, 3), (1, 1, 1), name="a")(x, train)
         x = pooling.max_pool(x, (1, 3, 3), (1, 2, 2))
         x = unit(8, (3, 3, 3), (2, 2, 2), name="b")(x, train).mean((1, 2, 3))
@@ -51,7 +53,10 @@ def build():
 def batch(step):
     rng = np.random.default_rng(step)
     shapes = {"rgb": ((size + 2) * 3 // 2, size + 2), "flow": (2 * size, size)}
-    made = {s: rng.integers(0, 255, (batch_size, n, *shapes[s])).astype(np.uint8) for s, (n, _) in clips.items()}
+    made = {}
+    for stream, (frames, _) in clips.items():
+        shape = batch_size, frames, *shapes[stream]
+        made[stream] = rng.integers(0, 255, shape).astype(np.uint8)
     made["corner"] = rng.integers(0, 2, (batch_size, 2)).astype(np.int32)
     made["mirrored"] = rng.random(batch_size) < 0.5
     return made | {"label": rng.integers(0, 5, batch_size).astype(np.int32)}
@@ -75,8 +80,10 @@ def run(devices, parts):
         clip = jax.device_put(batch(step), NamedSharding(mesh, PartitionSpec("data")))
         state, scalars = update(state, clip, jax.random.key(7))
         losses.append(float(scalars["loss"]))
-    moved = jax.tree.map(lambda after, before: (after - before) / lr, jax.device_get(state.params), jax.device_get(params))
-    return {"losses": np.array(losses), **named_leaves({"moved": moved, "stats": jax.device_get(state.batch_stats)})}
+    ends = jax.device_get((state.params, params))
+    moved = jax.tree.map(lambda after, before: (after - before) / lr, *ends)
+    stats = jax.device_get(state.batch_stats)
+    return {"losses": np.array(losses), **named_leaves({"moved": moved, "stats": stats})}
 
 
 for layout in sys.argv[9:]:
@@ -94,8 +101,14 @@ for layout in sys.argv[9:]:
         ("two_stream", 2, 1e-6, "1x1", "4x2"),
     ],
 )
-def test_devices_processes_and_parts_make_no_difference(network, steps, lr, one, two, tmp_path):
-    """With dropout and augmentation; 8x2 is two parts on eight devices, of one process or of two."""
+def test_devices_processes_and_micro_batches_make_no_difference(
+    network, steps, lr, one, two, tmp_path
+):
+    """Dropout and augmentation are on.
+
+    In a layout such as 8x2, eight is the number of devices, and two that of micro-batches. The
+    devices belong to one process or to two.
+    """
     most = max(int(layout[0]) for layout in two.split())
     port = str(small_run.free_port())
     command = [sys.executable, "-c", PROGRAM, network, str(steps), str(lr), str(tmp_path), port]

@@ -20,7 +20,7 @@ def whole(handler, data=DATA):
 
 
 def cut_off_after(most, **headers):
-    """Breaks off after so many bytes; gives the rest to whoever asks for it."""
+    """Breaks off after this many bytes; sends the rest when asked for it."""
 
     def answer(handler):
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
@@ -36,7 +36,7 @@ def busy(handler):
 
 
 def reset(handler):
-    """Ends without a word."""
+    """Closes the connection without an answer."""
 
 
 def drip(handler):
@@ -64,8 +64,8 @@ def endless(handler):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.5)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,12 @@ def impatient(monkeypatch):
         [cut_off_after(40_000)],
         [cut_off_after(40_000, ETag='"1"')],
         [cut_off_after(40_000, ETag='W/"1"'), busy, cut_off_after(60_000)],
-        [cut_off_after(40_000), whole],  # It knows no parts.
+        [cut_off_after(40_000), whole],  # A server without range requests.
         [cut_off_after(40_000, ETag='"1"'), drip, cut_off_after(40_000)],
-        [lambda handler: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + DATA[:50_000]), cut_off_after(50_000)],
+        [
+            lambda handler: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + DATA[:50_000]),
+            cut_off_after(50_000),
+        ],
     ],
 )
 def test_a_file_is_whole_however_often_it_breaks_off(answers, tmp_path):
@@ -107,7 +110,11 @@ def test_a_file_goes_on_where_it_broke_off_if_it_is_the_same_still(tmp_path):
         (drip_headers, "no answer for 0.5 s", 1),
         (lambda handler: head(handler, 404), "HTTP Error 404: Not Found", 1),
         (lambda handler: whole(handler, DATA[:-1]), "has 99,999 bytes, wanted 100,000", 1),
-        (lambda handler: head(handler, Content_Length=600_000_000), "has 600,000,000 bytes, wanted 100,000", 1),
+        (
+            lambda handler: head(handler, Content_Length=600_000_000),
+            "has 600,000,000 bytes, wanted 100,000",
+            1,
+        ),
         (endless, "has more than 100,000 bytes", 1),
     ],
 )
@@ -129,7 +136,7 @@ def test_tries_are_counted_anew_only_where_more_of_the_file_has_come(tmp_path, m
 
         return answer
 
-    monkeypatch.setattr(download, "PROGRESS", 10_000)
+    monkeypatch.setattr(download, "MIN_PROGRESS", 10_000)
     again = "cut off after 40,000 of 100,000 bytes, 5 times in a row"
     answers = [from_its_start(40_000), from_its_start(20_000)] * 10
     with answering(*answers) as (address, requests), pytest.raises(DownloadError, match=again):
@@ -142,13 +149,20 @@ def test_tries_are_counted_anew_only_where_more_of_the_file_has_come(tmp_path, m
 
 def test_a_server_says_when_to_come_again(tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(download, "time", types.SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
-    with answering(lambda handler: head(handler, 429, Retry_After="7"), busy, whole) as (address, _):
+    monkeypatch.setattr(
+        download, "time", types.SimpleNamespace(sleep=slept.append, monotonic=time.monotonic)
+    )
+    with answering(lambda handler: head(handler, 429, Retry_After="7"), busy, whole) as (
+        address,
+        _,
+    ):
         download.download(address, tmp_path / "file", len(DATA))
     assert slept == [7, 0.02]
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x", "nonsense", "http://[", "file:///no/such", "http://a b/"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/x", "nonsense", "http://[", "file:///no/such", "http://a b/"]
+)
 def test_an_address_that_is_none_is_not_asked_twice(address, tmp_path):
     with pytest.raises(DownloadError) as error:
         download.download(address, tmp_path / "file", 10)
@@ -159,7 +173,10 @@ def test_a_disk_that_is_full_is_not_taken_for_the_network(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with answering(whole) as (address, requests), pytest.raises(OSError, match="File too large"):
+        with (
+            answering(whole) as (address, requests),
+            pytest.raises(OSError, match="File too large"),
+        ):
             download.download(address, tmp_path / "file", len(DATA))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -20,22 +20,22 @@ JSON = {"Content_Type": "application/vnd.pypi.simple.v1+json"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
-    """No configuration of this machine's; nothing may be run, and files go to tmp_path / "to"."""
+    """Hides this machine's configuration, forbids subprocesses, makes tmp_path / "to"."""
     for name in os.environ:
         if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "xdg"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(package_index, "SYSTEM", str(tmp_path / "etc"))
+    monkeypatch.setattr(package_index, "SYSTEM_FOLDER", str(tmp_path / "etc"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(subprocess, "Popen", None)
     (tmp_path / "to").mkdir()
 
 
 def serving(pages, seen=None):
-    """A server of (bytes, headers) by path; what is asked for is appended to `seen`."""
+    """A server of (bytes, headers) by path; appends the requests to `seen`."""
 
     def answer(handler):
         if seen is not None:
@@ -78,7 +78,10 @@ FILE = {f"/files/{NAME}": (DATA, {})}
         {"/simple/thing/": (b"<base href='/files/'>" + page(NAME)[0], HTML)},
         {"/simple/thing/": (listed((f"/files/{NAME}", SHA256))[0].encode(), JSON)},
         {"/simple/thing/": (listed((f"../../files/{NAME}", None))[0].encode(), JSON)},
-        {"/simple/thing/": (b"", {"Location": "/else/where/"}), "/else/where/": page(f"../../files/{NAME}")},
+        {
+            "/simple/thing/": (b"", {"Location": "/else/where/"}),
+            "/else/where/": page(f"../../files/{NAME}"),
+        },
     ],
     ids=["relative", "absolute", "base", "JSON", "JSON without a hash", "redirected"],
 )
@@ -102,8 +105,14 @@ def test_the_file_that_an_index_lists_is_fetched_and_nothing_is_run(pages, tmp_p
         ((b"x" * (16 << 20) + b"x", HTML), "has 16,777,217 bytes, wanted at most 16,777,216"),
     ],
 )
-def test_an_index_that_does_not_have_the_file_says_so_and_the_next_is_asked(content, message, tmp_path, monkeypatch):
-    pages = {"/simple/thing/": content, f"/other/{NAME}": (DATA[::-1], {}), "/good/thing/": page(f"/files/{NAME}")}
+def test_an_index_that_does_not_have_the_file_says_so_and_the_next_is_asked(
+    content, message, tmp_path, monkeypatch
+):
+    pages = {
+        "/simple/thing/": content,
+        f"/other/{NAME}": (DATA[::-1], {}),
+        "/good/thing/": page(f"/files/{NAME}"),
+    }
     with serving(pages | FILE) as (address, _):
         host = address.removesuffix("/file")
         monkeypatch.setenv("PIP_INDEX_URL", f"{host}/simple/")
@@ -124,7 +133,11 @@ def test_folders_of_this_machine_are_indexes_too(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(DownloadError, match="pip's configuration has no index"):
         fetch(tmp_path)
-    for links in tmp_path / "files", (tmp_path / "files").as_uri(), tmp_path / "simple" / "thing" / "index.html":
+    for links in (
+        tmp_path / "files",
+        (tmp_path / "files").as_uri(),
+        tmp_path / "simple" / "thing" / "index.html",
+    ):
         monkeypatch.setenv("PIP_FIND_LINKS", f"/no/such/folder {links}")
         assert fetch(tmp_path) == DATA
 
@@ -159,9 +172,12 @@ def settings_of(**variables):
 def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     assert settings_of().indexes == ["https://pypi.org/simple"]
     files = {
-        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\n[download]\ncert = /c",
-        "home/.config/pip/pip.conf": "[global]\ncert = /b\nindex-url = https://user/simple\nextra-index-url =\n    https://x\n    https://y",
-        "prefix/pip.conf": "[install]\nindex-url = https://no/simple\n[download]\nfind-links = /wheels",
+        "xdg/pip/pip.conf": "[global]\nindex_url = https://system/simple\ntrusted-host = a b\n"
+        "[download]\ncert = /c",
+        "home/.config/pip/pip.conf": "[global]\ncert = /b\nindex-url = https://user/simple\n"
+        "extra-index-url =\n    https://x\n    https://y",
+        "prefix/pip.conf": "[install]\nindex-url = https://no/simple\n"
+        "[download]\nfind-links = /wheels",
         "own.conf": "[global]\nindex-url = https://own/simple",
     }
     for name, text in files.items():
@@ -171,14 +187,20 @@ def test_pips_configuration_is_read_as_pip_reads_it(tmp_path):
     assert found.indexes == ["https://user/simple", "https://x", "https://y"]
     assert found.links == ["/wheels"] and found.trusted == {"a", "b"} and found.cert == "/c"
     own = str(tmp_path / "own.conf")
-    assert settings_of(PIP_CONFIG_FILE=own).indexes == ["https://own/simple"]  # The user's is not read then.
+    assert settings_of(PIP_CONFIG_FILE=own).indexes == [
+        "https://own/simple"
+    ]  # Then the user's file is not read.
     found = settings_of(PIP_INDEX_URL="https://variable", PIP_EXTRA_INDEX_URL="", PIP_CERT="/d")
     assert found.indexes == ["https://variable", "https://x", "https://y"] and found.cert == "/d"
     found = settings_of(
-        PIP_CONFIG_FILE=os.devnull, UV_DEFAULT_INDEX="https://uv", UV_INDEX="more=https://more https://last"
+        PIP_CONFIG_FILE=os.devnull,
+        UV_DEFAULT_INDEX="https://uv",
+        UV_INDEX="more=https://more https://last",
     )
     assert found.indexes == ["https://uv", "https://more", "https://last"]
-    assert settings_of(PIP_CONFIG_FILE=os.devnull, UV_INDEX_URL="https://u").indexes == ["https://u"]
+    assert settings_of(PIP_CONFIG_FILE=os.devnull, UV_INDEX_URL="https://u").indexes == [
+        "https://u"
+    ]
     (tmp_path / "own.conf").write_text("index-url = https://own/simple")
     with pytest.raises(DownloadError, match="own.conf: not a configuration of pip's"):
         settings_of(PIP_CONFIG_FILE=own)

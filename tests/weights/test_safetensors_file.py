@@ -14,29 +14,46 @@ from i3d_jax.inflate import named_leaves
 from i3d_jax.training import loop
 from i3d_jax.weights.__main__ import main
 
-INFO = {"model": "c3d", "classes": ["a", "b", "c"], "options": {"width": 0.02}, "short_side": 40, "crop": 32}
+INFO = {
+    "model": "c3d",
+    "classes": ["a", "b", "c"],
+    "options": {"width": 0.02},
+    "short_side": 40,
+    "crop": 32,
+}
 
 
 @pytest.fixture(scope="module")
 def tensors():
-    """Those of a small 3D-ConvNet."""
+    """The tensors of a small 3D-ConvNet."""
     network = models.build("c3d", num_classes=3, width=0.02)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 32, 32, 3)))
     rng = np.random.default_rng(0)
-    return {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in named_leaves(shapes).items()}
+    return {
+        name: rng.normal(size=leaf.shape).astype(np.float32)
+        for name, leaf in named_leaves(shapes).items()
+    }
 
 
 def file_of(tensors, info=INFO, version=3, header=(), description=None, **metadata):
-    """A file of our format, by its description and by hand, in which everything is as its checksums say.
+    """The bytes of a file of our format, made by hand from its description, with right checksums.
 
     Args:
-      header: changes to the entries of tensors, by name; None: none of that name.
-      description: what the file has in the place of `info` and checksums.
+      tensors: arrays by path.
+      info: the fields of `info`.
+      version: of the format.
+      header: changes to the entries of tensors, by name; None removes the entry.
+      description: replaces `info` and the checksums.
+      **metadata: further entries of metadata.
     """
     data, entries = b"", {}
     for name, value in tensors.items():
         raw = value.tobytes()
-        entries[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        entries[name] = {
+            "dtype": "F32",
+            "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     for name, change in dict(header).items():
         entries[name] = None if change is None else entries.get(name, {}) | change
@@ -85,7 +102,10 @@ def test_files_of_the_version_before_are_read_and_checked_against_their_model(pa
     size, classes = tensors[kernel].shape
     for change, message in (
         ({"dtype": "I32"}, f"w.safetensors: {kernel}: I32 .*wanted F32"),
-        ({"shape": [classes, size]}, rf"{kernel}: found \({classes}, {size}\), wanted \({size}, {classes}\)"),
+        (
+            {"shape": [classes, size]},
+            rf"{kernel}: found \({classes}, {size}\), wanted \({size}, {classes}\)",
+        ),
     ):
         path.write_bytes(file_of(tensors, version=2, header={kernel: change}))
         with pytest.raises(weights.WeightsError, match=message):
@@ -95,7 +115,10 @@ def test_files_of_the_version_before_are_read_and_checked_against_their_model(pa
 def test_another_type_or_shape_of_the_same_bytes_is_damage(path, tensors):
     good = file_of(tensors)
     size, classes = tensors["params/Logits/kernel"].shape
-    for there, other in ((f'"shape": [{size}, {classes}]', f'"shape": [{classes}, {size}]'), ('"F32"', '"I32"')):
+    for there, other in (
+        (f'"shape": [{size}, {classes}]', f'"shape": [{classes}, {size}]'),
+        ('"F32"', '"I32"'),
+    ):
         assert good.count(there.encode())
         path.write_bytes(good.replace(there.encode(), other.encode(), 1))
         with pytest.raises(weights.WeightsError, match=r"damaged \(its CRC-32C|I32 .*, wanted F32"):
@@ -119,12 +142,18 @@ DEEP = "[" * 200_000 + "]" * 200_000
         ({"crop": 0}, "crop: 0, wanted"),
         ({"crop": True}, "crop: True, wanted"),
         ({"footprint": {}}, "footprint: {}, wanted"),
-        ({"footprint": {"rgb": [-16, 1]}}, r"footprint: rgb: \[-16, 1\], wanted \(frames, step between them\)"),
+        (
+            {"footprint": {"rgb": [-16, 1]}},
+            r"footprint: rgb: \[-16, 1\], wanted \(frames, step between them\)",
+        ),
         ({"footprint": {"rgb": [16, 0.5]}}, "footprint: rgb: "),
         ({"footprint": {"rgb": 16}}, "footprint: rgb: 16, wanted"),
         ({"footprint": {"sound": [16, 1]}}, "footprint: 'sound', wanted rgb or flow"),
-        ({"footprint": {"rgb": [15, 1]}}, "footprint: rgb: 15 frames, but c3d takes 16 at least"),
-        ({"footprint": {"rgb": [16, 1], "flow": [16, 1]}}, r"footprint: rgb\+flow, but c3d takes rgb"),
+        ({"footprint": {"rgb": [15, 1]}}, "footprint: rgb: 15 frames, but c3d takes at least 16"),
+        (
+            {"footprint": {"rgb": [16, 1], "flow": [16, 1]}},
+            r"footprint: rgb\+flow, but c3d takes rgb",
+        ),
         ({"model": "two_stream"}, r"footprint: rgb, but two_stream takes rgb\+flow"),
         ({"model": "x3d"}, "no model is called 'x3d'"),
         ({"model": ["c3d"]}, r"model: \['c3d'\], wanted a name"),
@@ -136,10 +165,14 @@ DEEP = "[" * 200_000 + "]" * 200_000
         ({"options": {"width": 0.03}}, "does not fit the model: "),
         ({"options": {"width": "wide"}}, "options: width: 'wide', wanted a number"),
         ({"options": {"width": 1e300}}, r"options: width: 1e\+300, wanted"),
-        ({"options": {"depth": 3}}, "options: 'depth' is none of c3d's"),
-        ({"options": {"num_classes": 3}}, "options: 'num_classes' is none of c3d's"),
-        ({"options": {"name": "x"}}, "options: 'name' is none of c3d's"),
-        ({"options": {"fixed": 1}}, "options: fixed: 1, wanted true or false"),
+        ({"options": {"depth": 3}}, "options: c3d has no option 'depth'"),
+        ({"options": {"num_classes": 3}}, "options: c3d has no option 'num_classes'"),
+        ({"options": {"name": "x"}}, "options: c3d has no option 'name'"),
+        (
+            {"options": {"freeze_backbone": 1}},
+            "options: freeze_backbone: 1, wanted true or false",
+        ),
+        ({"options": {"fixed": 1}}, "options: freeze_backbone: 1, wanted true or false"),
         ({"options": {"dtype": "int8"}}, "options: .*dtype is 'int8'"),
         ({"options": {"dtype": [1]}}, r"options: dtype: \[1\], wanted"),
         ({"options": [1]}, r"options: \[1\], wanted values by name"),
@@ -164,8 +197,14 @@ def test_a_description_that_cannot_be_is_refused_by_field(change, message, path,
         ({"description": '{"info": "{}", "crc32c": []}'}, "damaged metadata"),
         ({"description": "9" * 5000}, "its entry of metadata is not JSON"),
         ({"version": 4}, r"its metadata are \['i3d_jax weights 4'\], wanted 'i3d_jax weights 3'"),
-        ({"header": {"params/Logits/bias": {"dtype": "BF16", "shape": [6]}}}, r"bias: BF16 \[6\], wanted F32"),
-        ({"header": {"params/Logits/bias": {"shape": [3] + [1] * 70}}}, "wanted F32 of at most 8 dimensions"),
+        (
+            {"header": {"params/Logits/bias": {"dtype": "BF16", "shape": [6]}}},
+            r"bias: BF16 \[6\], wanted F32",
+        ),
+        (
+            {"header": {"params/Logits/bias": {"shape": [3] + [1] * 70}}},
+            "wanted F32 of at most 8 dimensions",
+        ),
         ({"header": {"params/Logits/bias": None}}, "not a safetensors file, or damaged"),
     ],
 )
@@ -175,9 +214,20 @@ def test_a_file_that_is_none_of_ours_is_one_error(bad, message, path, tensors):
         weights.read(path)
 
 
+def test_options_of_earlier_versions_are_read(path, tensors):
+    old = {"width": 0.02, "fixed": True, "norm_groups": 2}
+    path.write_bytes(file_of(tensors, INFO | {"options": old}))
+    network, _, info = weights.network(path)
+    assert info.options == {"width": 0.02, "freeze_backbone": True}
+    assert network.freeze_backbone and network.norm_group_size is None
+
+
 def test_tensors_of_names_that_cannot_be_together_are_refused(path, tensors):
     path.write_bytes(
-        file_of(tensors | {"params": np.zeros(1, np.float32), "params/a\n\x1b[2J": np.zeros(1, np.float32)})
+        file_of(
+            tensors
+            | {"params": np.zeros(1, np.float32), "params/a\n\x1b[2J": np.zeros(1, np.float32)}
+        )
     )
     with pytest.raises(weights.WeightsError) as error:
         weights.read(path)
@@ -187,7 +237,9 @@ def test_tensors_of_names_that_cannot_be_together_are_refused(path, tensors):
 
 def test_a_header_of_a_gigabyte_is_not_read(path):
     path.write_bytes(struct.pack("<Q", 2**30) + b"{")
-    with pytest.raises(weights.WeightsError, match="w.safetensors: .*its header has 1,073,741,824 bytes"):
+    with pytest.raises(
+        weights.WeightsError, match="w.safetensors: .*its header has 1,073,741,824 bytes"
+    ):
         weights.read(path)
 
 
@@ -199,7 +251,9 @@ def test_a_pipe_is_refused_and_not_waited_for(name, tmp_path):
 
 
 def test_what_would_be_refused_is_not_written_either(path, tensors):
-    with pytest.raises(weights.WeightsError, match="crop: 300, wanted 1 to short_side, 256, pixels"):
+    with pytest.raises(
+        weights.WeightsError, match="crop: 300, wanted 1 to short_side, 256, pixels"
+    ):
         weights.Info("c3d", ("a",), crop=300)
     with pytest.raises(ValueError, match="its description has .* bytes, which is too long"):
         weights.save(path, tensors, weights.Info("c3d", ("a" * 2**25,)))
@@ -222,12 +276,18 @@ def test_every_command_that_loads_weights_says_one_line(path, tensors, capsys):
         out, err = capsys.readouterr()
         assert out == "" and message in err and err.count("\n") == 1
     with pytest.raises(weights.WeightsError, match="crop: 400"):
-        loop.initial_variables("c3d", models.build("c3d", num_classes=3), jax.random.key(0), None, name)
+        loop.initial_variables(
+            "c3d", models.build("c3d", num_classes=3), jax.random.key(0), None, name
+        )
     assert os.listdir(path.parent) == [path.name]
 
 
 def test_names_from_a_file_are_printed_without_control_characters(path, tensors, capsys):
-    path.write_bytes(file_of(tensors, INFO | {"classes": ["\x1b[2Ja", "b\nb", "c"], "source": "here\r\x1b]0;x\x07"}))
+    path.write_bytes(
+        file_of(
+            tensors, INFO | {"classes": ["\x1b[2Ja", "b\nb", "c"], "source": "here\r\x1b]0;x\x07"}
+        )
+    )
     assert main(["verify", str(path)]) == 0
     assert capsys.readouterr().out.endswith("; here\\r\\x1b]0;x\\x07\n")
     classes = weights.read(path)[1].classes
@@ -235,11 +295,30 @@ def test_names_from_a_file_are_printed_without_control_characters(path, tensors,
     assert [line.split()[0] for line in report.splitlines()[1:]] == [r"\x1b[2Ja", r"b\nb", "c"]
 
 
-VALUES = (None, True, 0, -1, 3, 2**63, 10**30, 0.5, 1e300, float("nan"), "", "c3d", "\x1b", [], [1, 2], [[]], {}, "F16")
+VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    3,
+    2**63,
+    10**30,
+    0.5,
+    1e300,
+    float("nan"),
+    "",
+    "c3d",
+    "\x1b",
+    [],
+    [1, 2],
+    [[]],
+    {},
+    "F16",
+)
 
 
 def changed(value, rng):
-    """A JSON value with one place in it changed, added, renamed or removed."""
+    """A copy of a JSON value in which one entry is changed, added, renamed or removed."""
     if isinstance(value, dict | list) and value and rng.random() < 0.9:
         items = dict(value) if isinstance(value, dict) else dict(enumerate(value))
         name = rng.choice(list(items))
@@ -262,7 +341,11 @@ def test_any_file_gives_right_values_or_an_error_of_one_line(path, tensors):
         kind = rng.choice(["bit", "cut", "info", "info", "header", "header"])
         if kind == "bit":
             position = rng.randrange(rng.choice([start, len(good)]))
-            bad = good[:position] + bytes([good[position] ^ 1 << rng.randrange(8)]) + good[position + 1 :]
+            bad = (
+                good[:position]
+                + bytes([good[position] ^ 1 << rng.randrange(8)])
+                + good[position + 1 :]
+            )
         elif kind == "cut":
             bad = good[: rng.randrange(len(good))]
         elif kind == "info":
@@ -271,7 +354,12 @@ def test_any_file_gives_right_values_or_an_error_of_one_line(path, tensors):
             name = rng.choice(list(tensors))
             entry = {"dtype": "F32", "shape": list(tensors[name].shape)}
             entry = changed(entry, rng)
-            bad = file_of(tensors, INFO, version, {name: entry if isinstance(entry, dict) else {"shape": entry}})
+            bad = file_of(
+                tensors,
+                INFO,
+                version,
+                {name: entry if isinstance(entry, dict) else {"shape": entry}},
+            )
         path.write_bytes(bad)
         try:
             found, _ = weights.read(path)

@@ -1,4 +1,4 @@
-"""TF-Slim's Inception-v1, as TensorFlow wrote and computed it (fixtures/slim_inception_v1.py), in our network."""
+"""TF-Slim's Inception-v1 in our network, against TensorFlow (fixtures/slim_inception_v1.py)."""
 
 import pathlib
 import warnings
@@ -33,18 +33,27 @@ def test_logits_are_those_of_tensorflow():
 def test_what_tensorflow_wrote_is_read_bit_for_bit(tensors):
     crcs = np.load(SMALL.with_suffix(".npz"))["crcs"]
     assert [zlib.crc32(tensors[name].tobytes()) for name in sorted(tensors)] == crcs.tolist()
-    assert len(crcs) == 231 and tensors["global_step"] == 123456 and tensors["global_step"].dtype == np.int64
+    assert (
+        len(crcs) == 231
+        and tensors["global_step"] == 123456
+        and tensors["global_step"].dtype == np.int64
+    )
 
 
 def test_slots_are_left_out_and_v2_gives_the_same(tmp_path, tensors):
     for slot in ("Momentum", "RMSProp", "RMSProp_1", "Adam_1", "ExponentialMovingAverage"):
         tensors[f"{HEAD}/biases/{slot}"] = tensors[f"{HEAD}/biases"]
     write_checkpoint(tmp_path / "model.ckpt", tensors | {"beta1_power": 0.9})
-    jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "model.ckpt"), weights.load(SMALL))
+    jax.tree.map(
+        np.testing.assert_array_equal, weights.load(tmp_path / "model.ckpt"), weights.load(SMALL)
+    )
 
 
 def test_slims_classes_are_imagenets_and_a_background(tmp_path, tensors):
-    tensors |= {f"{HEAD}/weights": np.zeros((1, 1, 32, 1001), np.float32), f"{HEAD}/biases": np.zeros(1001, np.float32)}
+    tensors |= {
+        f"{HEAD}/weights": np.zeros((1, 1, 32, 1001), np.float32),
+        f"{HEAD}/biases": np.zeros(1001, np.float32),
+    }
     (tmp_path / "x.ckpt").write_bytes(table(v1_pairs(tensors)))
     _, info = weights.read(tmp_path / "x.ckpt")
     assert (info.model, info.stream, info.options) == ("inception", "rgb", {"width": 1 / 32})
@@ -64,20 +73,31 @@ def test_command_line_verifies_and_converts(tmp_path, capsys):
     "change,message",
     [
         (
-            lambda tensors: {name.replace("InceptionV1", "InceptionV3"): value for name, value in tensors.items()},
-            "no weights of I3D or Inception-v1 (it has no tensor for params/Conv_1a/conv/kernel, none for params/Logits/bias)",
+            lambda tensors: {
+                name.replace("InceptionV1", "InceptionV3"): value for name, value in tensors.items()
+            },
+            (
+                "no weights of I3D or Inception-v1 (it has no tensor for "
+                "params/Conv_1a/conv/kernel, none for params/Logits/bias)"
+            ),
         ),
         (
-            lambda tensors: {name: value for name, value in tensors.items() if "Mixed_5c/Branch_3" not in name},
+            lambda tensors: {
+                name: value for name, value in tensors.items() if "Mixed_5c/Branch_3" not in name
+            },
             "params/Mixed_5c/b3/conv/kernel: found nothing, wanted (1, 1, 26, 4)",
         ),
         (
-            lambda tensors: tensors | {"InceptionV1/Conv2d_1a_7x7/BatchNorm/gamma": np.ones(2, np.float32)},
+            lambda tensors: (
+                tensors | {"InceptionV1/Conv2d_1a_7x7/BatchNorm/gamma": np.ones(2, np.float32)}
+            ),
             "params/Conv_1a/bn/gamma: found (2,), wanted nothing",
         ),
     ],
 )
-def test_another_network_is_one_line_that_names_what_it_lacks(tmp_path, capsys, tensors, change, message):
+def test_another_network_is_one_line_that_names_what_it_lacks(
+    tmp_path, capsys, tensors, change, message
+):
     (tmp_path / "x.ckpt").write_bytes(table(v1_pairs(change(tensors))))
     assert main(["verify", str(tmp_path / "x.ckpt")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -92,7 +112,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
 
 @pytest.fixture
 def slim():
-    """The fixtures' script, where there is TensorFlow."""
+    """The fixture's script, if TensorFlow is installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("tensorflow")

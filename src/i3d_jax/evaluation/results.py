@@ -1,4 +1,4 @@
-"""The folder that an evaluation leaves: its settings, every clip's prediction, scores; and the fusion of several."""
+"""The folder of an evaluation: its settings, predictions and scores; and the fusion of several."""
 
 import contextlib
 import json
@@ -12,22 +12,25 @@ from i3d_jax.evaluation import metrics
 from i3d_jax.models.network import CHANNELS
 
 STREAMS = tuple(CHANNELS)
-COVERAGE = ("annotated", "used")  # Of a split's clips: how many there should be, and are.
-SETTINGS = (
-    "weights",
-    "dataset",
-    "split",
-    "footprint",
-    "limit",
-)  # What makes an evaluation the one it is.
+# Numbers of clips in a split: as annotated, and as used.
+COVERAGE = ("annotated", "used")
+# What identifies an evaluation.
+SETTINGS = ("weights", "dataset", "split", "footprint", "limit")
 
 
 class EvaluationError(ValueError):
-    """An evaluation that cannot be made; the message says why."""
+    """An evaluation that is not possible; the message says why."""
 
 
 def prediction_line(prediction: dict, classes: Sequence[str]) -> dict:
-    """What predictions.jsonl says of a clip; floats of 9 digits, which give back every bit of a float32."""
+    """Returns the line of predictions.jsonl about a clip.
+
+    Logits have 9 digits, which reproduce a float32 exactly.
+
+    Args:
+      prediction: of `protocol.predictions`.
+      classes: names of the classes.
+    """
     logits = {
         name: [float(f"{x:.9g}") for x in each] for name, each in prediction["logits"].items()
     }
@@ -45,18 +48,24 @@ def prediction_line(prediction: dict, classes: Sequence[str]) -> dict:
     }
 
 
-def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """Makes sure that no other evaluation writes to a folder.
+def locked_folder(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Locks a folder, so that no other evaluation writes to it.
 
     Raises:
-      EvaluationError: one does.
+      EvaluationError: another evaluation holds the lock.
     """
-    busy = EvaluationError(f"{folder}: another process is evaluating into it; use another --out")
-    return files.locked_folder(folder, busy)
+    locked_error = EvaluationError(
+        f"{folder}: another process is evaluating into it; use another --out"
+    )
+    return files.locked_folder(folder, locked_error)
 
 
 def write_settings(folder: pathlib.Path, settings: dict) -> None:
-    """Notes what an evaluation is of or, if the folder has one, makes sure that it is the same."""
+    """Records an evaluation's settings in its folder.
+
+    Raises:
+      EvaluationError: the folder has another evaluation's.
+    """
     try:
         files.write_once(folder / "settings.json", settings)
     except ValueError as error:
@@ -64,32 +73,35 @@ def write_settings(folder: pathlib.Path, settings: dict) -> None:
 
 
 def read_predictions(
-    folder: pathlib.Path, classes: Sequence[str], mend: bool = True
+    folder: pathlib.Path, classes: Sequence[str], truncate: bool = True
 ) -> dict[str, dict]:
-    """The predictions in a folder by the clips' ids.
+    """Returns the predictions in a folder, by clip.
 
     Args:
-      classes: that the clips are of.
-      mend: whether a last line that was cut off by a kill is removed from the file; only for who writes to it.
+      folder: of the evaluation.
+      classes: names of the classes.
+      truncate: whether to remove an incomplete last line, left by a kill, from the file. Only the
+        process that writes the file may do so.
 
     Raises:
-      EvaluationError: a line is damaged, or is not of these classes; names the line and its clip.
+      EvaluationError: a line is damaged or has other classes; the message names line and clip.
     """
     path = folder / "predictions.jsonl"
     found: dict[str, dict] = {}
     streams: set[str] | None = None
     try:
-        lines = files.complete_lines(path, mend)
+        lines = files.complete_lines(path, truncate)
     except UnicodeDecodeError:
         raise EvaluationError(f"{path}: damaged") from None
     for number, text in enumerate(lines, 1):
         try:
-            clip = _prediction(text, classes)
+            clip = _parse_prediction(text, classes)
             own = clip.keys() & set(STREAMS)
             streams = own if streams is None else streams
             if own != streams:
                 raise ValueError(
-                    f"clip {clip['id']!r}: has logits of streams {sorted(own)}, wanted {sorted(streams)}"
+                    f"clip {clip['id']!r}: has logits of streams {sorted(own)}, "
+                    f"wanted {sorted(streams)}"
                 )
         except ValueError as error:
             raise EvaluationError(f"{path}: line {number}: {error}") from None
@@ -97,8 +109,12 @@ def read_predictions(
     return found
 
 
-def _prediction(text: str, classes: Sequence[str]) -> dict:
-    """What a line of predictions.jsonl says, its logits as f32 [K]; raises a ValueError if that cannot be."""
+def _parse_prediction(text: str, classes: Sequence[str]) -> dict:
+    """Parses and checks a line of predictions.jsonl; its logits are f32 [K].
+
+    Raises:
+      ValueError: the line is damaged or has other classes.
+    """
     try:
         clip = json.loads(text)
         name, label, its_class, numbers = (
@@ -120,7 +136,8 @@ def _prediction(text: str, classes: Sequence[str]) -> dict:
         raise ValueError(f"clip {name!r}: label {label!r}, wanted 0 to {len(classes) - 1}")
     if its_class != classes[label]:
         raise ValueError(
-            f"clip {name!r}: class {its_class!r}, wanted {classes[label]!r}, which has label {label}"
+            f"clip {name!r}: class {its_class!r}, wanted {classes[label]!r}, "
+            f"which has label {label}"
         )
     if any(type(number) is not int for number in numbers):
         raise ValueError(f"clip {name!r}: frames and ticks {numbers}, wanted whole numbers")
@@ -133,7 +150,16 @@ def _prediction(text: str, classes: Sequence[str]) -> dict:
 
 
 def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> dict:
-    """Writes scores.json and the confusion matrix from the predictions in the folder."""
+    """Writes scores.json and the confusion matrix, from the predictions in a folder.
+
+    Args:
+      folder: of the evaluation.
+      classes: names of the classes.
+      about: the settings, to be included.
+
+    Returns:
+      the contents of scores.json.
+    """
     found = list(read_predictions(folder, classes).values())
     if not found:
         raise EvaluationError(f"{folder}: no clips to evaluate")
@@ -146,16 +172,27 @@ def write_results(folder: pathlib.Path, classes: Sequence[str], about: dict) -> 
             result |= {f"{stream}_{name}": own[name] for name in ("top1", "top5", "mean_class")}
     result |= {"about": about, "classes": list(classes)}
     files.write_json(folder / "scores.json", result)
-    metrics.write_confusion(folder, metrics.confusion(logits, labels), classes)
+    metrics.write_confusion_matrix(folder, metrics.confusion_matrix(logits, labels), classes)
     return result
 
 
 def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
-    """Adds the logits of several evaluations of the same clips and writes the results to `out`, as `run` does."""
+    """Adds the logits of several evaluations of the same clips, and writes the results.
+
+    Args:
+      folders: of the evaluations.
+      out: folder for the results.
+
+    Returns:
+      the contents of scores.json.
+
+    Raises:
+      EvaluationError: the evaluations differ in data set, split, classes or clips.
+    """
     runs = []
     for folder in folders:
-        about = _about(folder)
-        runs.append((folder, about, read_predictions(folder, about["classes"], mend=False)))
+        about = _read_about(folder)
+        runs.append((folder, about, read_predictions(folder, about["classes"], truncate=False)))
     first, about, its_first = runs[0]
     for folder, other, its_clips in runs[1:]:
         for what in "classes", "dataset", "split":
@@ -183,15 +220,15 @@ def fuse(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict:
     for name, clip in its_first.items():
         total = np.sum([its_clips[name]["logits"] for *_, its_clips in runs], 0)
         lines.append(prediction_line(clip | {"logits": {"": total}}, about["classes"]))
-    with locked(out):
+    with locked_folder(out):
         write_settings(out, settings)
         with files.atomic_write(out / "predictions.jsonl") as written:
             written.write_text("".join(json.dumps(each) + "\n" for each in lines))
         return write_results(out, about["classes"], settings | share)
 
 
-def _about(folder: pathlib.Path) -> dict:
-    """What the scores of a finished evaluation say that it is of, and its classes."""
+def _read_about(folder: pathlib.Path) -> dict:
+    """Returns the classes and settings of a finished evaluation, from its scores.json."""
     path = folder / "scores.json"
     if not path.exists():
         raise EvaluationError(f"{folder}: no finished evaluation (it has no scores.json)")

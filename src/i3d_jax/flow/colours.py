@@ -1,11 +1,12 @@
-"""Flow as colours: the direction is the hue, the length the saturation, as Middlebury shows it.
+"""Shows flow as colours, as Middlebury does: the hue is the direction, the saturation the length.
 
 S. Baker et al., A Database and Evaluation Methodology for Optical Flow, IJCV 2011.
 """
 
 import numpy as np
 
-# From one primary or secondary colour to the next on the wheel, in how many steps: perception asks for uneven ones.
+# The wheel of hues: from one colour to the next in so many steps. Eyes tell some hues apart better
+# than others, so the steps are uneven.
 ARCS = (
     ((255, 0, 0), (255, 255, 0), 15),
     ((255, 255, 0), (0, 255, 0), 6),
@@ -14,17 +15,25 @@ ARCS = (
     ((0, 0, 255), (255, 0, 255), 13),
     ((255, 0, 255), (255, 0, 0), 6),
 )
-WHEEL = np.concatenate([np.linspace(start, stop, steps, endpoint=False) for start, stop, steps in ARCS]) / 255
+WHEEL = (
+    np.concatenate([np.linspace(start, stop, steps, endpoint=False) for start, stop, steps in ARCS])
+    / 255
+)
 
 
-def colours(flow: np.ndarray, most: float) -> np.ndarray:
-    """Flow in pixels [..., 2] as RGB, uint8 [..., 3]: white where nothing moves, dark where it is longer than `most`.
+def flow_to_rgb(flow: np.ndarray, full_colour: float) -> np.ndarray:
+    """Converts flow in pixels [..., 2] to RGB, uint8 [..., 3].
 
-    To the right is red, down yellow, to the left cyan-blue, up violet.
+    No motion is white. Motion to the right is red, down yellow, to the left cyan-blue, and up
+    violet.
+
+    Args:
+      flow: in pixels.
+      full_colour: length of the flow with full saturation; longer flow is darker.
     """
-    u, v = flow[..., 0] / most, flow[..., 1] / most
+    u, v = flow[..., 0] / full_colour, flow[..., 1] / full_colour
     length = np.hypot(u, v)[..., None]
-    place = np.arctan2(-v, -u) / np.pi  # -1 to 1, once around the wheel.
+    place = np.arctan2(-v, -u) / np.pi  # From -1 to 1, once around the wheel.
     place = (place + 1) / 2 * (len(WHEEL) - 1)
     low = np.floor(place).astype(int)
     share = (place - low)[..., None]

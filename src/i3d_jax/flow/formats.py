@@ -1,4 +1,7 @@
-"""How flow is written: functions (path, flow in pixels frame by frame, the pixels that have full colour)."""
+"""Writers of flow, one per format.
+
+Each is a function of a path, the flow in pixels frame by frame, and the motion in full colour.
+"""
 
 import fractions
 import pathlib
@@ -10,18 +13,19 @@ import av
 import numpy as np
 
 from i3d_jax import pixels, video
-from i3d_jax.flow.colours import colours
+from i3d_jax.flow.colours import flow_to_rgb
 from i3d_jax.video import h264
 
 Flow = Iterable[np.ndarray]
 
 
 def write_h264(path: pathlib.Path, flow: Flow, _: float) -> None:
+    """Writes flow as records of data sets hold it."""
     path.write_bytes(h264.encode(map(pixels.flow_bytes, flow)))
 
 
 def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
-    """Frame by frame: there may be more of them than memory has room for."""
+    """Writes flow as an array, frame by frame: all frames may not fit into memory."""
     raw = path.with_name(f"{path.name}.raw")
     try:
         count, shape = 0, (0, 0, 2)
@@ -42,15 +46,17 @@ def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
         raw.unlink(missing_ok=True)
 
 
-def write_colours(path: pathlib.Path, flow: Flow, most: float) -> None:
-    path.write_bytes(h264.encode(colours(frame, most) for frame in flow))
+def write_colours(path: pathlib.Path, flow: Flow, full_colour: float) -> None:
+    """Writes flow as a video in colours."""
+    path.write_bytes(h264.encode(flow_to_rgb(frame, full_colour) for frame in flow))
 
 
-def write_pngs(path: pathlib.Path, flow: Flow, most: float) -> None:
+def write_pngs(path: pathlib.Path, flow: Flow, full_colour: float) -> None:
+    """Writes flow as a folder of pictures in colours."""
     path.mkdir()
     encoder = av.CodecContext.create("png", "w")
     for index, frame in enumerate(flow):
-        image = av.VideoFrame.from_ndarray(colours(frame, most), format="rgb24")
+        image = av.VideoFrame.from_ndarray(flow_to_rgb(frame, full_colour), format="rgb24")
         if not encoder.is_open:
             encoder.height, encoder.width, encoder.pix_fmt = image.height, image.width, "rgb24"
             encoder.time_base = fractions.Fraction(1, round(video.FPS))
@@ -59,7 +65,12 @@ def write_pngs(path: pathlib.Path, flow: Flow, most: float) -> None:
 
 
 class Format(NamedTuple):
-    """What comes after a video's name, and the function that writes."""
+    """A format of flow.
+
+    Attributes:
+      suffix: what replaces the suffix of a video's name.
+      write: the writer.
+    """
 
     suffix: str
     write: Callable[[pathlib.Path, Flow, float], None]
@@ -71,4 +82,4 @@ FORMATS = {
     "colours": Format(".colours.mp4", write_colours),
     "png": Format(".frames", write_pngs),
 }
-PICTURES = ("colours", "png")
+PICTURE_FORMATS = ("colours", "png")

@@ -1,4 +1,4 @@
-"""What TV-L1 does to images [H, W]: resizing, differences, medians and warping, as OpenCV does them."""
+"""Operations of TV-L1 on images [H, W], as in OpenCV: resizing, differences, medians, warping."""
 
 import functools
 import math
@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-CUBIC_A = -0.75  # The cubic kernel's free parameter, OpenCV's.
-MARGIN = 4  # Zeros around a warped image: what lies outside is 0.
+CUBIC_A = -0.75  # The free parameter of OpenCV's cubic kernel.
+MARGIN = 4  # Zeros around a warped image: pixels outside are 0.
 
 
 def resize(image: jax.Array, size: tuple[int, int], step: float | None = None) -> jax.Array:
-    """Bilinear resizing to `size`, pixel centres at halves, without smoothing before.
+    """Resizes bilinearly, with pixel centres at halves and without smoothing.
 
     Args:
-      step: pixels of the image to one of the result, along both axes; None: the ratio of their sizes.
+      image: [H, W].
+      size: height and width of the result.
+      step: pixels of the image per pixel of the result, on both axes; None is the ratio of sizes.
     """
     for axis, (source, target) in enumerate(zip(image.shape, size, strict=True)):
         places = (np.arange(target) + 0.5) * (step or source / target) - 0.5
@@ -27,43 +29,62 @@ def resize(image: jax.Array, size: tuple[int, int], step: float | None = None) -
 
 
 def central_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """d/dx and d/dy; at the edges half the difference to the one neighbour."""
+    """d/dx and d/dy; at the edges half the difference to the only neighbour."""
     wide, high = (jnp.pad(image, pads, "edge") for pads in (((0, 0), (1, 1)), ((1, 1), (0, 0))))
     return (wide[:, 2:] - wide[:, :-2]) / 2, (high[2:] - high[:-2]) / 2
 
 
 def forward_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """d/dx and d/dy to the next pixel; 0 at the last."""
+    """d/dx and d/dy as differences to the next pixel; 0 at the last."""
     x = jnp.pad(image[:, 1:] - image[:, :-1], ((0, 0), (0, 1)))
     y = jnp.pad(image[1:] - image[:-1], ((0, 1), (0, 0)))
     return x, y
 
 
 def divergence(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The negative adjoint of `forward_differences`, of fields whose last column (x) and row (y) are 0."""
+    """The negative adjoint of `forward_differences`.
+
+    Args:
+      x: field along x; its last column must be 0.
+      y: field along y; its last row must be 0.
+    """
     return x - jnp.pad(x[:, :-1], ((0, 0), (1, 0))) + y - jnp.pad(y[:-1], ((1, 0), (0, 0)))
 
 
 def median(images: jax.Array, window: int) -> jax.Array:
-    """The median of window x window pixels of images [..., H, W], edges repeated; `window` is odd, and 1 changes nothing."""
+    """The median of each window x window neighbourhood, with repeated edges.
+
+    Args:
+      images: [..., H, W].
+      window: an odd number; 1 changes nothing.
+    """
     if window == 1:
         return images
     *batch, height, width = images.shape
     padded = jnp.pad(images, [(0, 0)] * len(batch) + [(window // 2, window // 2)] * 2, "edge")
-    values = [padded[..., i : i + height, j : j + width] for i in range(window) for j in range(window)]
+    values = [
+        padded[..., i : i + height, j : j + width] for i in range(window) for j in range(window)
+    ]
     for low, high in median_network(window**2):
-        values[low], values[high] = jnp.minimum(values[low], values[high]), jnp.maximum(values[low], values[high])
+        values[low], values[high] = (
+            jnp.minimum(values[low], values[high]),
+            jnp.maximum(values[low], values[high]),
+        )
     return values[len(values) // 2]
 
 
 @functools.cache
 def median_network(number: int) -> tuple[tuple[int, int], ...]:
-    """Pairs to put in order, one after another, after which the middle one of `number` values is their median.
+    """A network of comparisons that moves the median of `number` values to the middle.
 
-    Batcher's odd-even merge sort, without what does not reach the middle.
+    It is Batcher's odd-even merge sort without the comparisons that do not affect the middle.
+
+    Returns:
+      pairs of places to sort, one after another.
     """
     pairs = []
-    power = 2 ** math.ceil(math.log2(number))  # The values beyond are infinite, and stay where they are.
+    # Values beyond `number` count as infinite; they never move.
+    power = 2 ** math.ceil(math.log2(number))
     size = 1
     while size < power:
         gap = size
@@ -83,9 +104,9 @@ def median_network(number: int) -> tuple[tuple[int, int], ...]:
 
 
 def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]:
-    """The images at (x + u, y + v), by bicubic interpolation; 0 where that is outside."""
+    """Samples the images at (x + u, y + v) by bicubic interpolation; 0 outside."""
     height, width = u.shape
-    # From here on outwards a sample is 0 wherever it is.
+    # Farther outside, too, every sample is 0.
     x = jnp.clip(jnp.arange(width, dtype=u.dtype)[None] + u, -3, width + 1)
     y = jnp.clip(jnp.arange(height, dtype=v.dtype)[:, None] + v, -3, height + 1)
     left, top = jnp.floor(x), jnp.floor(y)
@@ -96,7 +117,9 @@ def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]
     def sampled(image: jax.Array) -> jax.Array:
         flat, total = jnp.pad(image, MARGIN).reshape(-1), jnp.zeros_like(u)
         for i in range(4):
-            taps = [flat.at[corner + i * stride + j].get(mode="promise_in_bounds") for j in range(4)]
+            taps = [
+                flat.at[corner + i * stride + j].get(mode="promise_in_bounds") for j in range(4)
+            ]
             total += down[i] * sum(weight * tap for weight, tap in zip(across, taps, strict=True))
         return total
 
@@ -104,7 +127,7 @@ def warp(images: list[jax.Array], u: jax.Array, v: jax.Array) -> list[jax.Array]
 
 
 def _cubic(t: jax.Array) -> list[jax.Array]:
-    """The weights of the pixels at -1, 0, 1 and 2 for a place t in [0, 1)."""
+    """The weights of the pixels at -1, 0, 1 and 2 for a position t in [0, 1)."""
     s = 1 - t
     before, here, there = (
         CUBIC_A * t * s * s,

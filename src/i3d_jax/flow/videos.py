@@ -1,4 +1,4 @@
-"""The flow of whole videos, a few frames in memory at a time. Light too: whoever has frames need not decode."""
+"""The flow of whole videos, a few frames in memory at a time; needs no video decoder."""
 
 import concurrent.futures
 import functools
@@ -15,21 +15,26 @@ from i3d_jax.prefetch import prefetch, usable_cores
 
 
 def flow_of_frames(
-    frames: Iterable[np.ndarray], settings: TVL1 = OPENCV, *, batch_size: int | None = None, threads: int | None = None
+    frames: Iterable[np.ndarray],
+    settings: TVL1 = OPENCV,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the flow from each frame of a video to the next, f32 [H, W, 2] in pixels, as many as there are frames.
+    """Yields the flow from each frame of a video to the next, f32 [H, W, 2] in pixels.
 
-    The last frame, which has no next one, gets the flow of the one before; of a single frame it is 0. Batches are
-    computed on all devices of this process, while frames are decoded and flow is used.
+    There are as many as frames: the last frame gets the flow of the one before it. The flow of a
+    single frame is 0. Batches run on all devices of this process, while frames are decoded and
+    flow is used.
 
     Args:
-      frames: grey, uint8 [H, W], one at least; see `video.grey`.
-      settings: of TV-L1.
-      batch_size: pairs at a time; None: 8 on a CPU, 64 elsewhere.
-      threads: batches at a time; None: 2, on a CPU as many as there are cores.
+      frames: grey, uint8 [H, W], at least one (see `video.grey`).
+      settings: parameters of TV-L1.
+      batch_size: pairs per batch; None is 8 on CPUs and 64 elsewhere.
+      threads: batches at a time; None is the number of cores on CPUs and 2 elsewhere.
 
     Raises:
-      ValueError: there are no frames, or other ones.
+      ValueError: there are no frames, or they are of another kind.
     """
     on_cpu, devices = jax.default_backend() == "cpu", jax.local_device_count()
     size = -(-(batch_size or (8 if on_cpu else 64)) // devices) * devices
@@ -39,7 +44,7 @@ def flow_of_frames(
         raise ValueError("flow: no frames")
 
     def batches() -> Iterator[list[np.ndarray]]:
-        """`size` + 1 frames or, at the end, what is left; the last of one is the first of the next."""
+        """Batches of `size` + 1 frames, fewer at the end; each starts with the last one's end."""
         batch = [first]
         for frame in frames:
             batch.append(frame)
@@ -51,17 +56,21 @@ def flow_of_frames(
 
     def flow(batch: list[np.ndarray]) -> np.ndarray:
         pairs = len(batch) - 1
-        stack = np.stack(batch + batch[-1:] * (size - pairs))  # Nothing moves in the pairs that are added.
-        return np.asarray(compiled_program((size, *first.shape), settings)(stack[:-1], stack[1:]))[:pairs]
+        # The last batch is filled up with pairs of equal frames.
+        stack = np.stack(batch + batch[-1:] * (size - pairs))
+        program = compiled_program((size, *first.shape), settings)
+        return np.asarray(program(stack[:-1], stack[1:]))[:pairs]
 
     last = np.zeros((*first.shape, 2), np.float32)
-    for last in itertools.chain.from_iterable(prefetch(flow, batches(), threads or (usable_cores() if on_cpu else 2))):
+    for last in itertools.chain.from_iterable(
+        prefetch(flow, batches(), threads or (usable_cores() if on_cpu else 2))
+    ):
         yield last
     yield last
 
 
 def check_frame_sizes(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames, if they are uint8 [H, W] and all of one size."""
+    """Yields the frames; raises a ValueError unless all are uint8 [H, W] of one size."""
     size = None
     for frame in frames:
         size = frame.shape if size is None else size
@@ -71,25 +80,25 @@ def check_frame_sizes(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield frame
 
 
-KEPT = 8  # Programs: one for a size of frames, of 40 MB.
+MAX_PROGRAMS = 8  # One program per size of frames, of 40 MB each.
 _programs: dict[tuple, concurrent.futures.Future] = {}
 _lock = threading.Lock()
 
 
 def compiled_program(shape: tuple[int, ...], settings: TVL1) -> Callable:
-    """The program for batches of pairs of one shape. Threads that want the same one wait for one of them to compile it."""
+    """Returns the program for batches of one shape; if several threads want it, one compiles it."""
     key = shape, settings
     with _lock:
         program = _programs.pop(key, None)
         is_new = program is None
         _programs[key] = program = concurrent.futures.Future() if program is None else program
-        for oldest in list(_programs)[:-KEPT]:
+        for oldest in list(_programs)[:-MAX_PROGRAMS]:
             del _programs[oldest]
     if is_new:
         try:
             program.set_result(_compile(shape, settings))
         except BaseException as error:
-            with _lock:  # The next video of this size may have the memory that this one lacked.
+            with _lock:  # A later video of this size may find the memory that was lacking.
                 _programs.pop(key, None)
             program.set_exception(error)
             raise
@@ -97,7 +106,7 @@ def compiled_program(shape: tuple[int, ...], settings: TVL1) -> Callable:
 
 
 def _compile(shape: tuple[int, ...], settings: TVL1) -> Callable:
-    """TV-L1 for batches of pairs of one shape, uint8, cut along their first axis over the devices."""
+    """Compiles TV-L1 for batches of uint8 pairs, split along the first axis over the devices."""
     cut = PartitionSpec("data")
     function = jax.shard_map(
         functools.partial(tv_l1, settings=settings),

@@ -1,4 +1,10 @@
-"""The model zoo: `build(name, ...)` makes a network, a Flax module of pure functions over pytrees."""
+"""The model zoo: the paper's networks as Flax modules, made by name with `build`.
+
+Here are the networks, each a table of layers (`inception.py`, `c3d.py`, ...), the layers
+themselves with one implementation per hardware platform (`layers.py`, `convolution.py`,
+`normalization.py`, `pooling.py`, `platforms.py`), the transfer of weights from one network to
+another (`transfer.py`), and how predictions map to time in long videos (`timing.py`).
+"""
 
 import contextlib
 import math
@@ -19,62 +25,72 @@ from i3d_jax.models.two_stream import FusedTwoStream, TwoStream
 
 
 class Model(NamedTuple):
-    """What a name stands for.
+    """An entry of MODELS: a network and the paper's settings for it.
+
+    A clip is a dictionary: stream -> (frames, step between them at 25 frames per second).
 
     Attributes:
-      network: its class, and `attributes` what the name says of them.
-      train, test: by stream, the frames of the paper's clips (table 1) and the step between them at 25 per second.
-      trunks: where in its variables there are those of an Inception.
-      crop: pixels.
+      network: class of the network.
+      attributes: arguments of the class that are fixed by the model's name.
+      train: the paper's training clip (table 1).
+      test: the paper's test clip (table 1).
+      backbones: names of the submodules that are Inception networks; "" is the network itself.
+      crop: height and width of the input in pixels.
     """
 
     network: type[Network]
     attributes: dict[str, Any]
     train: dict[str, tuple[int, int]]
     test: dict[str, tuple[int, int]]
-    trunks: tuple[str, ...] = ("",)
+    backbones: tuple[str, ...] = ("",)
     crop: int = 224
 
 
-BOTH = tuple(CHANNELS)
+STREAMS = tuple(CHANNELS)
 SNIPPETS = {"rgb": (25, 10), "flow": (250, 1)}
 MODELS = {
     "inception": Model(Inception, {"dims": 2}, {"rgb": (1, 1)}, {"rgb": (250, 1)}),
     "convnet_lstm": Model(ConvNetLSTM, {}, {"rgb": (25, 5)}, {"rgb": (50, 5)}, ("inception",)),
     "c3d": Model(C3D, {}, {"rgb": (16, 1)}, {"rgb": (240, 1)}, (), 112),
-    "two_stream": Model(TwoStream, {}, {"rgb": (1, 10), "flow": (10, 1)}, SNIPPETS, BOTH),
-    "fused_two_stream": Model(FusedTwoStream, {}, {"rgb": (5, 10), "flow": (50, 1)}, SNIPPETS, BOTH),
+    "two_stream": Model(TwoStream, {}, {"rgb": (1, 10), "flow": (10, 1)}, SNIPPETS, STREAMS),
+    "fused_two_stream": Model(
+        FusedTwoStream, {}, {"rgb": (5, 10), "flow": (50, 1)}, SNIPPETS, STREAMS
+    ),
     "i3d": Model(Inception, {"dims": 3}, {"rgb": (64, 1)}, {"rgb": (250, 1)}),
     "two_stream_i3d": Model(
         TwoStream,
         {"dims": 3, "combine": "sum"},
         {"rgb": (64, 1), "flow": (64, 1)},
         {"rgb": (250, 1), "flow": (250, 1)},
-        BOTH,
+        STREAMS,
     ),
 }
 
 
-FLOATING = "float64", "float32", "bfloat16", "float16"
-# What options of all networks may be.
-VALUES = {
+FLOAT_DTYPES = "float64", "float32", "bfloat16", "float16"
+# Allowed values of the options that all networks have.
+OPTION_CHECKS = {
     "num_classes": (lambda value: operator.index(value) > 0, "a positive whole number"),
     "norm_group_size": (lambda value: operator.index(value) > 0, "a positive whole number"),
     "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "dtype": (
-        lambda value: value is not None and jnp.dtype(value).name in FLOATING,
-        f"one of {', '.join(FLOATING)}",
+        lambda value: value is not None and jnp.dtype(value).name in FLOAT_DTYPES,
+        f"one of {', '.join(FLOAT_DTYPES)}",
     ),
 }
 
 
 def build(name: str, **options) -> Network:
-    """Returns the model called `name`, one of MODELS; `options` are its attributes, `num_classes` among them.
+    """Returns the model called `name`, ready for `init` and `apply`.
+
+    Args:
+      name: one of MODELS.
+      **options: attributes of the network (see `Network`); `num_classes` is required.
 
     Raises:
-      ValueError: no such model, or an option that it does not take, or not with that value.
+      ValueError: unknown name or option, or a value that the option does not allow.
     """
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
@@ -83,13 +99,14 @@ def build(name: str, **options) -> Network:
         network = model.network(**model.attributes, **options)
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from None
-    for option, (fits, wanted) in VALUES.items():
+    for option, (fits, wanted) in OPTION_CHECKS.items():
         value = getattr(network, option)
-        if option == "num_classes" and value is None and model.network is Inception:  # It then gives features.
+        # Without a last layer an Inception returns features.
+        if option == "num_classes" and value is None and model.network is Inception:
             continue
         if option == "norm_group_size" and value is None:
             continue
-        with contextlib.suppress(TypeError):  # Of another type altogether.
+        with contextlib.suppress(TypeError):  # The value has a wrong type.
             if fits(value):
                 continue
         raise ValueError(f"model {name!r}: {option} is {value!r}, wanted {wanted}")
@@ -98,11 +115,15 @@ def build(name: str, **options) -> Network:
 
 
 def input_shapes(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1) -> Any:
-    """The shapes of a network's input: an array [B, T, H, W, C] or, for two streams, a dictionary of them.
+    """Returns the shapes of a network's input.
 
     Args:
-      clips: by stream, (frames, step between them), as in `Model.train`.
-      crop: height and width.
+      clips: a clip as in `Model.train`: stream -> (frames, step between them).
+      crop: height and width in pixels.
+      batch: number of clips.
+
+    Returns:
+      the shape of an array [B, T, H, W, C]; for two streams, a dictionary of two such shapes.
     """
     shapes = {
         stream: jax.ShapeDtypeStruct((batch, frames, crop, crop, CHANNELS[stream]), jnp.float32)
@@ -112,5 +133,5 @@ def input_shapes(clips: Mapping[str, tuple[int, int]], crop: int, batch: int = 1
 
 
 def as_network_input(streams: dict[str, Any]) -> Any:
-    """What a network takes: the one stream's value, or the dictionary of several."""
+    """Returns the only stream's value; for two streams, the dictionary as it is."""
     return streams if len(streams) > 1 else next(iter(streams.values()))

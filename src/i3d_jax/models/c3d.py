@@ -1,7 +1,8 @@
 """3D-ConvNet: the paper's variant of C3D (section 2.2; Tran et al. 2015).
 
-Eight 3x3x3 convolutions, five max-pools, two dense layers of 4096; batch norm after every one of the ten. All pools are
-2x2x2 with that stride: the paper gives the first one C3D's other pools' temporal stride 2 "to reduce the memory footprint".
+Ten layers with parameters, each followed by batch norm: eight 3x3x3 convolutions and two dense
+layers of 4096. Between them are five 2x2x2 max-pools with stride 2. C3D's first pool keeps the
+time axis; the paper's variant halves it there too, "to reduce the memory footprint".
 """
 
 import math
@@ -14,7 +15,8 @@ from i3d_jax.models.network import VIDEO, Network
 from i3d_jax.models.timing import Timing
 
 THREE, TWO, ONE = (3, 3, 3), (2, 2, 2), (1, 1, 1)
-# SAME pools leave 1x4x4 of 16x112x112, which the paper's 79M parameters imply (C3D pads its last one to the same).
+# SAME pools reduce 16x112x112 to 1x4x4, which the paper's 79M parameters imply. C3D pads its
+# last pool to the same size.
 LAYERS: tuple[tuple, ...] = (
     ("conv", "Conv_1a", 64, THREE, ONE),
     ("pool", "MaxPool_1", TWO, TWO),
@@ -35,10 +37,11 @@ FRAMES = 16
 
 
 class C3D(Network):
-    """3D-ConvNet on windows of 16 frames; a longer video's windows lie end to end and their logits are averaged.
+    """3D-ConvNet on windows of 16 frames.
 
-    Its dense layers take crops of one size only, the one it was made with (the paper's: 112). What the paper leaves
-    open: dropout follows both dense layers, as in C3D.
+    A longer video is cut into consecutive windows, and their logits are averaged. The dense
+    layers fix the size of the crop to the one at initialisation (the paper's is 112). The paper
+    does not say where dropout is; here it follows both dense layers, as in C3D.
     """
 
     @property
@@ -50,7 +53,7 @@ class C3D(Network):
         """See `Network`.
 
         Raises:
-          ValueError: wrong rank, or frames that are no whole windows.
+          ValueError: wrong rank, or a number of frames that is no multiple of 16.
         """
         self.check_stream(video, "3D-ConvNet", VIDEO, train)
         batch, frames = video.shape[:2]
@@ -63,9 +66,13 @@ class C3D(Network):
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for number, (name, features) in enumerate(DENSE):
             if number:
-                x = layers.Dropout(self.dropout)(x, self.trunk(train))
-            x = ends[name] = unit(self.scaled(features), (), (), name=name)(x, self.trunk(train))
+                x = layers.Dropout(self.dropout)(x, self.trains_backbone(train))
+            x = ends[name] = unit(self.scaled_channels(features), (), (), name=name)(
+                x, self.trains_backbone(train)
+            )
         ends["Logits"] = self.classify(x, train)
-        ends = {name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()}
+        ends = {
+            name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()
+        }
         logits = ends["Logits"].mean(1)
         return (logits, ends) if endpoints else logits

@@ -1,12 +1,14 @@
-"""ConvNet+LSTM: Inception-v1 on every frame, an LSTM with batch norm over its averaged features (paper, section 2.1).
+"""ConvNet+LSTM: Inception-v1 on every frame, then an LSTM with batch norm (paper, section 2.1).
 
-The recurrent batch norm is that of Cooijmans et al., *Recurrent Batch Normalization* (ICLR 2017), equations 6 to 8:
+The recurrent batch norm is from Cooijmans et al., *Recurrent Batch Normalization* (ICLR 2017),
+equations 6 to 8:
 
     (f, i, o, g) = BN(W_h h_{t-1}; gamma_h) + BN(W_x x_t; gamma_x) + b
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
     h_t = sigmoid(o) * tanh(BN(c_t; gamma_c, beta_c))
 
-with statistics of their own for every time step, gammas that start at 0.1 (section 4) and no offset where b has that part.
+Every time step has its own statistics. The gammas start at 0.1 (section 4). There is no separate
+offset where b already adds one.
 """
 
 from typing import Any
@@ -24,15 +26,17 @@ from i3d_jax.models.timing import Timing
 
 
 class ConvNetLSTM(Network):
-    """ConvNet+LSTM; frames are those of its own, slower clock (every fifth of 25 per second).
+    """ConvNet+LSTM on frames that are further apart: every fifth of 25 per second.
 
-    In training the logits are f32 [B, T, K] and each is taught; at test they are the last step's (section 2.1).
-    Dropout, which the paper does not mention here, is before the last layer, as in the other networks.
+    In training the logits are f32 [B, T, K], and each time step has a loss. At test they are
+    those of the last step (section 2.1). Dropout is before the last layer, as in the other
+    networks; the paper does not mention it here.
 
     Attributes:
-      norm_steps: time steps that have batch norm statistics of their own; later ones use the last's. The paper's
-        training clips have 25.
-      norm_scale: what the gammas start at: 0.1, or more for a few steps and a short run.
+      norm_steps: time steps with their own batch norm statistics; later steps use the last
+        ones. The paper's training clips have 25 steps.
+      norm_scale: initial value of the gammas. The default is 0.1; short runs train faster with
+        a larger value.
     """
 
     norm_steps: int = 25
@@ -43,13 +47,22 @@ class ConvNetLSTM(Network):
         return Timing(carries=True)
 
     @nn.compact
-    def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None):
-        """See `Network`; also takes and, as the endpoint "carry", returns the state that the past has left."""
+    def __call__(
+        self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None
+    ):
+        """See `Network`.
+
+        Args:
+          video: as in `Network`.
+          train: as in `Network`.
+          endpoints: as in `Network`; "carry" is the LSTM's state after the last frame.
+          carry: the LSTM's state before the first frame; None at the start of a video.
+        """
         self.check_stream(video, "ConvNet+LSTM", VIDEO, train)
-        inception = Inception(None, dims=2, **self.shared(), name="inception")
+        inception = Inception(None, dims=2, **self.shared_attributes(), name="inception")
         features, ends = inception(video, train, endpoints=True)
         lstm = NormLSTM(
-            self.scaled(512),
+            self.scaled_channels(512),
             self.norm_steps,
             self.norm_scale,
             self.norm_groups(video.shape[0], train),
@@ -57,7 +70,7 @@ class ConvNetLSTM(Network):
             dtype=self.dtype,
             name="lstm",
         )
-        states, carry = lstm(features, self.trunk(train), carry)
+        states, carry = lstm(features, self.trains_backbone(train), carry)
         x = self.classify(states, train)
         ends = ends | {"LSTM": states, "Logits": x, "carry": carry}
         logits = x if train else x[:, -1]
@@ -65,12 +78,13 @@ class ConvNetLSTM(Network):
 
 
 class NormLSTM(nn.Module):
-    """LSTM with recurrent batch norm, f32 [B, T, C] -> f32 [B, T, hidden]; see above.
+    """LSTM with recurrent batch norm, f32 [B, T, C] -> f32 [B, T, hidden].
 
-    What Cooijmans et al. leave open: the recurrent kernel starts with orthogonal rows (their choice where it is not the
-    identity), the forget gate's bias at 1 (Jozefowicz et al. 2015: it must not forget before it has learnt to
-    remember). Statistics are of `groups` runs of clips as in `layers.BatchNorm`; those of steps that a clip does not
-    have are the last step's.
+    Cooijmans et al. leave two initial values open. The recurrent kernel starts with orthogonal
+    rows (their choice where it is not the identity). The forget gate's bias starts at 1
+    (Jozefowicz et al. 2015), so that the cell keeps its state from the start. Statistics are
+    those of `groups` groups of clips, as in `layers.BatchNorm`. Steps beyond the end of a
+    training clip get the statistics of its last step.
     """
 
     hidden: int
@@ -86,18 +100,26 @@ class NormLSTM(nn.Module):
         batch, frames, channels = x.shape
         gates = 4 * self.hidden
         input_kernel = self.param("input_kernel", kernel_init, (channels, gates))
-        hidden_kernel = self.param("hidden_kernel", nn.initializers.orthogonal(), (self.hidden, gates), jnp.float32)
+        hidden_kernel = self.param(
+            "hidden_kernel", nn.initializers.orthogonal(), (self.hidden, gates), jnp.float32
+        )
         gamma = nn.initializers.constant(self.scale)
         input_scale = self.param("input_scale", gamma, (gates,), jnp.float32)
         hidden_scale = self.param("hidden_scale", gamma, (gates,), jnp.float32)
         cell_scale = self.param("cell_scale", gamma, (self.hidden,), jnp.float32)
         cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
-        bias = self.param("bias", lambda *_: jnp.zeros(gates, jnp.float32).at[: self.hidden].set(1.0))  # f, i, o, g.
+        bias = self.param(
+            "bias", lambda *_: jnp.zeros(gates, jnp.float32).at[: self.hidden].set(1.0)
+        )  # f, i, o, g.
         sizes = {"input": gates, "hidden": gates, "cell": self.hidden}
         running = {
             name: (
-                self.variable("batch_stats", f"{name}_mean", jnp.zeros, (self.steps, size), jnp.float32),
-                self.variable("batch_stats", f"{name}_var", jnp.ones, (self.steps, size), jnp.float32),
+                self.variable(
+                    "batch_stats", f"{name}_mean", jnp.zeros, (self.steps, size), jnp.float32
+                ),
+                self.variable(
+                    "batch_stats", f"{name}_var", jnp.ones, (self.steps, size), jnp.float32
+                ),
             )
             for name, size in sizes.items()
         }
@@ -121,9 +143,11 @@ class NormLSTM(nn.Module):
 
             total = norm("hidden", product(state, hidden_kernel), hidden_scale)
             total += norm("input", inputs, input_scale) + bias[None]
-            forget, take, give, new = jnp.split(total, 4, -1)
-            cell = nn.sigmoid(forget) * cell + nn.sigmoid(take) * jnp.tanh(new)
-            state = nn.sigmoid(give) * jnp.tanh(norm("cell", cell, cell_scale) + cell_bias[None])
+            forget_gate, input_gate, output_gate, candidate = jnp.split(total, 4, -1)
+            cell = nn.sigmoid(forget_gate) * cell + nn.sigmoid(input_gate) * jnp.tanh(candidate)
+            state = nn.sigmoid(output_gate) * jnp.tanh(
+                norm("cell", cell, cell_scale) + cell_bias[None]
+            )
             return (cell, state, now + 1), (state, found)
 
         if train:
@@ -143,7 +167,7 @@ class NormLSTM(nn.Module):
 
 
 def moments(values: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance [groups, C] of the groups of clips in [B, C]."""
+    """Mean and variance [groups, C] of each group of clips in values [B, C]."""
     grouped = values.reshape(groups, -1, values.shape[-1])
     mean = grouped.mean(1)
     return mean, jnp.square(grouped - mean[:, None]).mean(1)

@@ -1,4 +1,4 @@
-"""Convolution of images [B, H, W, C] and videos [B, T, H, W, C], in the form that the hardware runs fastest.
+"""Convolution of images [B, H, W, C] and videos [B, T, H, W, C], as fast as the platform allows.
 
 Windows and strides are (time, height, width), or (height, width) for images.
 """
@@ -19,101 +19,130 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros") -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros"
+) -> jax.Array:
     """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
 
     Args:
-      time_padding: "edge" repeats a video's first and last frame instead of padding the time axis with zeros.
+      x: images or videos.
+      kernel: the kernel.
+      strides: one per axis of the window.
+      time_padding: "edge" repeats a video's first and last frame; "zeros" pads with zeros.
     """
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
-        return _product(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
+        return _pointwise_conv(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
-        return _with_edges(x, kernel, strides)
+        return _edge_padded_conv(x, kernel, strides)
     if platform == "cpu" and len(window) == 3:
         return _conv3d_as_2d(x, kernel, strides)
-    if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW:
+    if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides)
-    return _plain(x, kernel, strides)
+    return _xla_conv(x, kernel, strides)
 
 
-def _product(x, kernel):
-    """As a matrix's: of an array with more axes XLA transposes the gradient to find the kernel's. A CPU has products of half-precision
-    numbers with results in float32, and is slow at others.
+def _pointwise_conv(x, kernel):
+    """A convolution with a window of 1 as one matrix product.
+
+    XLA's gradient for arrays with more axes would transpose them. On a CPU, half-precision
+    products are fast only if their result is float32.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    y = jnp.dot(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel, preferred_element_type=wide)
+    y = jnp.dot(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel, preferred_element_type=wide
+    )
     return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _plain(x, kernel, strides, padding: Any = "SAME"):
-    """XLA's own, of images or videos."""
+def _xla_conv(x, kernel, strides, padding: Any = "SAME"):
+    """XLA's own convolution, of images or videos."""
     form = ("NHWC", "HWIO", "NHWC") if x.ndim == 4 else ("NDHWC", "DHWIO", "NDHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=form)
 
 
-def _with_edges(x, kernel, strides):
+def _edge_padded_conv(x, kernel, strides):
     in_time, *in_space = same_pads(x.shape[1:-1], kernel.shape[:3], strides)
     x = jnp.pad(x, [(0, 0), in_time, (0, 0), (0, 0), (0, 0)], mode="edge")
-    return _plain(x, kernel, strides, [(0, 0), *in_space])
+    return _xla_conv(x, kernel, strides, [(0, 0), *in_space])
 
 
-# Up to how many channels a GPU's convolution of few, as of colours or of flow, is given, and of what number multiples.
-FEW, MULTIPLE = 96, 32
+# A GPU convolves few input channels (RGB, flow) slowly. `_conv_of_few_channels` packs pixels into
+# channels: at most FEW_CHANNELS of them, padded to a multiple of CHANNEL_MULTIPLE.
+FEW_CHANNELS, CHANNEL_MULTIPLE = 96, 32
 
 
 def _conv_of_few_channels(x, kernel, strides):
-    """The same convolution with more channels, as a GPU's matrix units want them, and less taps.
+    """The same convolution with more channels and fewer taps, which suits a GPU's matrix units.
 
-    Blocks of pixels as large as the strides become channels, and then, as long as these stay few, all taps along one axis after
-    another. What is left is a convolution of videos, of images if the axis of time has one tap, or a product if all have.
+    First, blocks of pixels as large as the strides become channels. Then all taps along one axis
+    after another become channels, as long as these stay few. The rest is a convolution of videos,
+    one of images if time has a single tap, or a matrix product if all axes have.
     """
     sizes, window, axes = x.shape[1:-1], kernel.shape[:-2], range(x.ndim - 2)
     outputs = [-(-size // stride) for size, stride in zip(sizes, strides)]
     taps = [-(-size // stride) for size, stride in zip(window, strides)]
     befores = [before for before, _ in same_pads(sizes, window, strides)]
-    # Whole blocks: zeros after the last pixel, and taps of zeros after the last.
+    # Zeros fill up the last block of pixels and the last block of taps.
     afters = [(outputs[i] - 1 + taps[i]) * strides[i] - sizes[i] - befores[i] for i in axes]
     x = jnp.pad(x, [(0, 0), *zip(befores, afters), (0, 0)])
-    kernel = jnp.pad(kernel, [*((0, taps[i] * strides[i] - window[i]) for i in axes), (0, 0), (0, 0)])
+    kernel = jnp.pad(
+        kernel, [*((0, taps[i] * strides[i] - window[i]) for i in axes), (0, 0), (0, 0)]
+    )
     x = _blocks_as_channels(x, strides, 1)
     kernel = _blocks_as_channels(kernel, strides, 0)
     for i in axes:
-        if x.shape[-1] * taps[i] > FEW:
+        if x.shape[-1] * taps[i] > FEW_CHANNELS:
             break
-        x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + outputs[i], axis=1 + i) for tap in range(taps[i])], -1)
-        kernel = jnp.concatenate([lax.slice_in_dim(kernel, tap, tap + 1, axis=i) for tap in range(taps[i])], -2)
-    more = -x.shape[-1] % MULTIPLE
+        x = jnp.concatenate(
+            [lax.slice_in_dim(x, tap, tap + outputs[i], axis=1 + i) for tap in range(taps[i])], -1
+        )
+        kernel = jnp.concatenate(
+            [lax.slice_in_dim(kernel, tap, tap + 1, axis=i) for tap in range(taps[i])], -2
+        )
+    more = -x.shape[-1] % CHANNEL_MULTIPLE
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
     kernel = jnp.pad(kernel, [(0, 0)] * len(axes) + [(0, more), (0, 0)])
     if math.prod(kernel.shape[:-2]) == 1:
         return jnp.dot(x, kernel.reshape(kernel.shape[-2:]))
     if kernel.shape[0] == 1 and len(axes) == 3:
-        return toom_cook.conv2d_of_runs(x, kernel[0], (1, 1), "VALID")
-    return _plain(x, kernel, (1,) * len(axes), "VALID")
+        return toom_cook.conv2d_per_frame(x, kernel[0], (1, 1), "VALID")
+    return _xla_conv(x, kernel, (1,) * len(axes), "VALID")
 
 
 def _blocks_as_channels(x, blocks, axis):
-    """x [..., *positions, C, ...], the positions from `axis` on, with the positions of every block as channels before C."""
+    """Moves the positions within each block into the channels.
+
+    Args:
+      x: [..., *positions, C, ...].
+      blocks: sizes of the blocks, one per axis of positions.
+      axis: the first axis of positions.
+    """
     number = len(blocks)
-    before, positions, after = x.shape[:axis], x.shape[axis : axis + number], x.shape[axis + number :]
+    before, positions, after = (
+        x.shape[:axis],
+        x.shape[axis : axis + number],
+        x.shape[axis + number :],
+    )
     shape = [n for size, block in zip(positions, blocks) for n in (size // block, block)]
     x = x.reshape(*before, *shape, *after)
     inner = [axis + 1 + 2 * i for i in range(number)]
     x = jnp.moveaxis(x, inner, range(axis + number, axis + 2 * number))
-    return x.reshape(*before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:])
+    return x.reshape(
+        *before, *x.shape[axis : axis + number], math.prod(blocks) * after[0], *after[1:]
+    )
 
 
-# Multiply-adds from which saving some of them is worth more operations to compile and run, and positions from which it is worth
-# the sums of kernels, forward and back.
-LARGE, MANY = 1.5e9, 1000
+# Toom-Cook saves multiplications but has more operations to compile and run, and sums kernels, too.
+# It pays from this many multiply-adds, and from this many positions to which the kernel is applied.
+MIN_MULTIPLY_ADDS, MIN_POSITIONS = 1.5e9, 1000
 
 
 def _conv3d_as_2d(x, kernel, strides):
-    """The same convolution as 2-D convolutions, which CPU backends run several times faster.
+    """The same convolution as 2-D convolutions, which CPUs run several times faster.
 
-    Half-precision numbers are computed with in float32, which is what XLA makes of their convolutions on a CPU, too.
+    Half-precision numbers are computed in float32, as XLA itself does on a CPU.
     """
     dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
     frames = -(-x.shape[1] // stride)
@@ -122,27 +151,27 @@ def _conv3d_as_2d(x, kernel, strides):
         x, kernel = _runs_as_channels(x, kernel, before, stride)
         before //= stride
     runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
-    # How many outputs at once take the fewest products.
-    steps = range(1, min(4, toom_cook.most_outputs(taps)) + 1)
+    # The number of outputs at once that needs the fewest products.
+    steps = range(1, min(4, toom_cook.max_tile_outputs(taps)) + 1)
     step = min(steps, key=lambda step: (-(-runs // step) * (step + taps - 1), step))
-    # Where it is not known how many clips there are, as in an export for any number, it is for one.
+    # An export can leave the number of clips open; the choice is then made for one clip.
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
     work = clips * math.prod((*x.shape[1:], *kernel.shape[:-2])) * outputs / math.prod(strides[1:])
     y: Any
-    if step > 1 and work >= max(LARGE, MANY * kernel.size):
+    if step > 1 and work >= max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size):
         y = toom_cook.conv_over_time(x, kernel, before, step, strides[1:])
     else:
         y = _taps_as_channels(x, kernel, before, strides[1:])
-    # With padding in front, runs can be more than outputs.
+    # Padding in front can add a run that has no output.
     return (y if y.shape[1] == frames else lax.slice_in_dim(y, 0, frames, axis=1)).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("before", "stride"))
 def _runs_as_channels(x, kernel, before, stride):
-    """A video and a kernel for the same convolution at stride 1 in time, where a frame is a run of `stride` of them."""
+    """Removes a stride in time: groups of `stride` frames (runs) become channels of one frame."""
     batch, frames, height, width, inputs = x.shape
     taps, *window, _, outputs = kernel.shape
-    # Whole runs only: zero frames in front until the padding is whole runs, zero frames and zero taps at the end.
+    # Runs must be whole: pads with zero frames on both sides and with zero taps at the end.
     front = before % stride
     runs, taps = -(-(front + frames) // stride), -(-taps // stride)
     x = jnp.pad(x, ((0, 0), (front, runs * stride - front - frames), (0, 0), (0, 0), (0, 0)))
@@ -155,14 +184,14 @@ def _runs_as_channels(x, kernel, before, stride):
 
 @functools.partial(jax.jit, static_argnames=("before", "strides"))
 def _taps_as_channels(x, kernel, before, strides):
-    """Convolution over time by one 2-D convolution, of runs that have those of the other taps in time beside them.
+    """Convolution over time as one 2-D convolution: the taps in time become input channels.
 
-    It is the inputs that are repeated and not, with a sum of them, the outputs: these XLA would compute, and go back through, again
-    wherever they are used.
+    It repeats the inputs. The other way, a sum of shifted outputs, is slower: XLA computes these
+    sums, and their gradients, again wherever they are used.
     """
     runs, taps = x.shape[1], kernel.shape[0]
     x = pad(x, 1, before, taps - 1 - before)
     x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + runs, axis=1) for tap in range(taps)], -1)
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
-    return toom_cook.conv2d_of_runs(x, kernel, strides)
+    return toom_cook.conv2d_per_frame(x, kernel, strides)

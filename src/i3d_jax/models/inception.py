@@ -1,7 +1,7 @@
-"""Inception-v1 for images and, inflated, for videos (I3D): one table, walked twice.
+"""Inception-v1 for images and, inflated, for videos (I3D): one table serves both.
 
-Source: figure 3 of the paper and the release's `i3d.py`. The 2-D network is the table with time dropped (so its branch 2
-is 3x3, not 5x5), and its variables have the same tree structure as the 3-D network's.
+The table is from figure 3 of the paper and the release's `i3d.py`. The 2-D network drops the time
+axis, so branch 2 is 3x3, not 5x5. Its variables have the same tree structure as the 3-D ones.
 """
 
 import flax.linen as nn
@@ -33,21 +33,22 @@ LAYERS: tuple[tuple, ...] = (
     ("mixed", "Mixed_5c", 384, 192, 384, 48, 128, 128),
 )
 ENDPOINTS = tuple(name for _, name, *_ in LAYERS) + ("AvgPool", "Logits")
-STEP = 8  # Frames from one activation of the last layer to the next: the table halves time three times.
-MIN_FRAMES = STEP + 1  # AvgPool needs two frames of what is left.
+STEP = 8  # Frames from one activation of the last layer to the next: time is halved three times.
+MIN_FRAMES = STEP + 1  # AvgPool needs two activations in time.
 
 
 class Inception(Network):
     """Inception-v1 in `dims` dimensions: 3 is I3D on videos, 2 is the image network.
 
-    The 2-D network takes images [B, H, W, C] or the frames of videos, one by one; I3D videos of at least 9 frames, for
-    ceil(T / 8) - 1 predictions.
+    I3D takes videos of at least 9 frames and makes ceil(T / 8) - 1 predictions. The 2-D network
+    takes images [B, H, W, C], or videos whose frames it treats as images.
 
     Attributes:
-      num_classes: None: no last layer; the averaged features f32 [B, C] or, of videos, [B, S, C], take the logits' place.
+      num_classes: None leaves out the last layer. The averaged features f32 [B, C] then take the
+        place of the logits; for videos they are [B, S, C].
       dims: 3 or 2.
-      time_padding: "zeros", as released, or "edge": a video of one repeated image then gives exactly the image's
-        response at its ends too.
+      time_padding: "zeros", as released, or "edge", which repeats the first and last frame. With
+        "edge" a video of one repeated image gives exactly the image's response at its ends too.
     """
 
     dims: int = 3
@@ -57,19 +58,23 @@ class Inception(Network):
     def timing(self) -> Timing:
         if self.dims == 2:
             return Timing()
-        before, after = reach(LAYERS)
-        return Timing(1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP)
+        before, after = receptive_field(LAYERS)
+        return Timing(
+            1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP
+        )
 
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
         """See `Network`.
 
         Raises:
-          ValueError: wrong rank, too few frames, or an attribute that is not one of its values.
+          ValueError: wrong rank, too few frames, or an attribute with a wrong value.
         """
         if self.time_padding not in ("zeros", "edge"):
             raise ValueError(f"time_padding is {self.time_padding!r}, wanted 'zeros' or 'edge'")
-        self.check_stream(video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train)
+        self.check_stream(
+            video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train
+        )
         if self.dims == 3 and video.shape[1] < MIN_FRAMES:
             raise ValueError(
                 f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "
@@ -81,7 +86,7 @@ class Inception(Network):
             video = video.reshape(-1, *video.shape[2:])
         unit = self.unit(groups, time_padding=self.time_padding)
         ends = self.walk(LAYERS, video.astype(self.dtype), train, unit, self.dims)
-        # Windows of 2 frames by 7x7 pixels at 224x224; any other size is averaged over all of its space, too.
+        # At 224x224 this pools 7x7 pixels. Other sizes are averaged over all of space too.
         x = ends["AvgPool"] = average_pool(ends["Mixed_5c"], self.dims)
         if self.num_classes is None:
             x = convolution.at_least_float32(jnp.squeeze(x, (-3, -2)))
@@ -96,15 +101,19 @@ class Inception(Network):
 
 
 def average_pool(x: jax.Array, dims: int) -> jax.Array:
-    """The last average pool: all of space and, of a video, two frames at a time; keeps the rank."""
+    """The last average pool: all of space and, in videos, pairs of frames; keeps the rank."""
     x = convolution.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
     return (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x
 
 
-def reach(table: tuple[tuple, ...]) -> tuple[int, int]:
-    """How many frames the table's last layer sees before and after the frame that its activation lies at, at most.
+def receptive_field(table: tuple[tuple, ...]) -> tuple[int, int]:
+    """How far an activation of the table's last layer sees in time.
 
-    SAME padding puts up to half of a window before the first frame, one frame more or less by whether a layer's length is even.
+    SAME padding puts up to half a window before the first frame. The exact number depends on
+    whether a layer's length is even; both cases are covered.
+
+    Returns:
+      the most frames that it sees before its own frame, and the most after it.
     """
     before = after = 0
     jump = 1

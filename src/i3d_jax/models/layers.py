@@ -1,8 +1,8 @@
 """Layers that the networks share, for images [B, H, W, C] and videos [B, T, H, W, C] alike.
 
-Kernels, windows and strides are (time, height, width), or (height, width) for images. Parameters keep the shapes of the
-published checkpoints; how a layer computes is the business of this file, of `convolution.py`, `normalization.py` and
-`pooling.py` alone.
+Kernels, windows and strides are (time, height, width), or (height, width) for images. Parameters
+have the shapes of the published checkpoints, whatever a platform's implementation does. That is
+in `convolution.py`, `normalization.py` and `pooling.py`.
 """
 
 import math
@@ -19,23 +19,38 @@ from i3d_jax.models import convolution, normalization, platforms
 from i3d_jax.models.initializers import kernel_init
 
 
-def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], *others: Any) -> jax.Array:
-    """As Flax's `param`, which traces `init` to compare the shapes of a parameter that is there: a tenth of the time that a network
-    takes to trace.
+def parameter(
+    module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], *others: Any
+) -> jax.Array:
+    """Returns a parameter as `module.param` does, but faster where it already exists.
+
+    Flax traces `init` to compare shapes, which takes a tenth of a network's tracing time.
+
+    Args:
+      module: the module that owns the parameter.
+      name: its name.
+      init: function of a key, the shape and `others` that makes its initial value.
+      shape: its shape.
+      *others: further arguments of `init`.
 
     Raises:
-      flax.errors.ScopeParamShapeError: it has another shape.
+      flax.errors.ScopeParamShapeError: the parameter exists and has another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, *others)
     value = nn.unbox(module.get_variable("params", name))
     if jnp.shape(value) != shape:
-        raise errors.ScopeParamShapeError(name, "/" + "/".join(module.path), jnp.shape(value), shape)
+        raise errors.ScopeParamShapeError(
+            name, "/" + "/".join(module.path), jnp.shape(value), shape
+        )
     return value
 
 
 class Conv(nn.Module):
-    """SAME convolution; parameters `kernel` [*window, I, O] and, if asked for, `bias` [O], both float32."""
+    """SAME convolution.
+
+    Its float32 parameters are `kernel` [*window, I, O] and, with `use_bias`, `bias` [O].
+    """
 
     features: int
     window: tuple[int, ...]
@@ -46,23 +61,37 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
-        """With `scale` and `shift` [O], outputs are times the one, in the kernel, and plus the other, which takes a bias's place."""
-        assert scale is None or not self.use_bias, "a layer with a bias takes no other"
+        """Convolves x, with the factor and offset of a batch norm that follows, if given.
+
+        Args:
+          x: [B, *positions, I].
+          scale: [O], multiplied into the kernel.
+          shift: [O], added in the place of a bias.
+        """
+        assert scale is None or not self.use_bias, "a layer has a bias or a shift, not both"
         shape = (*self.window, x.shape[-1], self.features)
         kernel = parameter(self, "kernel", kernel_init, shape)
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        x = convolution.conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding)
+        x = convolution.conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding
+        )
         if self.use_bias:
             shift = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return x if shift is None else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (
+            x
+            if shift is None
+            else x + shift.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        )
 
 
 class Dropout(nn.Module):
-    """Dropout whose masks are made clip by clip, from the rng "dropout" and the clip's number in the global batch.
+    """Dropout with a mask per clip, drawn from the rng "dropout" and the clip's number.
 
-    A batch that is taken in parts then drops what the whole one does. The numbers are the variable "number" int32 [B] of the
-    collection "clips", if it is given, and 0, 1, ... if it is not; x may have several rows per clip, one after the other.
+    A clip's number is its place in the global batch. A batch that is processed in parts
+    therefore has the same masks as the whole. Pass the numbers as the variable "number" int32
+    [B] of the collection "clips"; the default is 0, 1, ... x may have several consecutive rows
+    per clip.
     """
 
     rate: float
@@ -75,25 +104,37 @@ class Dropout(nn.Module):
         numbers = self.scope.root.get_variable("clips", "number", jnp.arange(x.shape[0]))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), numbers)
         shape = (x.shape[0] // len(numbers), *x.shape[1:])
-        # In float32: under JAX_ENABLE_X64 a Python float would draw other masks.
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1 - self.rate), shape))(keys)
+        # np.float32, since under JAX_ENABLE_X64 a Python float draws other masks.
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(1 - self.rate), shape))(
+            keys
+        )
         return jnp.where(kept.reshape(x.shape), x / (1 - self.rate), 0).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with an offset and no scale (the published checkpoints have none), in `groups` independent groups.
+    """Batch norm over `groups` groups of clips, with an offset and no scale.
 
-    In training the batch is cut into `groups` equal runs of clips and each is normalised by its own statistics, as if
-    every group sat on a replica of its own; running statistics are averaged over the groups. One group is batch norm
-    over the whole batch, however many devices hold it. Statistics are float32 and taken over everything but channels.
-    No forward-mode AD in training but under `models.forms_of("plain")`.
+    The published checkpoints have no scale. In training the batch is cut into `groups` equal
+    groups of consecutive clips. Each is normalised by its own statistics, as if it were on its
+    own replica. Running statistics are averaged over the groups. One group is synchronised batch
+    norm over the whole batch, however many devices hold it. Statistics are float32 and taken
+    over all axes but channels. Forward-mode AD in training works only under
+    `models.forms_of("plain")`.
+
+    Attributes:
+      features: channels.
+      groups: number of groups.
+      decay: of the running statistics, per step. 0.999 remembers more steps than a short run
+        has: use less there.
+      epsilon: added to the variance.
+      relu: whether ReLU follows; both then share one gradient.
     """
 
     features: int
     groups: int = 1
-    decay: float = 0.999  # A longer memory than a short run's whole length: lower it there.
+    decay: float = 0.999
     epsilon: float = 1e-3
-    relu: bool = False  # ReLU follows; one gradient for both.
+    relu: bool = False
 
     def setup(self):
         self.bias = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -101,34 +142,47 @@ class BatchNorm(nn.Module):
         self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
 
     def __call__(self, x):
-        """In training, x [B, *positions, C]."""
+        """Normalises x [B, *positions, C] by its own statistics, as in training."""
         check_groups(x.shape[0], x.size // self.features, self.groups)
-        clips = x.reshape(self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features)
+        clips = x.reshape(
+            self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features
+        )
         y, mean, var = normalization.normalize(clips, self.bias, self.epsilon, self.relu)
         if not self.is_initializing():
             for running, value in ((self.mean, mean), (self.var, var)):
                 running.value = moving_average(running.value, value.mean(0), self.decay)
         return y.reshape(x.shape)
 
-    def in_a_test(self) -> tuple[jax.Array, jax.Array]:
-        """What it multiplies by and what it adds, [C], by its running statistics."""
-        return normalization.scale_and_shift(self.mean.value, self.var.value, self.bias, self.epsilon)
+    def inference_scale_and_shift(self) -> tuple[jax.Array, jax.Array]:
+        """The factor and the offset [C] that the running statistics give."""
+        return normalization.scale_and_shift(
+            self.mean.value, self.var.value, self.bias, self.epsilon
+        )
 
 
 def moving_average(old: Any, new: jax.Array, decay: float) -> jax.Array:
-    """Of the type that the old one has, in whatever the new one was computed."""
+    """decay * old + (1 - decay) * new, in the type of `old`."""
     return (decay * old + (1 - decay) * new).astype(old.dtype)
 
 
 def check_groups(batch: int, values: int, groups: int) -> None:
-    """Raises a ValueError unless a batch can be cut into groups with more than one of so many values per channel each."""
+    """Raises a ValueError unless every group has a variance.
+
+    Args:
+      batch: number of clips.
+      values: number of values per channel in the batch.
+      groups: number of groups.
+    """
     if batch == 0 or values == 0:
-        raise ValueError(f"batch norm: {batch} clips with {values} values per channel have no statistics")
+        raise ValueError(
+            f"batch norm: {batch} clips with {values} values per channel have no statistics"
+        )
     if batch % groups:
         raise ValueError(f"batch norm: a batch of {batch} cannot be cut into {groups} equal groups")
     if values == groups:
         raise ValueError(
-            "batch norm: a group with one value per channel has no variance; it takes groups of more clips"
+            "batch norm: a group with one value per channel has no variance; "
+            "use groups of more clips (norm_group_size)"
         )
 
 
@@ -145,14 +199,25 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv = Conv(self.features, self.window, self.strides, False, self.time_padding, self.dtype, name="conv")
+        conv = Conv(
+            self.features,
+            self.window,
+            self.strides,
+            False,
+            self.time_padding,
+            self.dtype,
+            name="conv",
+        )
         norm = BatchNorm(self.features, self.groups, self.decay, relu=True, name="bn")
         if train:
             return norm(conv(x))
-        scale, shift = norm.in_a_test()
-        # A GPU's library adds and rectifies by itself, if nothing comes between; a dense layer's kernel is larger than its outputs.
+        scale, shift = norm.inference_scale_and_shift()
+        # A GPU's library fuses the bias and ReLU into the convolution. Dense layers are left out:
+        # their kernel is larger than their output.
         if self.window and platforms.platform() == "cuda":
             return nn.relu(conv(x, scale, shift))
         y = conv(x)
         flat = y.reshape(1, 1, -1, self.features)
-        return normalization.scale_shift(flat, scale[None], shift[None], relu=True).reshape(y.shape)
+        return normalization.apply_scale_and_shift(
+            flat, scale[None], shift[None], relu=True
+        ).reshape(y.shape)

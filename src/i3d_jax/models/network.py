@@ -1,4 +1,4 @@
-"""What the networks of the zoo share: their common attributes, and the body, a table of layers that is walked."""
+"""What all networks of the zoo share: attributes, checks of inputs, and the walk along a table."""
 
 import functools
 from typing import Any
@@ -15,7 +15,10 @@ VIDEO, IMAGE = {5: "[B, T, H, W, C]"}, {4: "[B, H, W, C]"}
 
 
 class Mixed(nn.Module):
-    """Four parallel branches, concatenated on channels: 1x1 | 1x1, 3x3 | 1x1, 3x3 | max-pool, 1x1."""
+    """Four parallel branches, concatenated on channels.
+
+    They are: 1x1 | 1x1, 3x3 | 1x1, 3x3 | max-pool, 1x1.
+    """
 
     channels: tuple[int, ...]
     unit: Any
@@ -38,23 +41,33 @@ class Mixed(nn.Module):
 class Network(nn.Module):
     """A network of the zoo.
 
-    All take `(video, train=False, endpoints=False)`. `video` is [B, T, H, W, 3] for RGB in [-1, 1], [B, T, H, W, 2] for
-    flow / 20 or, for networks of two streams, {"rgb": ..., "flow": ...}. They return logits f32 [B, K]; ConvNet+LSTM in
-    training [B, T, K], every one of which is taught. With `endpoints=True` they return (logits, {layer name:
-    activations}), where "Logits" are those of every step in time, [B, S, K], that the logits are the average of
-    (ConvNet+LSTM: the last).
-    Training needs the rng "dropout" and `mutable=["batch_stats"]`; see `layers.Dropout` for a batch in parts.
+    Networks are called with `(video, train=False, endpoints=False)`.
+
+    `video` is [B, T, H, W, 3] for RGB in [-1, 1] and [B, T, H, W, 2] for flow / 20. Networks of
+    two streams take {"rgb": ..., "flow": ...}.
+
+    The result is the logits f32 [B, K]. In training ConvNet+LSTM returns [B, T, K], with a loss
+    at each step. With `endpoints=True` the result is (logits, {layer name: activations}). Its
+    "Logits" are those of every step in time, [B, S, K]; their average is the logits
+    (ConvNet+LSTM: the last of them).
+
+    Training needs the rng "dropout" and `mutable=["batch_stats"]`. For batches that are
+    processed in parts see `layers.Dropout`.
 
     Attributes:
       num_classes: K, the number of logits.
-      width: multiplies every layer's channels but the logits', for small machines.
+      width: multiplies the channels of every layer but the last; less than 1 suits small machines.
       dropout: probability of dropping a feature before the last layer, in training.
-      norm_group_size: clips that share batch norm statistics in training (6 per replica in the release); None: the batch.
-      norm_decay: of the running statistics, per step; 0.999 as released is for runs of many thousand steps.
-      dtype: of the computation; parameters, statistics and logits are float32.
-      freeze_backbone: nothing but the last layer is trained (table 4's "Fixed"). The layers before it compute as in a test: with the
-        running statistics and without dropout. The last layer's own input is dropped as `dropout` says; 0 turns that off.
-      remat: convolutions and blocks are computed once more in the backward pass, one at a time, and not kept until then.
+      norm_group_size: clips that share batch norm statistics in training (the release: 6 per
+        replica); None is the whole batch.
+      norm_decay: of the batch norm's running statistics, per step. The released 0.999 is for
+        runs of many thousand steps.
+      dtype: of the computation. Parameters, statistics and logits are float32.
+      freeze_backbone: trains only the last layer, a linear probe (table 4's "Fixed"). The layers
+        before it compute as at test: with running statistics and without dropout. `dropout`
+        still applies to the last layer's input; 0 turns it off.
+      remat: computes convolutions and blocks again in the backward pass, one at a time, instead
+        of keeping their activations.
     """
 
     num_classes: int | None
@@ -68,63 +81,97 @@ class Network(nn.Module):
 
     @nn.nowrap
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Flax's, whose variables these are; compiled in a quarter of the time, since all kernels are drawn in one loop.
+        """As Flax's `init`, with the same variables, but compiled in a quarter of the time.
 
-        Captured intermediates are of kernels that are zeros. Plain forms are the quickest to trace, and nothing but shapes is wanted.
+        All kernels are drawn in one loop. Captured intermediates are therefore those of zero
+        kernels. Layers have their plain forms, which trace the fastest.
         """
-        with platforms.forms_of("plain"), initializers.batched_initialization() as drawn:
+        with platforms.forms_of("plain"), initializers.batched_initialization() as draw_pending:
             variables = super().init(*args, **kwargs)
-        return drawn(variables)
+        return draw_pending(variables)
 
     @property
     def timing(self) -> Timing:
-        """How the logits per step lie in time."""
+        """How the predictions lie in time."""
         raise NotImplementedError
 
-    def shared(self) -> dict[str, Any]:
-        """The attributes that a network hands to the networks inside it."""
-        names = "width", "dropout", "norm_group_size", "norm_decay", "dtype", "freeze_backbone", "remat"
+    def shared_attributes(self) -> dict[str, Any]:
+        """The attributes that a network passes on to the networks inside it."""
+        names = (
+            "width",
+            "dropout",
+            "norm_group_size",
+            "norm_decay",
+            "dtype",
+            "freeze_backbone",
+            "remat",
+        )
         return {name: getattr(self, name) for name in names}
 
-    def scaled(self, channels: int) -> int:
+    def scaled_channels(self, channels: int) -> int:
+        """Channels of a layer after scaling by `width`."""
         return max(1, round(channels * self.width))
 
-    def trunk(self, train: bool) -> bool:
-        """Whether what is before the last layer is to compute as in training."""
+    def trains_backbone(self, train: bool) -> bool:
+        """Whether the layers before the last one compute as in training."""
         return train and not self.freeze_backbone
 
     def norm_groups(self, batch: int, train: bool) -> int:
-        """How many groups of clips a batch has, each with batch norm statistics of its own.
+        """Number of groups of clips in a batch, each with its own batch norm statistics.
+
+        Args:
+          batch: number of clips.
+          train: whether the network is called with `train=True`.
 
         Raises:
           ValueError: the batch cannot be divided into groups.
         """
-        if not self.trunk(train) or self.norm_group_size is None:
+        if not self.trains_backbone(train) or self.norm_group_size is None:
             return 1
         if batch % self.norm_group_size:
             raise ValueError(
-                f"batch norm: a batch of {batch} cannot be divided into groups of {self.norm_group_size} (norm_group_size)"
+                f"batch norm: a batch of {batch} cannot be divided into groups of "
+                f"{self.norm_group_size} (norm_group_size)"
             )
         return max(1, batch // self.norm_group_size)
 
     def unit(self, groups: int, **options: Any) -> functools.partial:
-        """Convolution, batch norm and ReLU as this network has them.
+        """Returns a constructor of convolutions with batch norm and ReLU, as this network has.
 
         Args:
-          groups: groups of the batch (`norm_groups`).
+          groups: number of groups of the batch (see `norm_groups`).
+          **options: further attributes of `layers.ConvBN`.
 
         Returns:
-          a class to be called with channels, window and strides.
+          a function of channels, window and strides.
         """
-        return functools.partial(layers.ConvBN, groups=groups, decay=self.norm_decay, dtype=self.dtype, **options)
+        return functools.partial(
+            layers.ConvBN, groups=groups, decay=self.norm_decay, dtype=self.dtype, **options
+        )
 
-    def walk(self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int) -> dict[str, jax.Array]:
-        """The activations of every layer of `table`; 2-D networks drop the first of three dimensions.
+    def walk(
+        self, table: tuple[tuple, ...], x: jax.Array, train: bool, unit: Any, dims: int
+    ) -> dict[str, jax.Array]:
+        """Applies the layers of a table in turn.
 
-        Call it in a compact method: the layers become the module's own.
+        Call it in a compact method: the layers become submodules of this one.
+
+        Args:
+          table: rows of kind, name and sizes, such as `inception.LAYERS`.
+          x: input of the first layer.
+          train: whether the network is called with `train=True`.
+          unit: constructor of convolutions (see `unit`).
+          dims: 3, or 2 to drop the time axis of windows and strides.
+
+        Returns:
+          the activations of every layer, by name.
         """
-        train = self.trunk(train)
-        block = functools.partial(nn.remat, static_argnums=(2,)) if self.remat and train else lambda module: module
+        train = self.trains_backbone(train)
+        block = (
+            functools.partial(nn.remat, static_argnums=(2,))
+            if self.remat and train
+            else lambda module: module
+        )
         ends = {}
         for kind, name, *spec in table:
             if kind == "pool":
@@ -133,58 +180,104 @@ class Network(nn.Module):
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)
-                x = conv(self.scaled(features), window[-dims:], strides[-dims:], name=name)(x, train)
+                x = conv(
+                    self.scaled_channels(features), window[-dims:], strides[-dims:], name=name
+                )(x, train)
             else:
-                x = block(Mixed)(tuple(map(self.scaled, spec)), unit, dims, name=name)(x, train)
+                x = block(Mixed)(tuple(map(self.scaled_channels, spec)), unit, dims, name=name)(
+                    x, train
+                )
             ends[name] = x
         return ends
 
     @nn.nowrap
     def check_stream(self, video: Any, what: str, axes: dict[int, str], train: bool) -> None:
-        """Raises a ValueError unless `video` is one array of floats with as many axes as one of `axes` has."""
+        """Raises a ValueError unless `video` is one array of floats with an allowed rank.
+
+        Args:
+          video: the network's input.
+          what: the network's name, for the message.
+          axes: the allowed ranks, each with its axes for the message.
+          train: whether the network is called with `train=True`.
+        """
         if isinstance(video, dict) or video.ndim not in axes:
-            found = f"the streams {sorted(video)}" if isinstance(video, dict) else f"an array of shape {video.shape}"
+            found = (
+                f"the streams {sorted(video)}"
+                if isinstance(video, dict)
+                else f"an array of shape {video.shape}"
+            )
             raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
         self._check_array(video, what, train)
 
     @nn.nowrap
     def check_streams(self, video: Any, what: str, train: bool) -> None:
-        """Raises a ValueError unless `video` has both streams, of floats and of one size in pixels."""
+        """Raises a ValueError unless `video` has both streams, of floats and of equal size.
+
+        Args:
+          video: the network's input.
+          what: the network's name, for the message.
+          train: whether the network is called with `train=True`.
+        """
         wanted = '{"rgb": [B, T, H, W, 3], "flow": [B, T, H, W, 2]}'
         if not isinstance(video, dict) or set(video) != set(CHANNELS):
             found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
             raise ValueError(f"{what}: got {found}, wanted {wanted}")
         rgb, flow = video["rgb"].shape, video["flow"].shape
         if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
-            raise ValueError(f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}")
+            raise ValueError(
+                f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}"
+            )
         for stream in video.values():
             self._check_array(stream, what, train)
 
     @nn.nowrap
     def _check_array(self, video: Any, what: str, train: bool) -> None:
-        # Bytes of pixels, mostly, of which a network would make nonsense.
+        # Integers are mostly pixels in bytes, which would give meaningless predictions.
         if not jnp.issubdtype(video.dtype, jnp.floating):
             raise ValueError(
-                f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: pixels.to_unit(video)"
+                f"{what}: got {video.dtype}, wanted floats, RGB in [-1, 1] or flow / 20: "
+                "pixels.to_unit(video)"
             )
-        # Their statistics would be NaN, and so would all running ones from then on.
+        # The statistics of nothing are NaN, and would spoil all running ones.
         if train and 0 in video.shape:
-            raise ValueError(f"{what}: got an array of shape {video.shape} to train on, wanted one clip at least")
+            raise ValueError(
+                f"{what}: got an array of shape {video.shape} to train on, wanted one clip at least"
+            )
         if video.ndim == 5 and video.shape[1] == 0:
-            raise ValueError(f"{what}: got an array of shape {video.shape}, wanted one frame at least")
+            raise ValueError(
+                f"{what}: got an array of shape {video.shape}, wanted one frame at least"
+            )
         check_dtype(self.dtype, what)
         platforms.check_axes(video, what)
 
     def classify(self, x: jax.Array, train: bool, window: tuple[int, ...] = ()) -> jax.Array:
-        """Dropout and the last layer, f32 [..., K]; its kernel is [*window, C, K], and all of the window is 1."""
-        assert self.num_classes is not None, "only an Inception inside another network has none"
-        x = layers.Dropout(self.dropout)(jax.lax.stop_gradient(x) if self.freeze_backbone else x, train)
-        x = layers.Conv(self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits")(x)
+        """Applies dropout and the last layer.
+
+        Args:
+          x: the features [..., C].
+          train: whether the network is called with `train=True`.
+          window: window of the last layer's kernel, all ones: the kernel is [*window, C, K].
+
+        Returns:
+          the logits f32 [..., K].
+        """
+        assert self.num_classes is not None, "num_classes is None only inside another network"
+        x = layers.Dropout(self.dropout)(
+            jax.lax.stop_gradient(x) if self.freeze_backbone else x, train
+        )
+        x = layers.Conv(
+            self.num_classes, window, window, use_bias=True, dtype=self.dtype, name="Logits"
+        )(x)
         return convolution.at_least_float32(x)
 
 
 def check_dtype(dtype: Any, what: str) -> None:
-    """Raises a ValueError if JAX, as it is set, would compute in float32 instead."""
+    """Raises a ValueError if JAX, as it is configured, would compute in float32 instead.
+
+    Args:
+      dtype: the type to compute in.
+      what: what asks for it, for the message.
+    """
     wanted = jnp.dtype(dtype)
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(

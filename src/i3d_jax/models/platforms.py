@@ -1,6 +1,7 @@
-"""What networks and flow are computed on, and in whose forms they are.
+"""Selects, per hardware platform, the implementation ("form") of each layer and of optical flow.
 
-A layer is one function in all forms, but for rounding, and so is flow; which one is chosen as they are traced.
+All forms of a layer compute the same function, up to rounding. The choice is made when a network
+is traced.
 """
 
 import contextlib
@@ -11,34 +12,39 @@ from jax.extend import backend
 
 PLATFORMS = "cpu", "cuda", "rocm", "tpu", "plain"
 
-# The platform of `forms_of`; None: that of this process.
-_asked = jax.make_user_context()
+# The platform that `forms_of` asks for; None stands for this process's platform.
+_requested_platform = jax.make_user_context()
 
 
 def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
-    """A context in which networks are traced for one of PLATFORMS, and not for what this process computes on.
+    """Context in which networks are traced for a given platform, not for this process's.
 
-    It is for programs that are compiled on one machine for another, as `jax.export` makes them (one for each platform: a program for
-    several has one's forms), and for a machine's CPU if it has a GPU, too. "plain" is every layer as XLA itself has it, which is
-    quicker to trace and on a CPU several times slower to run. It is the only form with forward-mode AD (`jax.jvp`, `jax.jacfwd`).
-    It also has the smallest rounding errors: a CPU's large convolutions over time (see `toom_cook`) lose digits in frames that are
-    near one 10,000 times as bright.
+    Use it to export programs for another machine with `jax.export`, one program per platform, or
+    to run on the CPU of a machine that has a GPU.
+
+    "plain" uses XLA's own operation for every layer. It traces faster, and on a CPU it runs
+    several times slower. It is the only form with forward-mode AD (`jax.jvp`, `jax.jacfwd`). It
+    also has the smallest rounding errors: on a CPU, large convolutions over time (`toom_cook`)
+    lose digits in frames next to one that is 10,000 times as bright.
+
+    Args:
+      platform: one of PLATFORMS.
 
     Raises:
       ValueError: no such platform.
     """
     if platform not in PLATFORMS:
         raise ValueError(f"no platform is called {platform!r}; there are {', '.join(PLATFORMS)}")
-    return _asked(platform)
+    return _requested_platform(platform)
 
 
 def platform() -> str:
-    """Whose forms layers are to have: "cpu", "cuda", or another name, for which they are XLA's own."""
-    return _asked.value or _own()
+    """The platform whose forms are used; any but "cpu" and "cuda" has XLA's own."""
+    return _requested_platform.value or _process_platform()
 
 
-def _own() -> str:
-    """What this process computes on."""
+def _process_platform() -> str:
+    """The platform of this process's devices."""
     name = jax.default_backend()
     if name == "gpu":
         return "rocm" if "rocm" in backend.get_backend().platform_version.lower() else "cuda"
@@ -46,27 +52,39 @@ def _own() -> str:
 
 
 def check_axes(x: Any, what: str) -> None:
-    """Raises a ValueError if an array lies along axes of a mesh whose types are Explicit, as `jax.make_mesh` makes them."""
+    """Raises a ValueError for an array on a mesh with Explicit axes, as `jax.make_mesh` makes.
+
+    Args:
+      x: the array.
+      what: what takes it, for the message.
+    """
     sharding = jax.typeof(x).sharding
-    axes = {axis for part in sharding.spec if part for axis in (part if isinstance(part, tuple) else (part,))}
+    axes = {
+        axis
+        for part in sharding.spec
+        if part
+        for axis in (part if isinstance(part, tuple) else (part,))
+    }
     if axes & set(sharding.mesh.explicit_axes):
         raise ValueError(
-            f"{what}: got {jax.typeof(x)}, along Explicit axes of a mesh; wanted Auto ones, as those of "
-            'jax.sharding.Mesh(devices, ("data",)) or jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))'
+            f"{what}: got {jax.typeof(x)}, along Explicit axes of a mesh; wanted Auto ones, as "
+            'those of jax.sharding.Mesh(devices, ("data",)) or jax.make_mesh(..., '
+            "axis_types=(jax.sharding.AxisType.Auto,))"
         )
 
 
 def compiler_options() -> dict[str, str | int] | None:
-    """What to compile a whole network with on this process's devices, for `jax.jit`.
+    """Options for `jax.jit` that make whole networks fast on this process's devices.
 
-    On a CPU, these versions of XLA give convolutions to a library that is up to five times slower at kernel gradients
-    than the one before it; the option, experimental by its name, gives them back. On a GPU of CUDA's, XLA by itself lays videos out
-    channels first, which 3-D convolutions are far slower in, and has matrix products without the sums and ReLUs after them, or
-    several in one. Of other versions nothing is known, not even whether they have the options.
+    On a CPU, the versions of XLA below use a library whose kernel gradients are up to five times
+    slower than before; an experimental option restores the older one. On CUDA, XLA lays videos
+    out channels first, which makes 3-D convolutions far slower. It also computes matrix products
+    without the sum and ReLU that follow, or merges several into one; the options turn these off.
+    Other versions have not been tested and get no options.
     """
     if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
         return None
-    own = _own()
+    own = _process_platform()
     if own == "cuda":
         return {
             "xla_gpu_force_conv_nhwc": True,

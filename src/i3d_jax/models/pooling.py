@@ -1,4 +1,4 @@
-"""Max-pooling of images [B, H, W, C] and videos [B, T, H, W, C], in the form that the hardware runs fastest."""
+"""Max-pooling of images [B, H, W, C] and videos [B, T, H, W, C], as fast as the platform allows."""
 
 import functools
 import math
@@ -16,46 +16,50 @@ from i3d_jax.models.padding import pad, same_pads
 
 
 def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]) -> jax.Array:
-    """SAME max-pool of x [B, *positions, C]; padding never wins, not even over negative values.
+    """SAME max-pool of x [B, *positions, C].
 
-    Forward-mode AD only under `models.forms_of("plain")`.
+    Padding never wins, not even over negative values. Forward-mode AD works only under
+    `models.forms_of("plain")`.
     """
-    forms = {"cpu": _separable_max_pool, "cuda": _max_by_axis}
-    return forms.get(platforms.platform(), _plain)(x, window, strides)
+    forms = {"cpu": _max_pool_frame_by_frame, "cuda": _max_pool_by_axis}
+    return forms.get(platforms.platform(), _xla_max_pool)(x, window, strides)
 
 
-def _plain(x, window, strides):
-    """XLA's own."""
+def _xla_max_pool(x, window, strides):
+    """XLA's own max-pool."""
     return nn.max_pool(x, window, strides, "SAME")
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
-def _max_by_axis(x, window, strides):
-    """The same, one axis after another: three operations of three values each are faster on a GPU, and going back through them
-    is several times faster, than one of 27.
+def _max_pool_by_axis(x, window, strides):
+    """The same, one axis after another, for GPUs.
+
+    Three operations on three values each are faster than one on 27. Their gradient is several
+    times faster.
     """
-    # Not with what makes x, as branches that are concatenated, made again for every value.
+    # Without the barrier, XLA computes x (such as concatenated branches) again for every value.
     x = lax.optimization_barrier(x)
-    # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
+    # Innermost axis first: the first of equal values in memory wins, as in XLA's own gradient.
     for axis, taps, stride in reversed([*zip(range(1, x.ndim - 1), window, strides, strict=True)]):
         if (taps, stride) != (1, 1):
-            x = _max_over_axis(x, axis, taps, stride)  # No forward-mode AD but under forms_of("plain").
+            x = _max_over_axis(x, axis, taps, stride)  # For jvp, use forms_of("plain").
     return x
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
-def _separable_max_pool(x, window, strides):
-    """The same, one axis after another, which CPU backends run, and go back through, several times faster.
+def _max_pool_frame_by_frame(x, window, strides):
+    """The same, frame by frame and one axis after another, for CPUs.
 
-    Half-precision numbers are pooled in float32: XLA has no operations of theirs on a CPU, and in a loop would convert all clips for
-    every frame, or compute value by value.
+    It is several times faster there, forward and backward. Half-precision numbers are pooled in
+    float32. XLA has no such operations for them on a CPU: it would convert all clips for every
+    frame, or compute value by value.
     """
     dtype, dimensions, x = x.dtype, len(window), at_least_float32(x)
     y: Any
-    # Innermost axis first: of equal values the first in memory then wins, as in XLA's own gradient.
+    # Innermost axis first: the first of equal values in memory wins, as in XLA's own gradient.
     if dimensions == 2:
         x, window, strides = x[:, None], (1, *window), (1, *strides)
-    y = _max_over_space(x, window[1:], strides[1:])  # No forward-mode AD but under forms_of("plain").
+    y = _max_over_space(x, window[1:], strides[1:])  # For jvp, use forms_of("plain").
     if (window[0], strides[0]) != (1, 1):
         y = _max_over_axis(y, 1, window[0], strides[0])
     return (y if dimensions == 3 else jnp.squeeze(y, 1)).astype(dtype)
@@ -63,7 +67,7 @@ def _separable_max_pool(x, window, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_over_space(x, window, strides) -> jax.Array:
-    return _frame_by_frame(functools.partial(_max_of_frame, window=window, strides=strides), x)
+    return _map_frames(functools.partial(_max_of_frame, window=window, strides=strides), x)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides"))
@@ -79,20 +83,24 @@ def _max_and_winners_of_frame(x, window, strides):
 
 
 def _max_over_space_fwd(x, window, strides):
-    best, *winners = _frame_by_frame(functools.partial(_max_and_winners_of_frame, window=window, strides=strides), x)
+    best, *winners = _map_frames(
+        functools.partial(_max_and_winners_of_frame, window=window, strides=strides), x
+    )
     return best, (winners, x.shape)
 
 
 def _max_over_space_bwd(window, strides, residual, grad):
     winners, (*_, height, width, _) = residual
-    of_frame = functools.partial(_gradient_of_frame, window=window, strides=strides, size=(height, width))
-    return (_frame_by_frame(of_frame, grad, *winners),)
+    of_frame = functools.partial(
+        _gradient_of_frame, window=window, strides=strides, size=(height, width)
+    )
+    return (_map_frames(of_frame, grad, *winners),)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "size"))
 def _gradient_of_frame(grad, over_height, over_width, window, strides, size):
-    grad = _to_winners(grad, over_height, 2, window[0], strides[0], size[0])
-    return _to_winners(grad, over_width, 3, window[1], strides[1], size[1])
+    grad = _route_to_winners(grad, over_height, 2, window[0], strides[0], size[0])
+    return _route_to_winners(grad, over_width, 3, window[1], strides[1], size[1])
 
 
 _max_over_space.defvjp(_max_over_space_fwd, _max_over_space_bwd)
@@ -110,20 +118,27 @@ def _max_over_axis_fwd(x, axis, window, stride):
 
 def _max_over_axis_bwd(axis, window, stride, residual, grad):
     winner, size = residual
-    return (_to_winners(grad, winner, axis, window, stride, size),)
+    return (_route_to_winners(grad, winner, axis, window, stride, size),)
 
 
 _max_over_axis.defvjp(_max_over_axis_fwd, _max_over_axis_bwd)
 
 
-def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
-    """What a function of single frames [devices, 1, ...] returns for every frame of videos [B, T, ...].
+def _map_frames(function: Callable, *arrays: jax.Array) -> Any:
+    """Applies a function of single frames to every frame of videos, in a loop.
 
-    A frame stays in the processor's cache, and what the loop returns is kept: outside of one, as for a single image, XLA keeps the
-    padded frames instead, and finds out their winners once more wherever they are needed.
+    A frame stays in the processor's cache, and only the loop's results are kept. Without a loop,
+    XLA keeps the padded frames and computes the winners again wherever they are needed.
+
+    Args:
+      function: takes and returns frames [devices, 1, ...].
+      *arrays: videos [B, T, ...].
+
+    Returns:
+      the function's results as videos [B, T, ...].
     """
     batch, frames = arrays[0].shape[:2]
-    # Each device may have a run of the clips, and takes a frame of it at a time.
+    # Clips may be spread over devices. Each iteration takes one frame on every device.
     devices = math.gcd(batch, jax.device_count()) if isinstance(batch, int) else 1
     arrays = tuple(x.reshape(devices, batch // devices * frames, *x.shape[2:]) for x in arrays)
 
@@ -131,27 +146,39 @@ def _frame_by_frame(function: Callable, *arrays: jax.Array) -> Any:
         return function(*(lax.dynamic_slice_in_dim(x, frame, 1, 1) for x in arrays))
 
     def put(frame, whole):
-        return jax.tree.map(lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1), whole, of(frame))
+        return jax.tree.map(
+            lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, frame, 1),
+            whole,
+            of(frame),
+        )
 
     number = arrays[0].shape[1]
     if number == 0:  # There are no clips.
         return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), function(*arrays))
     one = jax.eval_shape(of, 0)
-    # What the loop fills begins as any numbers of the clips: zeros, XLA would write, and keep room for, at the very start.
+    # The loop overwrites all of `whole`, so its initial values do not matter. XLA would write
+    # zeros, and reserve memory for them, at the very start of the program; a broadcast value of
+    # the clips avoids both.
     any_of_clips = arrays[0][:, :1, :1, :1, :1]
-    whole = jax.tree.map(lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])), one)
+    whole = jax.tree.map(
+        lambda x: jnp.broadcast_to(any_of_clips.astype(x.dtype), (devices, number, *x.shape[2:])),
+        one,
+    )
     whole = lax.fori_loop(0, number, put, whole)
     return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[2:]), whole)
 
 
 def _max(x, axis, window, stride):
-    """The maximum of each window along one axis; NaN, if one is NaN."""
-    return functools.reduce(lax.max, _places(x, axis, window, stride))
+    """The maximum of each window along one axis; NaN if any value is NaN."""
+    return functools.reduce(lax.max, _window_values(x, axis, window, stride))
 
 
 def _max_and_winner(x, axis, window, stride):
-    """The same, and the place of its first occurrence in the window (int8; any, if it is NaN)."""
-    best, *others = _places(x, axis, window, stride)
+    """The maximum, and the place (int8) of its first occurrence in the window.
+
+    The place is arbitrary if the maximum is NaN.
+    """
+    best, *others = _window_values(x, axis, window, stride)
     winner = lax.full(best.shape, 0, jnp.int8)
     for place, value in enumerate(others, 1):
         winner = lax.select(lax.gt(value, best), lax.full_like(winner, place), winner)
@@ -159,8 +186,11 @@ def _max_and_winner(x, axis, window, stride):
     return best, winner
 
 
-def _places(x, axis, window, stride):
-    """What there is at each place of the windows along one axis. All is by `lax`: `jnp` takes several times longer to trace."""
+def _window_values(x, axis, window, stride):
+    """The values at each place of the windows along one axis.
+
+    It uses `lax`, which traces several times faster than `jnp`.
+    """
     ((before, after),) = same_pads((x.shape[axis],), (window,), (stride,))
     x = pad(x, axis, before, after, -jnp.inf)
     last = x.shape[axis] - window + 1
@@ -168,12 +198,20 @@ def _places(x, axis, window, stride):
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "window", "stride", "size"))
-def _to_winners(grad, winner, axis, window, stride, size):
-    """The gradient of `_max_and_winner`'s input, of `size` along the axis.
+def _route_to_winners(grad, winner, axis, window, stride, size):
+    """The gradient of `_max_and_winner`'s input.
 
-    Position stride * block + phase of the input is place phase + before + stride * ago of the window that begins `ago` blocks
-    before its own. The gradient is padded once, and the rest are slices: padded anew for every place, as XLA would have it, or
-    spread out by strides, it takes several times as long.
+    Input position stride * block + phase is at place phase + before + stride * ago of the window
+    that begins `ago` blocks before its own. The gradient is padded once, and then only sliced.
+    XLA's ways, padding for every place or spreading by strides, are several times slower.
+
+    Args:
+      grad: gradient of the maxima.
+      winner: places of the maxima.
+      axis: the pooled axis.
+      window: its window.
+      stride: its stride.
+      size: the input's size along the axis.
     """
     (before, _), *_ = same_pads((size,), (window,), (stride,))
     blocks = -(-size // stride)
@@ -185,7 +223,9 @@ def _to_winners(grad, winner, axis, window, stride, size):
     total: Any = 0.0
     for ago in range(first, last + 1):
         of_block, its_winner = (
-            jnp.expand_dims(lax.slice_in_dim(x, last - ago, last - ago + blocks, axis=axis), axis + 1)
+            jnp.expand_dims(
+                lax.slice_in_dim(x, last - ago, last - ago + blocks, axis=axis), axis + 1
+            )
             for x in (grad, winner)
         )
         total += jnp.where(its_winner == phase + jnp.int8(before + stride * ago), of_block, 0)

@@ -229,7 +229,7 @@ class Checkpoints:
         def move() -> None:
             folder.mkdir(exist_ok=True)
             for step in steps:
-                (self.folder / str(step)).rename(files.free_path(folder / str(step)))
+                (self.folder / str(step)).rename(files.unused_path(folder / str(step)))
             moved = ", ".join(map(str, steps))
             print(
                 f"{self.folder}: goes on from step {used}; moved to {folder}: {moved}",

