@@ -13,7 +13,7 @@ OTHERS := i3d_flow two_stream fused_two_stream convnet_lstm c3d
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo zoo test test-all lint clean
+.PHONY: demo zoo test test-all lint docs clean
 .DELETE_ON_ERROR:
 
 # Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
@@ -47,6 +47,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The site, docs/_build/html; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'

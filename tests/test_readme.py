@@ -1,11 +1,9 @@
-"""The README's Python, run as it stands but for the names of the files and small networks in them."""
+"""The README's Python runs as it stands, but for a file's name and a small network."""
 
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import pytest
 from support.small_weights import INFO, small_variables
 from support.videos import encode, numbered
 
@@ -14,32 +12,24 @@ from i3d_jax import weights
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-def test_code_of_your_own_runs(tmp_path, monkeypatch):
+def test_its_python_classifies_a_video(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     weights.save("rgb_scratch.safetensors", small_variables(), INFO)
     (tmp_path / "video.mp4").write_bytes(encode(numbered(64), [*range(0, 64 * 40, 40)], "mp4"))
-    section = README.read_text().split("## In your own code\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 4
-    code = "\n".join(blocks).replace('"rgb_scratch"', '"rgb_scratch.safetensors"')
-    code = code.replace("mesh =", "clips = jnp.concatenate([clip] * jax.device_count())\nmesh =")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 1
     found = {}
-    exec(code, found)  # noqa: S102
-    assert found["logits"].shape == (1, 7) and found["features"].shape == (1, 64)
-    kernels = (
-        tree["params"]["Mixed_4b"]["b1b"]["conv"]["kernel"]
-        for tree in (found["images"], found["inflated"])
-    )
-    image, inflated = map(np.asarray, kernels)
-    np.testing.assert_allclose(inflated.sum(0), image, atol=1e-6)
-    variables, clips = found["variables"], found["clips"]
-    labels = jnp.zeros(len(clips), int)
-    shapes = jax.eval_shape(
-        jax.grad(found["loss"], has_aux=True),
-        variables["params"],
-        variables["batch_stats"],
-        clips,
-        labels,
-        jax.random.key(1),
-    )
-    assert jax.tree.map(jnp.shape, shapes[0]) == jax.tree.map(jnp.shape, variables["params"])
+    exec(blocks[0].replace('"rgb_scratch"', '"rgb_scratch.safetensors"'), found)  # noqa: S102
+    assert found["clip"].shape == (64, 32, 32, 3) and found["logits"].shape == (1, 7)
+    assert capsys.readouterr().out.strip() in INFO.classes
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test"])
+def test_it_names_the_two_commands_that_set_everything_up(command):
+    assert f"`{command}`" in README.read_text()
+
+
+def test_it_defines_the_release_where_it_names_it_first():
+    text = README.read_text()
+    first = text.lower().index("release")
+    assert text[first - 5 :].startswith("The *release*") and "google-deepmind/kinetics-i3d" in text
