@@ -64,6 +64,9 @@ def test_interval_of_classes_alike_is_that_of_all_clips_and_few_clips_of_a_class
     # The class of one clip alone contributes a quarter of its own variance.
     assert metrics.effective_clips(np.array([500, 1]), np.array([1000, 1])) < 4
     assert metrics.effective_clips(np.array([1]), np.array([1])) == 1
+    # By hand: shares 0.9, 0.5, 0.5; variances 0.09 / 9, 0.25 / 9, 0.25 / 3; mean 19 / 30.
+    by_class = metrics.effective_clips(np.array([9, 5, 2]), np.array([10, 10, 4]))
+    assert by_class == pytest.approx(9 * (19 / 30) * (11 / 30) / (0.01 + 0.25 / 9 + 0.25 / 3))
 
 
 @pytest.mark.parametrize(

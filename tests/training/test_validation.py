@@ -22,6 +22,28 @@ def test_update_finds_the_best_step_and_when_the_rate_is_lowered():
     assert found == [(1, 1, 0), (2, 1, 0), (2, 1, 1), (2, 0.1, 0), (5, 0.1, 1), (5, 0.01, 0)]
 
 
+def test_the_first_validation_is_the_best_whatever_its_value():
+    for metric, value in (("top1", 0.0), ("loss", 1e9)):
+        scores = {"top1": value, "loss": value}
+        known = validation.update(validation.initial(), 7, scores, metric)
+        assert (known.best_step, known.best) == (7, value)
+        # A loss is better when it is lower.
+        better = validation.update(known, 8, {"top1": 0.5, "loss": 2.0}, metric)
+        assert (better.best_step, better.best) == (8, {"top1": 0.5, "loss": 2.0}[metric])
+        worse = validation.update(better, 9, {"top1": 0.25, "loss": 3.0}, metric)
+        assert (worse.best_step, worse.best) == (8, better.best)
+
+
+def test_the_rate_drops_tenfold_after_two_validations_that_are_not_a_thousandth_better():
+    known = validation.initial()
+    scales = []
+    for step, loss in enumerate((5.0, 4.996, 4.994, 4.994, 4.993, 4.992), 1):
+        known = validation.update(known, step, {"top1": 0.0, "loss": loss}, plateau={})
+        scales.append(float(known.scale))
+    # 4.996 is no thousandth below 5, 4.994 is; then two are not, and the count begins anew.
+    assert scales == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+
+
 def test_an_extended_run_keeps_the_best_of_all_its_validations(c3d_config, tmp_path, monkeypatch):
     """The test at the end counts as a validation only if one is due at that step."""
     scores = {1: 0.1, 2: 0.3, 3: 0.9, 4: 0.2, 5: 0.4}
