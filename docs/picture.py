@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from i3d_jax import flow, predict, video
-from i3d_jax.flow.colours import colours
+from i3d_jax.flow.colours import flow_to_rgb
 
 COLUMNS = 5  # Frames that are shown.
 LONGEST_FLOW = 4.0  # Pixels per frame that have the full colour.
@@ -48,7 +48,7 @@ def top_five(frames: np.ndarray, name: str) -> tuple[list[str], np.ndarray]:
 def flow_in_colours(frames: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Returns the TV-L1 flow from each of the frames to the next one, as colours."""
     grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return colours(np.asarray(jax.jit(flow.tv_l1)(grey[shown], grey[shown + 1])), LONGEST_FLOW)
+    return flow_to_rgb(np.asarray(jax.jit(flow.tv_l1)(grey[shown], grey[shown + 1])), LONGEST_FLOW)
 
 
 def draw(

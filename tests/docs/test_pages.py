@@ -1,6 +1,8 @@
 """Commands, links and code on the pages are right; the tutorials' code is in test_tutorials."""
 
 import importlib
+import pkgutil
+import re
 
 import pytest
 from support import pages
@@ -86,3 +88,27 @@ def test_the_changelog_names_no_config_key_that_is_not_there():
     known = {path.rpartition(".")[2] for path in config_files.keys({})} | {*config_files.sections()}
     for new in ("grad_accum_steps", "ema_decay", "max_skipped_steps", "freeze_backbone"):
         assert new in known and f"`{new}`" in text
+
+
+def test_the_reference_of_python_names_what_is_there():
+    text = (pages.DOCS / "reference" / "api.md").read_text()
+    names = re.findall(r"^\.\. auto\w+:: ([\w.]+)$", text, re.MULTILINE)
+    assert len(names) > 30
+    for name in names:
+        assert pkgutil.resolve_name(name) is not None
+
+
+def imports() -> list[tuple[str, str]]:
+    """The pages and the picture's script, each with the lines that import from the package."""
+    code = {page: "\n".join(pages.blocks(page, "{code-cell} ipython3")) for page in pages.TUTORIALS}
+    code[pages.DOCS / "picture.py"] = (pages.DOCS / "picture.py").read_text()
+    lines = {
+        page.stem: re.findall(r"^from i3d_jax.*$", text, re.MULTILINE)
+        for page, text in code.items()
+    }
+    return [(name, line) for name, found in lines.items() for line in found]
+
+
+@pytest.mark.parametrize("name,line", imports())
+def test_code_of_the_site_imports_what_is_there(name, line):
+    exec(line, {})  # noqa: S102
