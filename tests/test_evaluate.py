@@ -231,11 +231,11 @@ def test_frames_that_are_used_can_be_fewer_or_all_but_not_too_few(prepared, tmp_
         ),
         (
             ["--dataset", "moving_shapes/videos", "--weights", "{w}", "--frames", "-1"],
-            "--frames: -1 is not",
+            "--frames: -1, wanted a positive number, or 0 for all",
         ),
         (
             ["--dataset", "moving_shapes/videos", "--weights", "{w}", "--batch-size", "0"],
-            "--batch-size: 0 is not a pos",
+            "--batch-size: '0' is not a pos",
         ),
         (["--weights", "{w}"], "--dataset is missing"),
         (

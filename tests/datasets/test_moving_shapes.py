@@ -187,9 +187,9 @@ def test_raw_videos_lie_in_kinetics_layout_with_its_csv_and_their_flow_beside_th
     assert found[0][4:] == ((str(folder / "videos" / place),), (str(folder / "flow" / place),), ())
 
 
-def test_the_videos_that_the_readme_predicts_are_where_it_says(builders):
-    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-    (place,) = re.findall(r'"runs/data/(downloads/.*)/"\*', readme)
+def test_the_videos_that_the_quickstart_predicts_are_where_it_says(builders):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
+    (place,) = re.findall(r'"runs/data/(downloads/.*)/"\*', page)
     assert len(list((builders["videos"].final.parents[2] / place).iterdir())) == 1
 
 

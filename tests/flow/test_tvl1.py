@@ -72,7 +72,7 @@ def test_flow_is_opencvs_and_as_near_to_the_releases(cricket, opencv):
     ours, theirs = correlations(found, released), correlations(wanted, released)
     assert [round(each, 2) for each in theirs] == [0.90, 0.86]
     assert all(each > other - 1e-3 for each, other in zip(ours, theirs, strict=True))
-    # The README gives these figures of the fast preset.
+    # The performance page gives these figures of the fast preset.
     fast = compiled(grey[:-1], grey[1:], FAST)
     assert endpoint_error(fast, found).mean() < 0.06
     assert all(
