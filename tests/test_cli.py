@@ -292,6 +292,7 @@ runpy.run_module(sys.argv.pop(2), run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize(
     "state,command",
     [

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from i3d_jax import compilation
 from i3d_jax.compilation import ProgramCache
 
@@ -163,6 +165,7 @@ def test_a_folder_that_is_none_has_no_programs(tmp_path, caplog):
     ]
 
 
+@pytest.mark.slow  # Starts processes.
 def test_programs_are_kept_by_a_command_that_a_signal_ends(tmp_path):
     """A signal ends the command without `atexit`; its programs are not the cause."""
     code = (

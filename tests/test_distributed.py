@@ -315,6 +315,7 @@ except distributed.ProcessError as error:
         assert each.returncode == 0 and out.endswith(wanted)
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize(
     "options,message",
     [

@@ -69,6 +69,7 @@ def images(prepared):
     return prepared / "images"
 
 
+@pytest.mark.slow  # Computes for long.
 def test_every_clip_has_its_prediction_and_the_scores_are_theirs(images, prepared, capsys):
     assert {path.name for path in images.iterdir()} == FILES
     found, scores = lines(images), json.loads((images / "scores.json").read_text())
@@ -110,6 +111,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     assert "top-1 " in capsys.readouterr().out
 
 
+@pytest.mark.slow  # Computes for long.
 @pytest.mark.parametrize(
     "name,stream_logits", [("convnet_lstm", set()), ("two_stream", {"rgb", "flow"})]
 )

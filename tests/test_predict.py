@@ -167,6 +167,7 @@ def computed_flow(path):
     return pixels.crop(np.stack([pixels.flow_unit(each) for each in flows]), 32)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 def test_a_flow_network_takes_the_videos_flow(streams, capsys):
     variables, info = weights.read(streams / "flow.safetensors")
     clip = computed_flow(streams / "good.mp4")

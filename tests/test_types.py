@@ -71,6 +71,7 @@ def types(tree):
     ]
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize("name,dtype", TRAINED)
 def test_types_of_a_runs_state_are_the_same_with_x64_and_stay_so(name, dtype):
     of_float32 = types(jax.eval_shape(run(name)[1]))
@@ -152,6 +153,7 @@ def test_float64_without_x64_is_refused_by_name(dtype):
         jax.eval_shape(network.init, KEY, video)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize("name,dtype", TESTED)
 def test_variables_may_be_numpys_and_closed_over(name, dtype):
     network, video = (

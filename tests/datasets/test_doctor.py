@@ -238,6 +238,7 @@ def assert_found(rows, wanted):
     ] == []
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_kind_is_found_with_its_file_and_detail(workers, faulty, tmp_path, capsys):
     assert check(*faulty, "--out", tmp_path / "found.csv", "--workers", workers) == 1
@@ -359,6 +360,7 @@ def test_one_name_in_two_classes_of_hmdb51_is_no_duplicate(tmp_path):
     ]
 
 
+@pytest.mark.slow  # Starts processes.
 def test_names_that_are_not_utf_8_are_listed_as_they_are(tmp_path):
     videos = tmp_path / "videos"
     write(videos, "a_000000_000001.mp4")

@@ -94,6 +94,7 @@ def test_flow_lies_where_the_flow_command_puts_it(videos, tmp_path):
     assert record["flow"] == flow.read_bytes()
 
 
+@pytest.mark.slow  # Trains networks.
 def test_a_network_learns_and_predicts_own_classes(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(4):

@@ -151,6 +151,7 @@ def test_the_number_of_worker_processes_changes_nothing(source):
     assert_equal(take(source, 6, start=3, workers=2, **BOTH), take(source, 9, **BOTH)[3:])
 
 
+@pytest.mark.slow  # Starts processes.
 def test_nothing_that_workers_share_is_left_to_jax(source, tmp_path):
     """Otherwise Python's tracker of shared memory complains at the end."""
     (tmp_path / "source").write_bytes(pickle.dumps(source))

@@ -125,6 +125,7 @@ def few_prepared(few, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow  # Decodes many videos.
 def test_every_bad_file_and_no_other_is_listed_with_its_reason(real, prepared):
     out, _ = prepared
     found = rejections(out)
@@ -170,6 +171,7 @@ def test_the_statistics_add_up(real, prepared):
         assert 0.7 * size < builder.info.splits[split].num_bytes < size
 
 
+@pytest.mark.slow  # Decodes many videos.
 def test_every_good_file_is_there_bit_for_bit_as_it_is_transcoded_alone(real, prepared):
     found = records(prepared[0])
     assert set(found) == set(real.good)
@@ -228,12 +230,14 @@ def test_tfds_reads_it_without_this_package(real, prepared):
     assert all(record["video"][4:8] == b"ftyp" for record in found.values())
 
 
+@pytest.mark.slow  # Starts processes.
 def test_two_workers_write_the_same_bytes(real, prepared, tmp_path):
     printed = run("-m", "i3d_jax.datasets", *arguments(real, tmp_path, "--workers", 2)).stdout
     assert_same(tmp_path, prepared[0])
     assert printed.replace(str(tmp_path), "") == prepared[1].replace(str(prepared[0]), "")
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
 )
@@ -278,6 +282,7 @@ def start(*command, parts):
     return process
 
 
+@pytest.mark.slow  # Starts processes.
 def test_a_preparation_killed_ten_times_ends_in_the_same_bytes_and_redoes_only_shards_in_flight(
     real, small_shards, tmp_path, monkeypatch
 ):

@@ -76,6 +76,7 @@ def stop(command, number, to_all, tmp_path):
     return process.returncode, errors.splitlines()
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize(
     "number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
 )
@@ -103,6 +104,7 @@ def test_prepare_ends_in_a_line_and_keeps_what_is_done(number, to_all, made, tmp
     assert not parts.exists()
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize("number,to_all", [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_doctor_ends_in_a_line(number, to_all, made, tmp_path):
     status, lines = stop(["doctor", *made], number, to_all, tmp_path)

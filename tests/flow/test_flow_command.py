@@ -174,6 +174,7 @@ def started(command, first):
     return process
 
 
+@pytest.mark.slow  # Starts processes.
 def test_a_run_that_is_killed_goes_on_with_the_same_bytes(tmp_path):
     command = several(tmp_path / "videos", 20, 30)
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
@@ -211,6 +212,7 @@ def test_flow_is_replaced_by_other_flow_and_by_nothing_else(folder, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_in_mid_video_and_nothing_half_written(number, tmp_path):
     command = several(tmp_path / "videos", 8, 300)

@@ -26,6 +26,7 @@ def endpoint_error(found, wanted):
     return np.linalg.norm(np.asarray(found) - wanted, axis=-1)
 
 
+@pytest.mark.slow  # Computes for long.
 @pytest.mark.parametrize("preset", flow.PRESETS)
 @pytest.mark.parametrize("kind,length", [("shift", 1), ("shift", 10), ("turn", 10), ("zoom", 10)])
 def test_known_motions_are_found_to_a_tenth_of_a_pixel(kind, length, preset):

@@ -97,6 +97,7 @@ def test_multiply_adds_of_a_loop_are_counted_each_time():
     assert table.multiply_adds(loop, jnp.zeros((3, 5))) == 7 * 3 * 5 * 5
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize(
     "name,options,streams", [each for each in EVERY if each.id != "two_stream_i3d"]
 )  # As below.
@@ -126,6 +127,7 @@ def test_gradient_reaches_every_parameter(name, options, streams):
     assert not dead
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize(
     "name", [name for name in SMALL if name != "two_stream_i3d"]
 )  # It is two I3Ds.
@@ -181,6 +183,7 @@ def test_a_repeated_snippet_is_one_snippet_to_two_stream():
     np.testing.assert_allclose(one, three, atol=1e-5)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize(
     "name,streams,size,chunks",
     [
@@ -294,6 +297,7 @@ def test_bytes_of_pixels_are_refused(name):
         jax.eval_shape(small(name).init, KEY, video)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize("name", models.MODELS)
 def test_an_export_may_be_for_any_number_of_clips_even_none(name):
     """An export for an open number of clips agrees with batches of known size."""

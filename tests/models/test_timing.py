@@ -44,6 +44,7 @@ def predict(timing, video, past=()):
     return found
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize("name", TIMINGS)
 def test_the_pieces_predictions_together_are_the_wholes(name):
     timing = TIMINGS[name]

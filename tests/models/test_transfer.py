@@ -30,6 +30,7 @@ def images():
     return random(shapes("inception", 1001))
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize(
     "name,counts",
     [

@@ -14,6 +14,7 @@ from i3d_jax.training import loop
 STILL = dict(lr=0.0, weight_decay=0.0)  # The optimizer that leaves all parameters as they are.
 
 
+@pytest.mark.slow  # Trains networks.
 def test_one_command_pretrains_on_images_inflates_and_trains_on_videos(config, tmp_path):
     images = config | dict(steps=1, dataset=config["dataset"] | {"name": "moving_shapes/images"})
     images["eval_clips"] = images["eval_clips"] | {"rgb": (1, 1)}
@@ -27,6 +28,7 @@ def test_one_command_pretrains_on_images_inflates_and_trains_on_videos(config, t
     assert clip["Logits"]["kernel"].shape[-1] == 24 and image["Logits"]["kernel"].shape[-1] == 4
 
 
+@pytest.mark.slow  # Trains networks.
 def test_two_streams_start_from_one_image_networks_weights(finished_run, config, tmp_path):
     clips = dict(rgb=(1, 10), flow=(10, 1), crop=32)
     model = dict(name="two_stream", width=0.1, dropout=0.5)
@@ -83,6 +85,7 @@ def test_a_frozen_backbone_stays_bit_identical_and_the_last_layer_is_trained(
     assert np.isfinite(new).all() and not np.array_equal(new, old)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 @pytest.mark.parametrize("name", ["inception", "convnet_lstm", "c3d", "fused_two_stream"])
 def test_a_frozen_backbone_has_no_gradients_and_keeps_its_statistics(name):
     """Only the last layer has gradients. The tree of variables is that of a free network."""

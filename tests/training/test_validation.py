@@ -70,6 +70,7 @@ def test_an_extended_run_keeps_the_best_of_all_its_validations(c3d_config, tmp_p
     jax.tree.map(np.testing.assert_array_equal, best, read_weights(again))
 
 
+@pytest.mark.slow  # Trains networks.
 def test_a_run_with_validations_keeps_the_best_lowers_its_rate_and_resumes_exactly(
     c3d_config, tmp_path, monkeypatch
 ):

@@ -389,7 +389,7 @@ def test_our_files_are_known_by_their_names(target, release, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["convert", str(folder), target])
-    assert f"error: {target}: wanted a name that ends in .safetensors" in capsys.readouterr().err
+    assert f": {target}: wanted a name that ends in .safetensors" in capsys.readouterr().err
     with pytest.raises(ValueError, match="wanted a name that ends in .safetensors"):
         weights.save(target, small_variables(), INFO)
     assert os.listdir(tmp_path) == ["release"]
