@@ -205,8 +205,9 @@ def _with_defaults(config: dict, run: Callable) -> dict:
         return {each.name: each.default for each in arguments if each.default is not each.empty}
 
     config = defaults(run) | {RENAMED.get(name, name): value for name, value in config.items()}
-    if (model := config["model"]["name"]) in MODELS:
-        config["model"] = model_options(model) | config["model"]
+    model = config["model"]  # Which need not be a section in a config that is not valid.
+    if isinstance(model, dict) and model.get("name") in MODELS:
+        config["model"] = model_options(model["name"]) | model
     for name in ("train_clips", "eval_clips", "optimizer"):
         config[name] = defaults(sections()[name].function) | config[name]
     if config["pretrain"] is not None:
