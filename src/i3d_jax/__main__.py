@@ -10,6 +10,7 @@ commands:
 """
 
 import importlib
+import os
 import sys
 
 from i3d_jax import cli
@@ -27,11 +28,13 @@ COMMANDS = {
 
 
 def main() -> int | None:
+    called = "i3d-jax" if os.path.basename(sys.argv[0]) == "i3d-jax" else "python -m i3d_jax"
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         module, _ = COMMANDS[name]
-        cli.call(f"i3d-jax {name}")
+        cli.call(f"{called} {name}")
         return importlib.import_module(module).main(sys.argv[2:])
+    cli.call(called)
     parser = cli.parser("i3d_jax", f"{__doc__}{_table()}")
     parser.add_argument("command", metavar="COMMAND", help="one of these")
     found = parser.parse_args(sys.argv[1:] or ["--help"])

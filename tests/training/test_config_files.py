@@ -98,6 +98,7 @@ def test_what_is_not_set_stays_as_it_was(small):
         ("--config.steps.more=3", "config.steps.more: there is no such key"),
         ("--config.model.dims=2", "config.model.dims: there is no such key"),
         ("--config.train_clips.processes=2", "config.train_clips.processes: there is no such key"),
+        ("--config.lr=3", "config.lr: there is no such key; did you mean config.optimizer.lr? "),
         ("--config.steps=many", "many"),
         ("--nonsense=3", "--nonsense: there is no such option"),
         ("--config.steps", "steps"),

@@ -119,9 +119,10 @@ def _make_settable(config: ConfigDict, path: str) -> None:
     if path in known:
         section[name] = _settable(known[path])
         return
-    near = difflib.get_close_matches(path, known, 1)
-    hint = f"; did you mean config.{near[0]}?" if near else ""
-    raise ConfigError(f"config.{path}: there is no such key{hint} --print-config lists all")
+    same_name = [each for each in known if each.split(".")[-1] == name]
+    near = same_name or difflib.get_close_matches(path, known, 1)
+    hint = f"did you mean config.{near[0]}? " if near else ""
+    raise ConfigError(f"config.{path}: there is no such key; {hint}--print-config lists all")
 
 
 def _settable(key: Key) -> Any:
