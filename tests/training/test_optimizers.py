@@ -41,3 +41,23 @@ def test_frozen_layers_have_no_optimizer_state():
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
     assert (updates["Conv"]["kernel"] == 0).all()
     assert (updates["rgb"]["Logits"]["kernel"] == -0.5).all()
+
+
+def test_the_learning_rate_rises_linearly_over_the_warmup_and_then_has_its_factors():
+    _, rate = optimizers.sgd(lr=0.4, warmup=4, milestones=((6, 0.1),))
+    found = [float(rate(step)) for step in range(8)]
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.04, 0.04], rtol=1e-6)
+    _, without = optimizers.sgd(lr=0.4)
+    assert [float(without(step)) for step in (0, 1, 1000)] == pytest.approx([0.4] * 3)
+
+
+def test_by_default_momentum_and_weight_decay_are_the_releases():
+    tx, _ = optimizers.sgd(lr=1.0)
+    params, grads = {"kernel": jnp.full((1, 1), 2e6)}, {"kernel": jnp.ones((1, 1))}
+    state = tx.init(params)
+    moved = []
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params)
+        moved.append(float(updates["kernel"][0, 0]))
+    # Gradient and penalty are 1 + 1e-7 * 2e6 = 1.2; then 1.2 + 0.9 * 1.2.
+    assert moved == pytest.approx([-1.2, -2.28], rel=1e-5)
