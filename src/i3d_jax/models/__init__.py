@@ -71,7 +71,10 @@ FLOAT_DTYPES = "float64", "float32", "bfloat16", "float16"
 # Allowed values of the options that all networks have.
 OPTION_CHECKS = {
     "num_classes": (lambda value: operator.index(value) > 0, "a positive whole number"),
-    "norm_group_size": (lambda value: operator.index(value) > 0, "a positive whole number"),
+    "norm_group_size": (
+        lambda value: value is None or operator.index(value) > 0,
+        "a positive whole number",
+    ),
     "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
@@ -103,8 +106,6 @@ def build(name: str, **options) -> Network:
         value = getattr(network, option)
         # Without a last layer an Inception returns features.
         if option == "num_classes" and value is None and model.network is Inception:
-            continue
-        if option == "norm_group_size" and value is None:
             continue
         with contextlib.suppress(TypeError):  # The value has a wrong type.
             if fits(value):

@@ -222,8 +222,7 @@ def _check_validation(config: dict) -> None:
         raise ConfigError(f"config.best_metric: {metric!r} is none of {there}")
     if plateau is None:
         return
-    section = sections()["plateau"]
-    check_arguments("config.plateau", section.function, plateau, **section.given)
+    _check_section("plateau", plateau)
     if config.get("validate_every") is None:
         raise ConfigError("config.plateau: needs validations: set config.validate_every")
     check_positive("config.plateau", plateau, "patience")
@@ -236,9 +235,8 @@ def _check_validation(config: dict) -> None:
 
 
 def _check_sections(config: dict) -> None:
-    for name in ("dataset", "train_clips", "eval_clips"):
-        section = sections()[name]
-        check_arguments(f"config.{name}", section.function, config[name], **section.given)
+    for name in ("dataset", "train_clips", "eval_clips", "optimizer"):
+        _check_section(name, config[name])
     _check_optimizer(config["optimizer"])
     model = config["model"]
     check_arguments("config.model", models.build, model, **sections()["model"].given)
@@ -255,9 +253,12 @@ def model_options(model: str) -> dict[str, Any]:
     return {each.name: each.default for each in fields} | {"dtype": "float32"}
 
 
-def _check_optimizer(optimizer: Any) -> None:
-    section = sections()["optimizer"]
-    check_arguments("config.optimizer", section.function, optimizer, **section.given)
+def _check_section(name: str, value: Any) -> None:
+    section = sections()[name]
+    check_arguments(f"config.{name}", section.function, value, **section.given)
+
+
+def _check_optimizer(optimizer: dict) -> None:
     check_positive("config.optimizer", optimizer, "lr_batch_size")
     if optimizer.get("warmup", 0) < 0:
         raise ConfigError(f"config.optimizer.warmup: {optimizer['warmup']} is no number of steps")
