@@ -58,11 +58,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         help="without a sign of a process, after which the others end (default: 100)",
     )
     options, rest = parser.parse_known_args(arguments)
-    if options.config is None:
-        parser.error("--config is missing")
-    if options.workdir is None and not options.print_config:
-        parser.error("--workdir is missing")
     try:
+        config_files.check_options(rest)  # A misspelt --workdir is no missing one.
+        if options.config is None:
+            raise ConfigError("--config is missing")
+        if options.workdir is None and not options.print_config:
+            raise ConfigError("--workdir is missing")
         return options, config_files.override(config_files.load(options.config), rest)
     except ConfigError as error:
         parser.error(str(error))

@@ -44,6 +44,8 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
             "unexpected argument 'stray'",
         ),
         (["--config=configs/moving_shapes.py", "--workdir=x", "--stpes=3"], "stpes"),
+        (["--config=moving_shapes", "--wrokdir=x"], "--wrokdir: there is no such option"),
+        (["--confg=moving_shapes", "--workdir=x"], "--confg: there is no such option"),
         (
             ["--config=configs/moving_shapes.py", "--workdir=x", "--config.batch_size=0"],
             "config.batch_size",

@@ -87,11 +87,8 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: there is no such key, or it cannot have such a value.
     """
-    paths = [each[2:].partition("=")[0] for each in arguments if each.startswith("--")]
-    for path in paths:
-        if not path.startswith(("config.", "noconfig.")):
-            raise ConfigError(f"--{path}: there is no such option")
-        _make_settable(config, path.partition(".")[2])
+    for option in check_options(arguments):
+        _make_settable(config, option.partition(".")[2])
     values = flags.FlagValues()
     try:
         holder = config_flags.DEFINE_config_dict(
@@ -103,6 +100,19 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
     return holder.value.to_dict()
+
+
+def check_options(arguments: Sequence[str]) -> list[str]:
+    """The options among some arguments, without their values.
+
+    Raises:
+      ConfigError: one is not of a config's key.
+    """
+    options = [each.partition("=")[0] for each in arguments if each.startswith("--")]
+    for option in options:
+        if not option.startswith(("--config.", "--noconfig.")):
+            raise ConfigError(f"{option}: there is no such option")
+    return options
 
 
 def _make_settable(config: ConfigDict, path: str) -> None:
