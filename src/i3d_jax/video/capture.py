@@ -6,6 +6,7 @@ frames, so that the others are not late.
 """
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -149,6 +150,7 @@ class Capture:
     Attributes:
       captured: number of frames that came so far, on the grid of `fps` and `stride`.
       dropped: how many of these were dropped.
+      taken: how many of these were taken.
       damaged: number of packets that could not be decoded.
     """
 
@@ -174,7 +176,7 @@ class Capture:
         self._changed = threading.Condition()  # Guards all that follows.
         self._closed, self._ended = False, False
         self._error: VideoError | None = None
-        self.captured = self.dropped = 0
+        self.captured = self.dropped = self.taken = 0
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     @property
@@ -214,6 +216,7 @@ class Capture:
             if not self._waiting and self._error is not None:
                 raise self._error
             found = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+            self.taken += len(found)
             self._changed.notify_all()
             return found
 
@@ -259,7 +262,7 @@ class Capture:
             empty = os.path.isfile(self.source.url) and not os.path.getsize(self.source.url)
             return "is empty" if empty else f"cannot be decoded: {error.strerror}"
         host = urllib.parse.urlsplit(self.source.url).hostname
-        if "://" in self.source.url and host is not None:
+        if error.errno == errno.EIO and host is not None:  # FFmpeg's for a host without address.
             try:
                 socket.getaddrinfo(host, None)
             except OSError:
