@@ -20,6 +20,7 @@ exit status is 1.
 """
 
 import argparse
+import importlib
 import json
 import os
 import pathlib
@@ -218,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = flags.weights or DEFAULTS[flags.stream or "rgb"]
         classifiers = load_classifiers(names, flags.stream)
         if flags.timeline:
+            importlib.import_module("matplotlib.figure")  # Some environments lack it: say so now.
             _check_equal_rows(names, classifiers)
     except (OSError, ValueError) as error:
         cli.print_error(error)

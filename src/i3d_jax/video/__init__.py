@@ -2,7 +2,8 @@
 
 `playback` decides which frame is on the screen at a given time; `decoding` turns frames into
 arrays. `h264` writes the files that records hold, and `windows` reads crops of them as packed
-planes, which `planes` unpacks on the device. `listing` finds the videos below a folder.
+planes, which `planes` unpacks on the device. `capture` reads live sources, such as webcams.
+`listing` finds the videos below a folder.
 """
 
 import importlib
