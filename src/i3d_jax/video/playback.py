@@ -111,7 +111,7 @@ def play(
             origin, decoded = _decode_from(container, track, name, losses, start / fps)
             aspect = track.sample_aspect_ratio or Fraction(1)
             max_gap = np.inf if strict else MAX_GAP
-            for index, frame in _resample(decoded, track, origin, fps, start, max_gap):
+            for index, frame in resample(decoded, track, origin, fps, start, max_gap):
                 end = (index + 1) / fps
                 if frame is not previous:
                     previous, previous_since = frame, index
@@ -131,10 +131,8 @@ def play(
             if not any_shown and losses.first_error is not None:
                 raise losses.first_error
     except av.error.FFmpegError as error:
-        if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
-            where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
-            raise VideoError(name, f"{where}: {error.strerror}") from None
-        raise VideoError(name, "is empty") from None
+        where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
+        raise _decoding_error(video, error, where) from None
     finally:
         if any_shown and losses.packets:
             lost = f"all after {end:.2f} s" if losses.rest_lost else _lost_packets(losses.packets)
@@ -143,6 +141,29 @@ def play(
         raise VideoError(
             name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else "")
         )
+
+
+@contextlib.contextmanager
+def opened(video: str | os.PathLike | bytes) -> Iterator[tuple[Any, Any]]:
+    """Opens a video; gives its container and the track that a player shows.
+
+    Raises:
+      VideoError: also for FFmpeg's errors in the block.
+    """
+    try:
+        with _open(video, name_of(video), 1) as found:
+            yield found
+    except av.error.FFmpegError as error:
+        raise _decoding_error(video, error, "cannot be decoded") from None
+
+
+def _decoding_error(
+    video: str | os.PathLike | bytes, error: av.error.FFmpegError, where: str
+) -> VideoError:
+    """The error of a video that FFmpeg cannot open or decode."""
+    if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
+        return VideoError(name_of(video), f"{where}: {error.strerror}")
+    return VideoError(name_of(video), "is empty")
 
 
 def name_of(video: str | os.PathLike | bytes) -> str:
@@ -237,16 +258,16 @@ def _decode_from(
     """Decodes a track, at least from a given time on.
 
     Returns:
-      the time of the video's first frame in ticks, and the frames (see `_with_timestamps`).
+      the time of the video's first frame in ticks, and the frames (see `with_timestamps`).
     """
     reversals = [0, 0]
-    decoded = _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+    decoded = with_timestamps(_decode_packets(container, track, name, losses), reversals)
     first = next(decoded, None)
     # The stream's own start is not used: its first frames may be missing, or refer to missing ones.
     origin = 0 if first is None or first[1] is None else first[1]
     if seconds and container.format.name in SEEKABLE_FORMATS:
         _seek(container, track, origin, seconds)
-        return origin, _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+        return origin, with_timestamps(_decode_packets(container, track, name, losses), reversals)
     return origin, decoded if first is None else itertools.chain([first], decoded)
 
 
@@ -336,7 +357,7 @@ def _has_new_recording(packets: deque[av.Packet]) -> bool:
     )
 
 
-def _with_timestamps(
+def with_timestamps(
     decoded: Iterator[av.VideoFrame], reversals: list[int]
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:
     """Yields frames and their times in ticks; None where a frame has no time.
@@ -377,7 +398,7 @@ def _with_timestamps(
         raise error
 
 
-def _resample(
+def resample(
     decoded, track, origin: int, fps: float, start: int, max_gap: float
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields (i, frame on the screen at i / fps), for i in order, from `start` or earlier on.
