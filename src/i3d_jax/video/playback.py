@@ -131,10 +131,8 @@ def play(
             if not any_shown and losses.first_error is not None:
                 raise losses.first_error
     except av.error.FFmpegError as error:
-        if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
-            where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
-            raise VideoError(name, f"{where}: {error.strerror}") from None
-        raise VideoError(name, "is empty") from None
+        where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
+        raise _decoding_error(video, error, where) from None
     finally:
         if any_shown and losses.packets:
             lost = f"all after {end:.2f} s" if losses.rest_lost else _lost_packets(losses.packets)
@@ -143,6 +141,29 @@ def play(
         raise VideoError(
             name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else "")
         )
+
+
+@contextlib.contextmanager
+def opened(video: str | os.PathLike | bytes) -> Iterator[tuple[Any, Any]]:
+    """Opens a video; gives its container and the track that a player shows.
+
+    Raises:
+      VideoError: also for FFmpeg's errors in the block.
+    """
+    try:
+        with _open(video, name_of(video), 1) as found:
+            yield found
+    except av.error.FFmpegError as error:
+        raise _decoding_error(video, error, "cannot be decoded") from None
+
+
+def _decoding_error(
+    video: str | os.PathLike | bytes, error: av.error.FFmpegError, where: str
+) -> VideoError:
+    """The error of a video that FFmpeg cannot open or decode."""
+    if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
+        return VideoError(name_of(video), f"{where}: {error.strerror}")
+    return VideoError(name_of(video), "is empty")
 
 
 def name_of(video: str | os.PathLike | bytes) -> str:
