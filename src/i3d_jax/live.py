@@ -34,7 +34,7 @@ from i3d_jax import cli, compilation, weights
 from i3d_jax.stopping import catch_stop_signals
 from i3d_jax.timeline import report, rows
 from i3d_jax.video import VideoError
-from i3d_jax.video.capture import TIMEOUT, Capture, LiveFrame, find_source
+from i3d_jax.video.capture import TIMEOUT, Capture, LiveFrame, check_exists, find_source
 
 # Seconds: 64 frames, the length of the paper's training clips. Their logits are averaged in
 # training, so a mean over more is surer than the network was trained to be, and slower to change.
@@ -269,6 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     compilation.enable_persistent_cache()
     try:
         source = find_source(flags.source)
+        check_exists(source)  # To compile takes long.
         network, variables, info = weights.network(flags.weights)
     except (OSError, ValueError) as error:
         cli.print_error(error)

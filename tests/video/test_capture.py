@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from support.processes import wait_until
+from support.servers import answering, head
 from support.streams import NUMBERS, free_udp_port, jpeg_stream, udp_stream
 from support.videos import damaged_mjpeg, encode, moving, numbered, numbers, steady
 
@@ -250,3 +251,60 @@ def test_playback_that_is_late_goes_on_from_there(monkeypatch):
     now[0] = 110.0  # Frame 50 was due at 102.
     assert clock.seconds_until(50) == pytest.approx(0)
     assert clock.seconds_until(75) == pytest.approx(1)
+
+
+def test_a_file_from_a_server_is_played_too():
+    data = steady(30, "matroska")
+
+    def answer(handler):
+        head(handler, content_length=str(len(data)))
+        handler.wfile.write(data)
+
+    with answering(answer) as (url, _):
+        assert find_source(url).paced
+        found, _ = all_frames(url, drop=False)
+    assert image_numbers(found) == [*range(30)]
+
+
+def test_a_device_that_has_no_frame_yet_is_asked_again(tmp_path):
+    path = write(tmp_path / "a.mp4", steady(6))
+    with av.open(path) as container:
+        track = container.streams.video[0]
+
+        class Device:
+            """A camera that has a frame every other time it is asked."""
+
+            def __init__(self):
+                self.packets, self.asked = container.demux(track), 0
+
+            def demux(self, _):
+                self.asked += 1
+                if self.asked > 1:
+                    yield next(self.packets)
+                if self.asked <= 6:
+                    raise av.error.BlockingIOError(11, "Resource temporarily unavailable")
+                yield from self.packets
+
+        capturing = Capture(find_source(path))
+        frames = [frame.to_ndarray(format="rgb24") for frame in capturing._packets(Device(), track)]
+    assert numbers(np.stack(frames)) == [*range(6)]
+
+
+def test_a_device_without_permission_is_an_error(monkeypatch):
+    def refuse(*_, **__):
+        raise av.error.PermissionError(13, "Permission denied", "/dev/video0")
+
+    monkeypatch.setattr(capture.av, "open", refuse)
+    with pytest.raises(video.VideoError, match="^webcam: cannot be opened: Permission denied$"):
+        all_frames("webcam")
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "/dev/video99", "webcam:99"])
+def test_a_missing_file_or_device_is_seen_without_opening_it(name):
+    with pytest.raises(video.VideoError, match=f"^{name}: cannot be opened: No such file"):
+        capture.check_exists(find_source(name, "linux"))
+
+
+def test_other_sources_are_not_looked_for():
+    for name in "udp://127.0.0.1:1", "http://no.such.host.invalid/a.mp4":
+        capture.check_exists(find_source(name))

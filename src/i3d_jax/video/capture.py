@@ -41,6 +41,7 @@ MAX_GAP = 10
 MAX_LATE = 0.5
 # FFmpeg's formats without timestamps of their own: a frame's time is that of its arrival.
 UNTIMED_FORMATS = ("mpjpeg",)
+DEVICE_PAUSE = 0.005  # Seconds between looks at whether a device has a frame.
 TIMEOUT = 10.0
 
 
@@ -102,6 +103,15 @@ def find_source(name: str, platform: str = sys.platform) -> Source:
     if name.startswith("/dev/video"):
         return Source(name, name, "v4l2")
     return Source(name, name, file=True, paced=True)
+
+
+def check_exists(source: Source) -> None:
+    """Raises a VideoError if a source is a file or device that is missing; opens nothing."""
+    if source.file or source.format == "v4l2":
+        try:
+            os.stat(source.url)
+        except OSError as error:
+            raise VideoError(source.name, f"cannot be opened: {error.strerror}") from None
 
 
 def _find_webcam(name: str, which: str, platform: str) -> Source:
@@ -250,7 +260,7 @@ class Capture:
         except ValueError:  # PyAV's, for an input format that FFmpeg was built without.
             raise VideoError(name, f"{self.source.format} is not in this FFmpeg") from None
         with container:
-            yield container, playback.choose_track(container, name, 0)
+            yield container, playback._choose_track(container, name, 0)
 
     def _reason(self, error: av.error.FFmpegError) -> str:
         """What went wrong, for a message."""
@@ -319,6 +329,10 @@ class Capture:
                 packet = next(packets)
             except (StopIteration, IndexError):  # See `playback._demux`.
                 return
+            except av.error.BlockingIOError:  # A device that has no frame yet.
+                self._wait(DEVICE_PAUSE)
+                packets = container.demux(track)
+                continue
             try:
                 yield from packet.decode()
             except av.error.FFmpegError as error:

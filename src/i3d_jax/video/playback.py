@@ -233,20 +233,11 @@ def _open(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterator
         io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **OPEN_OPTIONS
     ) as container:
         assert isinstance(container, av.container.InputContainer)
-        yield container, choose_track(container, name, threads)
+        yield container, _choose_track(container, name, threads)
 
 
-def choose_track(container: Any, name: str, threads: int) -> Any:
-    """The track of an open file or stream that a player shows, set up to be decoded.
-
-    Args:
-      container: an `av.container.InputContainer`.
-      name: of the video, in messages.
-      threads: of the decoder; 0 lets it choose.
-
-    Raises:
-      VideoError: there is no video, no decoder for it, or its frames are too large.
-    """
+def _choose_track(container: Any, name: str, threads: int) -> Any:
+    """The track of an open container that a player shows, set up to be decoded."""
     # PyAV asks FFmpeg to invent missing presentation times. They come out of order where
     # frames refer to later ones.
     container.flags &= ~av.container.Flags.gen_pts.value
