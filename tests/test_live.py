@@ -238,6 +238,20 @@ def test_a_signal_ends_it_in_order_with_a_summary(number, files, tmp_path):
 
 
 @pytest.mark.slow  # Starts a process.
+def test_a_signal_ends_it_while_nothing_comes(files, tmp_path):
+    url = f"udp://127.0.0.1:{free_udp_port()}"
+    with open(tmp_path / "errors", "w") as errors:
+        process = subprocess.Popen(command(files, url), stderr=errors)
+        wait_until(lambda: " s late, " in (tmp_path / "errors").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+    summary = (tmp_path / "errors").read_text().splitlines()[-1]
+    # Or the signal came before the source was opened.
+    stopped = f"{url}: stopped; 0 frames computed, 0.0 per second; 0 dropped"
+    assert summary in (stopped, "stopped by SIGTERM")
+
+
+@pytest.mark.slow  # Starts a process.
 def test_in_a_terminal_predictions_replace_each_other(files):
     reader, writer = pty.openpty()
     process = subprocess.Popen(
@@ -268,11 +282,17 @@ def test_in_a_terminal_predictions_replace_each_other(files):
         (["/dev/video99"], "/dev/video99: cannot be opened: No such file or directory"),
         (["nonsense://x"], "nonsense://x: cannot be opened: Protocol not found"),
         (["--timeout", "0.2", "udp://127.0.0.1:PORT"], "nothing came for 0.2 s"),
-        (["--chunk", "12", "x.mp4"], "--chunk: 12 frames, wanted a multiple of 8"),
-        (["--chunk", "512", "x.mp4"], "--chunk: 512 is too large, wanted 256 or less"),
-        (["--average", "-1", "x.mp4"], "argument --average: '-1' is not a number of seconds"),
-        (["--option", "x", "x.mp4"], "--option: 'x', wanted NAME=VALUE"),
-        (["--weights", "rgb_scrach", "x.mp4"], "rgb_scrach: no such file, and no published"),
+        (["--chunk", "12", "udp://127.0.0.1:1"], "--chunk: 12 frames, wanted a multiple of 8"),
+        (["--chunk", "512", "udp://127.0.0.1:1"], "--chunk: 512 is too large, wanted 256 or less"),
+        (
+            ["--average", "-1", "udp://127.0.0.1:1"],
+            "argument --average: '-1' is not a number of seconds",
+        ),
+        (["--option", "x", "udp://127.0.0.1:1"], "--option: 'x', wanted NAME=VALUE"),
+        (
+            ["--weights", "rgb_scrach", "udp://127.0.0.1:1"],
+            "rgb_scrach: no such file, and no published",
+        ),
         ([], "the following arguments are required: SOURCE"),
     ],
 )
@@ -292,7 +312,7 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_weights_that_take_flow_are_refused(files, tmp_path, capsys):
     info = weights.Info("i3d", INFO.classes, INFO.options, {"flow": (250, 1)}, **SIZES)
     weights.save(tmp_path / "w.safetensors", small_variables(channels=2), info)
-    assert run(tmp_path, "x.mp4") == 2
+    assert run(tmp_path, "udp://127.0.0.1:1") == 2
     assert "w.safetensors: these weights take flow; live has RGB only" in capsys.readouterr().err
 
 

@@ -332,7 +332,7 @@ def _run(
         except VideoError as error:
             cli.print_error(error)
             status = 1 if capturing.captured else 2
-    if capturing.captured:
+    if capturing.captured or stopped:
         took = max(1e-9, time.monotonic() - start)
         damaged = f", {capturing.damaged} packets damaged" if capturing.damaged else ""
         _print(
