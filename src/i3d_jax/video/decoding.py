@@ -34,6 +34,7 @@ __all__ = [
     "iter_frames",
     "plane",
     "resized_shape",
+    "rgb_frames",
     "yuv",
 ]
 
@@ -88,14 +89,57 @@ def decode(
     Warns:
       DamageWarning: part of the video could not be decoded and was left out.
     """
+    return np.stack(
+        [
+            *rgb_frames(
+                video,
+                stream=stream,
+                fps=fps,
+                short_side=short_side,
+                crop=crop,
+                start=start,
+                frames=frames,
+                stride=stride,
+                threads=threads,
+            )
+        ]
+    )
+
+
+def rgb_frames(
+    video: str | os.PathLike | bytes,
+    *,
+    stream: str = "rgb",
+    short_side: int | None = None,
+    crop: int | None = None,
+    **options: Any,
+) -> Iterator[np.ndarray]:
+    """Yields the frames of `decode` one by one, so that memory use does not grow with the video.
+
+    A frame that stays on the screen gives the same array again.
+
+    Args:
+      video: see `decode`.
+      stream: see `decode`.
+      short_side: see `decode`.
+      crop: see `decode`.
+      options: those of `iter_frames`.
+
+    Yields:
+      uint8 [H, W, 3], or [H, W, 2] for flow.
+
+    Raises:
+      VideoError: as `iter_frames`.
+      ValueError: as `decode`.
+
+    Warns:
+      DamageWarning: as `decode`.
+    """
     if stream == "flow" and short_side is not None:
         raise ValueError(f"short_side is {short_side}, but flow cannot be resized")
     previous, image, size = None, np.empty(0), None
     scaler = av.video.reformatter.VideoReformatter()
-    images: list[np.ndarray] = []
-    for each in playback.play(
-        video, fps=fps, start=start, frames=frames, stride=stride, threads=threads
-    ):
+    for each in playback.play(video, **options):
         if size is None:  # A stream may change its size; all frames get the first one's.
             size = _output_size(video, each, short_side)
         if each.frame is not previous:
@@ -103,8 +147,7 @@ def decode(
                 image, previous = _to_image(each.frame, size, scaler, stream), each.frame
             if crop is not None:
                 image = pixels.crop(image[None], crop)[0].copy()  # A view would keep all of it.
-        images.append(image)
-    return np.stack(images)
+        yield image
 
 
 def iter_frames(video: str | os.PathLike | bytes, **options: Any) -> Iterator[av.VideoFrame]:

@@ -111,7 +111,7 @@ def play(
             origin, decoded = _decode_from(container, track, name, losses, start / fps)
             aspect = track.sample_aspect_ratio or Fraction(1)
             max_gap = np.inf if strict else MAX_GAP
-            for index, frame in _resample(decoded, track, origin, fps, start, max_gap):
+            for index, frame in resample(decoded, track, origin, fps, start, max_gap):
                 end = (index + 1) / fps
                 if frame is not previous:
                     previous, previous_since = frame, index
@@ -131,10 +131,8 @@ def play(
             if not any_shown and losses.first_error is not None:
                 raise losses.first_error
     except av.error.FFmpegError as error:
-        if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
-            where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
-            raise VideoError(name, f"{where}: {error.strerror}") from None
-        raise VideoError(name, "is empty") from None
+        where = f"is damaged: after {end:.2f} s" if strict and end else "cannot be decoded"
+        raise _decoding_error(video, error, where) from None
     finally:
         if any_shown and losses.packets:
             lost = f"all after {end:.2f} s" if losses.rest_lost else _lost_packets(losses.packets)
@@ -143,6 +141,29 @@ def play(
         raise VideoError(
             name, "has no frame" + (f" {start} at {fps:g} frames per second" if start else "")
         )
+
+
+@contextlib.contextmanager
+def opened(video: str | os.PathLike | bytes) -> Iterator[tuple[Any, Any]]:
+    """Opens a video; gives its container and the track that a player shows.
+
+    Raises:
+      VideoError: also for FFmpeg's errors in the block.
+    """
+    try:
+        with _open(video, name_of(video), 1) as found:
+            yield found
+    except av.error.FFmpegError as error:
+        raise _decoding_error(video, error, "cannot be decoded") from None
+
+
+def _decoding_error(
+    video: str | os.PathLike | bytes, error: av.error.FFmpegError, where: str
+) -> VideoError:
+    """The error of a video that FFmpeg cannot open or decode."""
+    if isinstance(video, bytes) or not os.path.isfile(video) or os.path.getsize(video):
+        return VideoError(name_of(video), f"{where}: {error.strerror}")
+    return VideoError(name_of(video), "is empty")
 
 
 def name_of(video: str | os.PathLike | bytes) -> str:
@@ -212,23 +233,28 @@ def _open(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterator
         io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **OPEN_OPTIONS
     ) as container:
         assert isinstance(container, av.container.InputContainer)
-        # PyAV asks FFmpeg to invent missing presentation times. They come out of order where
-        # frames refer to later ones.
-        container.flags &= ~av.container.Flags.gen_pts.value
-        track = cast(Any, container.streams.best("video"))  # Not the cover picture.
-        if track is None or track.disposition & av.stream.Disposition.attached_pic:
-            raise VideoError(name, "has no video stream")
-        decoder = track.codec_context
-        if decoder is None:
-            raise VideoError(name, "cannot be decoded: there is no decoder for it")
-        if decoder.width * decoder.height > MAX_PIXELS:
-            size = f"{decoder.height}x{decoder.width}"
-            raise VideoError(name, f"has frames of {size}, wanted {MAX_PIXELS} pixels at most")
-        # Not "FRAME": how many frames a damaged one takes with it would depend on the number of
-        # threads.
-        track.thread_type, decoder.thread_count = "SLICE", threads
-        decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
-        yield container, track
+        yield container, _choose_track(container, name, threads)
+
+
+def _choose_track(container: Any, name: str, threads: int) -> Any:
+    """The track of an open container that a player shows, set up to be decoded."""
+    # PyAV asks FFmpeg to invent missing presentation times. They come out of order where
+    # frames refer to later ones.
+    container.flags &= ~av.container.Flags.gen_pts.value
+    track = cast(Any, container.streams.best("video"))  # Not the cover picture.
+    if track is None or track.disposition & av.stream.Disposition.attached_pic:
+        raise VideoError(name, "has no video stream")
+    decoder = track.codec_context
+    if decoder is None:
+        raise VideoError(name, "cannot be decoded: there is no decoder for it")
+    if decoder.width * decoder.height > MAX_PIXELS:
+        size = f"{decoder.height}x{decoder.width}"
+        raise VideoError(name, f"has frames of {size}, wanted {MAX_PIXELS} pixels at most")
+    # Not "FRAME": how many frames a damaged one takes with it would depend on the number of
+    # threads.
+    track.thread_type, decoder.thread_count = "SLICE", threads
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
+    return track
 
 
 def _decode_from(
@@ -237,16 +263,16 @@ def _decode_from(
     """Decodes a track, at least from a given time on.
 
     Returns:
-      the time of the video's first frame in ticks, and the frames (see `_with_timestamps`).
+      the time of the video's first frame in ticks, and the frames (see `with_timestamps`).
     """
     reversals = [0, 0]
-    decoded = _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+    decoded = with_timestamps(_decode_packets(container, track, name, losses), reversals)
     first = next(decoded, None)
     # The stream's own start is not used: its first frames may be missing, or refer to missing ones.
     origin = 0 if first is None or first[1] is None else first[1]
     if seconds and container.format.name in SEEKABLE_FORMATS:
         _seek(container, track, origin, seconds)
-        return origin, _with_timestamps(_decode_packets(container, track, name, losses), reversals)
+        return origin, with_timestamps(_decode_packets(container, track, name, losses), reversals)
     return origin, decoded if first is None else itertools.chain([first], decoded)
 
 
@@ -336,8 +362,8 @@ def _has_new_recording(packets: deque[av.Packet]) -> bool:
     )
 
 
-def _with_timestamps(
-    decoded: Iterator[av.VideoFrame], reversals: list[int]
+def with_timestamps(
+    decoded: Iterator[av.VideoFrame], reversals: list[int], lookahead: int = LOOKAHEAD
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:
     """Yields frames and their times in ticks; None where a frame has no time.
 
@@ -351,6 +377,7 @@ def _with_timestamps(
     Args:
       decoded: frames in the decoder's order.
       reversals: how often presentation and decoding times went back so far. This is updated.
+      lookahead: frames that are decoded before the first timestamp is trusted.
     """
     last = [-np.inf, -np.inf]
     waiting: deque[av.VideoFrame] = deque()
@@ -368,7 +395,7 @@ def _with_timestamps(
                     last[which] = time
         # A single reversal may be a frame that came twice.
         by_decoding = reversals[0] > reversals[1] + 1 and np.isfinite(last[1])
-        while len(waiting) > (0 if frame is None else LOOKAHEAD):
+        while len(waiting) > (0 if frame is None else lookahead):
             oldest = waiting.popleft()
             yield oldest, oldest.dts if by_decoding or oldest.pts is None else oldest.pts
         if frame is None:
@@ -377,7 +404,7 @@ def _with_timestamps(
         raise error
 
 
-def _resample(
+def resample(
     decoded, track, origin: int, fps: float, start: int, max_gap: float
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields (i, frame on the screen at i / fps), for i in order, from `start` or earlier on.
