@@ -1,5 +1,6 @@
 """The benchmarks compare equal computations, and report what they claim to."""
 
+import features
 import forms
 import jax
 import jax.numpy as jnp
@@ -94,3 +95,10 @@ def test_a_layer_is_timed_with_its_own_output_and_multiply_adds():
     assert y.shape == mine["y"].shape == (1, 2, 8, 8, 64) and of_video is None
     assert jax.tree.structure(of_kernel) == jax.tree.structure(mine["variables"]["params"])
     np.testing.assert_array_equal(mine["forward"](), mine["y"])
+
+
+def test_pieces_overlap_by_what_a_prediction_sees():
+    # Pieces of 128 of 512 frames: the first has 9 predictions, those in the midst 3 each, and the
+    # last one the rest of 63: it is full after 16 pieces, and 63 - 9 - 15 * 3 = 9 are left.
+    assert features.pieces(512) == 1 + 15 + 1
+    assert features.pieces(128) == 1
