@@ -8,6 +8,7 @@ never from those above (`tests/test_architecture.py`):
 
     main, predict, evaluate                the commands: parse, call, print
     training                               the loop, its step, checkpoints, config
+    features                               features of videos over time, and their files
     evaluation                             the paper's test, scores, results
     datasets                               TFDS builders, preparation, batches of clips
     flow                                   TV-L1 optical flow

@@ -34,12 +34,6 @@ from i3d_jax.models import Network
 from i3d_jax.prefetch import prefetch
 from i3d_jax.video import listing
 
-DEFAULTS = {
-    "rgb": ["rgb_scratch"],
-    "flow": ["flow_imagenet"],
-    "both": ["rgb_imagenet", "flow_imagenet"],
-}
-
 # Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
 Streams = dict[str, np.ndarray]
 
@@ -197,7 +191,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="any file that FFmpeg decodes, or a folder of them",
     )
     parser.add_argument(
-        "--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)"
+        "--stream",
+        choices=weights.DEFAULTS,
+        help="what to look at (default: as the weights do, or rgb)",
     )
     parser.add_argument(
         "--weights",
@@ -221,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
         classifiers = load_classifiers(
-            flags.weights or DEFAULTS[flags.stream or "rgb"], flags.stream
+            flags.weights or weights.DEFAULTS[flags.stream or "rgb"], flags.stream
         )
     except (OSError, listing.FolderError, weights.WeightsError) as error:
         cli.print_error(error)

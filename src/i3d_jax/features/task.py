@@ -1,0 +1,69 @@
+"""What is computed of each video, and the features that its rows become."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from i3d_jax import video
+from i3d_jax.features import grids, reading
+from i3d_jax.features.networks import Source
+from i3d_jax.features.outputs import Features
+
+# A video, and its features or what is wrong with it.
+Found = tuple[str, Features | video.VideoError]
+
+
+class Extraction(NamedTuple):
+    """What is computed of each video.
+
+    Attributes:
+      sources: the networks; their features are joined in this order.
+      how: how videos are read.
+      windows: the windows; None is the dense grid.
+      per_frame: one of `grids.PER_FRAME` for one row per frame; None keeps the grid's rows.
+      keep_space: whether rows are not averaged over space.
+      batch_size: clips that a device takes at a time, each crop of a video one; None is 16. On a
+        CPU it is always 1.
+    """
+
+    sources: list[Source]
+    how: reading.Reading
+    windows: grids.Windows | None = None
+    per_frame: str | None = None
+    keep_space: bool = False
+    batch_size: int | None = None
+
+    @property
+    def least(self) -> int:
+        """Frames of the shortest video, or window, that the networks take."""
+        return max(each.network.timing.least * each.ticks for each in self.sources)
+
+    def check(self) -> None:
+        """Raises a ValueError if windows do not suit the networks."""
+        if self.windows is None:
+            return
+        (ticks,) = {each.ticks for each in self.sources}
+        if self.windows.size < self.least or self.windows.size % ticks:
+            multiple = f", a multiple of {ticks}" if ticks > 1 else ""
+            raise ValueError(
+                f"windows of {self.windows.size} frames, wanted {self.least} at least{multiple}"
+            )
+
+
+def finished(
+    rows: list[np.ndarray], opened: reading.Opened, length: int, what: Extraction
+) -> Features | video.VideoError:
+    """The features of a video from the rows of all networks, [crops, rows, ...]."""
+    grid = what.windows or what.sources[0].grid
+    spans = grid.spans(length if what.windows else opened.length)
+    streams = []
+    for source, values in zip(what.sources, rows, strict=True):
+        values = np.moveaxis(values, 0, 1)
+        if values.shape[1] == 1:
+            values = values[:, 0]
+        if what.per_frame is not None:
+            values = grids.per_frame(values, spans, length, what.per_frame)
+        streams.append((source.stream, np.ascontiguousarray(values)))
+    if what.per_frame is not None:
+        spans = grids.each_frame(length)
+    return Features(streams, spans, length, opened.fps)
