@@ -123,8 +123,10 @@ def resolve(flags: argparse.Namespace) -> None:
     """
     preset = PRESETS[flags.preset].options() if flags.preset else {}
     windows: grids.Windows | None = preset.get("windows")
-    if flags.window is not None or flags.dense:
-        windows = None if flags.dense else grids.Windows(flags.window, flags.stride or flags.window)
+    if flags.dense:
+        windows = None
+    elif flags.window is not None:
+        windows = grids.Windows(flags.window, flags.stride or flags.window)
     elif windows is not None and flags.stride is not None:
         windows = windows._replace(stride=flags.stride)
     if windows is not None and flags.partial is not None:
@@ -265,7 +267,11 @@ def main(arguments: list[str] | None = None) -> int:
             )
         with files.shared_folder(flags.out):
             files.write_once(flags.out / SETTINGS_FILE, settings)
-            return _run_all(flags.shard.of(jobs), what, Outputs(form, settings, flags.weights))
+            return _run_all(
+                flags.shard.of(jobs),
+                what,
+                Outputs(form, settings, [each.name for each in what.sources]),
+            )
     except (OSError, listing.FolderError, ValueError) as error:
         cli.print_error(error)
         return 2
@@ -310,7 +316,7 @@ def _run_all(jobs: list[Job], what: Extraction, target: Outputs) -> int:
                     continue
                 for job in by_path[path]:
                     target.write(job, found)
-                    tqdm.tqdm.write(_line(job, found))
+                    tqdm.tqdm.write(_line(job, found, target.form))
         except StoppedError as error:
             tqdm.tqdm.write(
                 "stopped; finished videos are kept, and the same command resumes", file=sys.stderr
@@ -323,11 +329,12 @@ def _run_all(jobs: list[Job], what: Extraction, target: Outputs) -> int:
     return int(bool(failed))
 
 
-def _line(job: Job, found: Features) -> str:
+def _line(job: Job, found: Features, form: str) -> str:
     """What is said of a video that is done."""
     rows, *shape = found.features.shape
     width = "x".join(map(str, shape))
-    return f"{job.source} -> {job.target}: {rows} rows of {width}, {found.length} frames"
+    path = outputs.with_ending(job.target, FORMATS[form].shown)
+    return f"{job.source} -> {path}: {rows} rows of {width}, {found.length} frames"
 
 
 if __name__ == "__main__":

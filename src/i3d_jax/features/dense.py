@@ -136,7 +136,7 @@ class _DenseBatch:
                     yield from self._collect(*running.popleft(), queue)
                     continue
                 return
-            chunks = [None] * len(self.slots)
+            chunks: list[reading.Streams | None] = [None] * len(self.slots)
             for place, slot in enumerate(self.slots):
                 if slot is not None:
                     try:

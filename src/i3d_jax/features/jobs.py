@@ -92,19 +92,19 @@ def read_list(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 class Shard(NamedTuple):
-    """A part of the videos: every `count`-th one.
+    """A part of the videos: every `total`-th one.
 
     Attributes:
       number: of the part, from 1 on.
-      count: number of parts.
+      total: number of parts.
     """
 
     number: int
-    count: int
+    total: int
 
     def of(self, jobs: list[Job]) -> list[Job]:
         """The jobs of this part."""
-        return jobs[self.number - 1 :: self.count]
+        return jobs[self.number - 1 :: self.total]
 
 
 def shard(text: str) -> Shard:

@@ -1,7 +1,7 @@
 """The networks that features are from, and the compiled programs that compute them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ class Source(NamedTuple):
     """A network, its weights, and the layer whose activations are the features.
 
     Attributes:
+      name: of the weights, as it was given.
       network: the network.
       variables: its variables.
       info: the description of the weights.
@@ -30,6 +31,7 @@ class Source(NamedTuple):
       ticks: frames of a stream that the network takes at a time (`Timing`).
     """
 
+    name: str
     network: Network
     variables: Any
     info: weights.Info
@@ -97,7 +99,7 @@ def _source(name: str, layer: str) -> Source:
     names = (layer,) if layer in found else tuple(found)
     end = ends[names[0]]
     grid = Dense(end.rate, end.rate * (1 + end.lost))
-    return Source(network, variables, info, names, grid, end.delay, ticks)
+    return Source(name, network, variables, info, names, grid, end.delay, ticks)
 
 
 def features_of(activations: Sequence[jax.Array], keep_space: bool) -> jax.Array:
@@ -128,47 +130,13 @@ class Programs:
         self.sources = sources
         self.devices = jax.local_device_count()
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        whole, cut = PartitionSpec(), PartitionSpec("data")
-        self._cut = NamedSharding(mesh, cut)
-        replicated = NamedSharding(mesh, whole)
+        self._cut = NamedSharding(mesh, PartitionSpec("data"))
+        replicated = NamedSharding(mesh, PartitionSpec())
         self._variables = jax.device_put([each.variables for each in sources], replicated)
-        spread = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-
-        def next_chunk(variables: Any, states: Any, where: Any, lengths: Any, chunk: Any) -> Any:
-            new, found = [], []
-            for one, own, state in zip(sources, variables, states, strict=True):
-                state, ends = streaming.step(
-                    own,
-                    streaming.restart(state, where, lengths),
-                    _input(one.info, chunk),
-                    network=one.network,
-                )
-                new.append(state)
-                first = ends[one.names[0]]
-                rows = features_of([ends[name].values for name in one.names], keep_space)
-                found.append((rows, first.steps, first.valid))
-            return new, found
-
-        def window_means(variables: Any, clips: Any) -> list[jax.Array]:
-            found = []
-            for one, own in zip(sources, variables, strict=True):
-                _, ends = one.network.apply(own, _input(one.info, clips), endpoints=True)
-                found.append(features_of([ends[name] for name in one.names], keep_space).mean(1))
-            return found
-
-        options = models.compiler_options()
-        self._next_chunk = jax.jit(
-            spread(
-                _one_by_one(next_chunk),
-                in_specs=(whole, cut, cut, cut, cut),
-                out_specs=(cut, cut),
-            ),
-            compiler_options=options,
+        plan = tuple(
+            _Part(each.network, tuple(each.info.footprint), each.names) for each in sources
         )
-        self._window_means = jax.jit(
-            spread(_one_by_one(window_means), in_specs=(whole, cut), out_specs=cut),
-            compiler_options=options,
-        )
+        self._next_chunk, self._window_means = _compiled(plan, keep_space, mesh)
 
     def start(self, chunk: dict[str, np.ndarray]) -> Any:
         """The states before the first chunk of a batch of videos.
@@ -181,7 +149,9 @@ class Programs:
         }
         lengths = np.zeros(len(next(iter(chunk.values()))), np.int32)
         states = [
-            streaming.start(each.network, each.variables, _input(each.info, shapes), lengths)
+            streaming.start(
+                each.network, each.variables, _input(each.info.footprint, shapes), lengths
+            )
             for each in self.sources
         ]
         return jax.device_put(states, self._cut)
@@ -232,9 +202,56 @@ class Programs:
         return [each.shape[1:] for each in found]
 
 
-def _input(info: weights.Info, streams: dict[str, Any]) -> Any:
+class _Part(NamedTuple):
+    """What a program needs to know of a `Source`; hashable."""
+
+    network: Network
+    streams: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(plan: tuple[_Part, ...], keep_space: bool, mesh: Mesh) -> tuple[Any, Any]:
+    """The programs of `Programs.next_chunk` and `window_means`; later calls need not compile."""
+
+    def next_chunk(variables: Any, states: Any, where: Any, lengths: Any, chunk: Any) -> Any:
+        new, found = [], []
+        for one, own, state in zip(plan, variables, states, strict=True):
+            state = streaming.restart(state, where, lengths)
+            frames = _input(one.streams, chunk)
+            state, ends = streaming.step(own, state, frames, network=one.network)
+            new.append(state)
+            first = ends[one.names[0]]
+            rows = features_of([ends[name].values for name in one.names], keep_space)
+            found.append((rows, first.steps, first.valid))
+        return new, found
+
+    def window_means(variables: Any, clips: Any) -> list[jax.Array]:
+        found = []
+        for one, own in zip(plan, variables, strict=True):
+            ends: Any = one.network.apply(own, _input(one.streams, clips), endpoints=True)[1]
+            found.append(features_of([ends[name] for name in one.names], keep_space).mean(1))
+        return found
+
+    def spread(function: Any, batches: int, outputs: Any) -> Any:
+        return jax.jit(
+            jax.shard_map(
+                _one_by_one(function),
+                mesh=mesh,
+                in_specs=(PartitionSpec(), *[PartitionSpec("data")] * batches),
+                out_specs=outputs,
+                check_vma=False,
+            ),
+            compiler_options=models.compiler_options(),
+        )
+
+    cut = PartitionSpec("data")
+    return spread(next_chunk, 4, (cut, cut)), spread(window_means, 1, cut)
+
+
+def _input(names: Iterable[str], streams: dict[str, Any]) -> Any:
     """What a network takes of some streams; bytes become numbers in [-1, 1]."""
-    taken = {name: streams[name] for name in info.footprint}
+    taken = {name: streams[name] for name in names}
     unit = {
         name: pixels.to_unit(each) if each.dtype == np.uint8 else each
         for name, each in taken.items()

@@ -49,10 +49,12 @@ class Format(NamedTuple):
     """How features are written.
 
     Attributes:
+      shown: ending by which messages name the files.
       main: ending of the file that is written last, and that has the description.
       arrays: a function from features to the arrays of the other files, by ending.
     """
 
+    shown: str
     main: str
     arrays: Callable[[Features], dict[str, np.ndarray]]
 
@@ -71,10 +73,10 @@ def _transposed(found: Features) -> dict[str, np.ndarray]:
 
 
 FORMATS = {
-    "npz": Format(".npz", lambda _: {}),
-    "npy": Format("_about.json", _as_video_features),
-    "joint": Format("_about.json", lambda found: {".npy": found.features}),
-    "joint-transposed": Format("_about.json", _transposed),
+    "npz": Format(".npz", ".npz", lambda _: {}),
+    "npy": Format("_*.npy", "_about.json", _as_video_features),
+    "joint": Format(".npy", "_about.json", lambda found: {".npy": found.features}),
+    "joint-transposed": Format(".npy", "_about.json", _transposed),
 }
 
 
