@@ -198,16 +198,9 @@ def test_another_evaluation_in_the_folder_is_refused_and_left_alone(images, prep
 
 
 def test_frames_that_are_used_can_be_fewer_or_all_but_not_too_few(prepared, tmp_path, capsys):
-    for flag, few, message in (
-        ("--frames", "9", "--frames: 9 are too few for two_stream, which takes at least 10"),
-        (
-            "--chunk",
-            "9",
-            "--chunk: 9 frames are too few for exact predictions, at least 10 are needed",
-        ),
-    ):
-        assert run(prepared, "two_stream", tmp_path / "x", flag, few) == 2
-        assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert run(prepared, "two_stream", tmp_path / "x", "--frames", "9") == 2
+    message = "--frames: 9 are too few for two_stream, which takes at least 10"
+    assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
     for frames, ticks in (("10", 10), ("0", 32)):
         assert (
             run(prepared, "inception", tmp_path / frames, "--frames", frames, "--limit", "2") == 0
@@ -272,7 +265,6 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(
         ("inception", ["--dataset", "moving_shapes/images"], "has 4 classes (disc, ...), "),
         ("inception", ["--split", "test"], "has no split 'test'; there are train, validation"),
         ("two_stream", ["--frames", "9"], "--frames: 9 are too few"),
-        ("two_stream", ["--chunk", "9"], "--chunk: 9 frames are too few"),
     ],
 )
 def test_what_does_not_fit_is_said_before_a_data_set_is_prepared(

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--chunk",
         type=cli.positive,
-        help="frames of a video in memory at a time; changes no result",
+        help="frames of a video in memory at a time; changes no result (default: all)",
     )
     parser.add_argument(
         "--limit", type=cli.positive, help="how many clips of the split to take (default: all)"

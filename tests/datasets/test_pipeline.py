@@ -17,7 +17,7 @@ from i3d_jax.models.timing import Timing
 from i3d_jax.prefetch import prefetch
 from i3d_jax.video import decoding, h264, planes
 
-I3D = Timing(step=8, before=47, after=62, lost=1, least=9, quantum=16)
+I3D = Timing(step=8, lost=1, least=9, quantum=16)
 SLOPE = 5  # Change of brightness per pixel.
 
 
@@ -378,7 +378,7 @@ def test_test_videos_come_once_in_batches_of_one_length_and_whole(source):
     assert [piece.ticks for piece in found] == [24, 6, 24]
     for piece in found:
         frames = seen(piece.streams)
-        assert piece.window == (0, piece.ticks, 0, piece.ticks)
+        assert piece.start == 0 and piece.streams["rgb"].shape[1] == piece.ticks
         for row, about in enumerate(piece.records):
             size = {"height": 40, "width": 48}
             assert (
@@ -443,72 +443,50 @@ def long_source():
 
 
 def assert_chunks_make_the_whole(source, chunk, **options):
-    """Compares every window of every batch with the same frames of the whole video.
+    """Compares every chunk of every batch with the same frames of the whole video.
 
-    Returns the numbers of windows.
+    Returns the numbers of chunks.
     """
     options = {"batch_size": 2, "crop": 16, **options}
     timing = options["timing"]
     chunked = iter(pieces(source, chunk=chunk, **options))
     counts = []
     for whole in pieces(source, **options):
-        kept, stop = 0, 0
-        windows = timing.windows(whole.ticks, chunk)
-        for window in windows:
+        starts = range(0, whole.ticks, chunk)
+        for start in starts:
             piece = next(chunked)
-            assert (piece.records, piece.ticks, piece.window) == (
-                whole.records,
-                whole.ticks,
-                window,
-            )
+            assert (piece.records, piece.ticks, piece.start) == (whole.records, whole.ticks, start)
             for stream in set(piece.streams) & {"rgb", "flow"}:
                 size = timing.frames(stream)
-                wanted = whole.streams[stream][:, window.start * size : window.stop * size]
-                np.testing.assert_array_equal(piece.streams[stream], wanted)
-            assert window.stop - window.start <= chunk and window.start <= stop
-            kept, stop = kept + window.last - window.first, window.stop
-        assert kept == timing.steps(whole.ticks) and stop == whole.ticks
-        counts.append(len(windows))
+                wanted = whole.streams[stream][:, start * size : (start + chunk) * size]
+                found = piece.streams[stream]
+                assert found.shape[1] == min(chunk, whole.ticks) * size
+                np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted)
+        counts.append(len(starts))
     assert not list(chunked)
     return counts
 
 
-def test_windows_for_i3d_are_the_whole_videos_frames(long_source):
-    assert assert_chunks_make_the_whole(long_source, 128, timing=I3D, rgb=(250, 1)) == [6, 6, 1, 9]
+def test_chunks_of_videos_for_i3d_are_the_whole_videos_frames(long_source):
+    assert assert_chunks_make_the_whole(long_source, 32, timing=I3D, rgb=(250, 1)) == [8, 8, 4, 8]
 
 
-def test_windows_for_i3d_of_two_streams_are_the_whole_videos_frames(long_source):
+def test_chunks_of_videos_of_two_streams_are_the_whole_videos_frames(long_source):
     both = {"rgb": (250, 1), "flow": (250, 1)}
-    assert assert_chunks_make_the_whole(long_source[2:3], 150, timing=I3D, **both) == [4]
+    assert assert_chunks_make_the_whole(long_source[2:3], 96, timing=I3D, **both) == [3]
 
 
-def test_windows_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(long_source):
+def test_chunks_of_rgb_frames_and_snippets_of_flow_are_the_whole_videos_frames(long_source):
     both = {"rgb": (25, 10), "flow": (250, 1)}
-    assert assert_chunks_make_the_whole(long_source, 7, timing=Timing(flow=10), **both) == [
-        4,
-        4,
-        2,
-        4,
-    ]
-    fused = Timing(flow=10, before=2, after=3)
-    assert assert_chunks_make_the_whole(long_source[3:], 6, timing=fused, **both) == [4, 11]
-    for piece in pieces(long_source[3:4], timing=fused, batch_size=1, crop=16, chunk=6, **both):
+    timing = Timing(flow=10)
+    assert assert_chunks_make_the_whole(long_source, 7, timing=timing, **both) == [4, 4, 2, 4]
+    for piece in pieces(long_source[3:4], timing=timing, batch_size=1, crop=16, chunk=4, **both):
         times = where(seen(piece.streams)["rgb"][0])[2]  # Frame numbers modulo 24.
-        assert times == [10 * tick % 24 for tick in range(piece.window.start, piece.window.stop)]
-        start, stop = 10 * piece.window.start, 10 * piece.window.stop
-        wanted = cut(long_source[3], "flow", range(start, stop), 0, 2, 16)
-        np.testing.assert_array_equal(seen(piece.streams)["flow"][0], wanted)
-
-
-def test_windows_of_a_network_that_carries_its_past_are_the_whole_videos_frames(long_source):
-    assert assert_chunks_make_the_whole(
-        long_source[3:], 8, timing=Timing(carries=True), rgb=(50, 5)
-    ) == [3, 7]
-
-
-def test_windows_that_are_too_short_are_an_error(long_source):
-    with pytest.raises(ValueError, match="too short for exact predictions"):
-        pieces(long_source, timing=I3D, crop=16, chunk=100)
+        ticks = range(piece.start, min(piece.start + 4, piece.ticks))
+        assert times[: len(ticks)] == [10 * tick % 24 for tick in ticks]
+        wanted = cut(long_source[3], "flow", range(10 * ticks.start, 10 * ticks.stop), 0, 2, 16)
+        found = seen(piece.streams)["flow"][0]
+        np.testing.assert_array_equal(found[: 10 * len(ticks)], wanted)
 
 
 def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are(source):
@@ -614,7 +592,7 @@ def test_a_record_that_has_fewer_frames_than_it_says_is_named(source, stream, cl
     with pytest.raises(
         video.VideoError, match=f"record clip2: {stream}: .* of video: has no frame 24"
     ):
-        pieces(wrong, chunk=24, timing=Timing(carries=True), **streams)
+        pieces(wrong, chunk=24, timing=Timing(), **streams)
     with pytest.raises(video.VideoError, match=f"record clip2: {stream}: "):
         take(wrong[1:2], 40, batch_size=1, **{"rgb": None, stream: (1, 1)})
 

@@ -21,14 +21,6 @@ EVERY = [pytest.param(name, *small, id=name) for name, small in SMALL.items()]
 EVERY += [pytest.param(*INFLATED, id="inflated fused_two_stream")]
 
 
-def cut(video, window, timing):
-    def part(frames):
-        per_tick = timing.frames("flow" if frames.shape[-1] == 2 else "rgb")
-        return frames[:, window.start * per_tick : window.stop * per_tick]
-
-    return jax.tree.map(part, video)
-
-
 @functools.cache
 def made(name):
     """A small network, its compiled `apply`, and variables with random statistics."""
@@ -149,7 +141,7 @@ def test_logits_are_the_average_of_those_of_the_steps_and_of_the_lstms_the_last(
     stream, (frames, _) = next(iter(streams.items()))
     ticks = frames // network.timing.frames(stream)
     assert ends["Logits"].shape == (2, network.timing.steps(ticks), 7)
-    wanted = ends["Logits"][:, -1] if network.timing.carries else ends["Logits"].mean(1)
+    wanted = ends["Logits"][:, -1] if network.timing.last_only else ends["Logits"].mean(1)
     np.testing.assert_allclose(logits, wanted, atol=1e-6)
 
 
@@ -181,37 +173,6 @@ def test_a_repeated_snippet_is_one_snippet_to_two_stream():
     thrice = jax.tree.map(lambda frames: jnp.tile(frames, (1, 3, 1, 1, 1)), once)
     one, three = (apply(variables, video)[0] for video in (once, thrice))
     np.testing.assert_allclose(one, three, atol=1e-5)
-
-
-@pytest.mark.slow  # Compiles whole networks.
-@pytest.mark.parametrize(
-    "name,streams,size,chunks",
-    [
-        ("inception", {"rgb": (7, 1)}, 32, (3,)),
-        ("convnet_lstm", {"rgb": (7, 1)}, 32, (3, 4)),
-        ("c3d", {"rgb": (64, 1)}, 32, (1, 3)),
-        ("two_stream", {"rgb": (5, 1), "flow": (10, 1)}, 32, (3,)),
-        ("fused_two_stream", {"rgb": (9, 1), "flow": (18, 1)}, 32, (6,)),
-        ("i3d", {"rgb": (189, 1)}, 32, (130,)),
-    ],
-)
-def test_chunks_of_any_size_give_the_logits_of_one_pass(name, streams, size, chunks):
-    network, apply, variables = made(name)
-    video = clip(streams, batch=1, size=size)
-    whole, ends = apply(variables, video)
-    for chunk in chunks:
-        logits, carry = [], {}
-        windows = network.timing.windows(streams["rgb"][0] // network.timing.rgb, chunk)
-        assert len(windows) > 1
-        for window in windows:
-            _, found = apply(variables, cut(video, window, network.timing), **carry)
-            logits.append(found["Logits"][:, window.first : window.last])
-            carry = {"carry": found["carry"]} if network.timing.carries else {}
-        logits = jnp.concatenate(logits, 1)
-        np.testing.assert_allclose(logits, ends["Logits"], atol=1e-4)
-        np.testing.assert_allclose(
-            logits[:, -1] if network.timing.carries else logits.mean(1), whole, atol=1e-4
-        )
 
 
 def test_two_stream_i3d_is_the_sum_of_its_streams_and_two_stream_their_average():
@@ -471,7 +432,7 @@ def test_the_lstm_follows_the_equations_with_a_groups_statistics_in_training(lst
                 np.testing.assert_allclose(after, 0.5 * before + 0.5 * value, atol=1e-6)
 
 
-def test_steps_after_the_last_with_statistics_use_that_ones_and_the_past_is_carried(lstm, float64):
+def test_steps_after_the_last_with_statistics_use_that_ones(lstm, float64):
     layer, x, variables = lstm
     stats = jax.tree.map(np.asarray, variables["batch_stats"])
     of_step = lambda name, step: (
@@ -479,11 +440,8 @@ def test_steps_after_the_last_with_statistics_use_that_ones_and_the_past_is_carr
         stats[f"{name}_var"][min(step, 2)],
     )
     wanted, _ = lstm_by_hand(x, variables["params"], stats=of_step)
-    states, _ = layer.apply(variables, jnp.asarray(x), False)
+    states = layer.apply(variables, jnp.asarray(x), False)
     np.testing.assert_allclose(states, wanted, atol=1e-6)
-    start, carry = layer.apply(variables, jnp.asarray(x[:, :3]), False)
-    end, _ = layer.apply(variables, jnp.asarray(x[:, 3:]), False, carry)
-    np.testing.assert_allclose(jnp.concatenate([start, end], 1), wanted, atol=1e-6)
 
 
 def test_statistics_of_steps_that_a_clip_does_not_have_are_the_last_ones(lstm):

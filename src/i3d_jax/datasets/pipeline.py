@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from i3d_jax import video
-from i3d_jax.models.timing import Timing, Window
+from i3d_jax.models.timing import Timing
 from i3d_jax.prefetch import prefetch
 from i3d_jax.video import decoding, planes, windows
 
@@ -325,19 +325,19 @@ def _ignore_stop_signals(*_: int) -> None:
 
 
 class Chunk(NamedTuple):
-    """One window in time of a batch of test videos of one length.
+    """Some consecutive ticks of a batch of test videos of one length.
 
     Attributes:
       records: the videos' records, without bytes. If there are fewer than rows, the other rows
         repeat one of them.
       ticks: length of the whole videos (see `Timing`).
-      window: the part of them that this is.
+      start: the first tick of this chunk.
       streams: this process's share of the clips, as `planes.unpack` takes them.
     """
 
     records: list[dict]
     ticks: int
-    window: Window
+    start: int
     streams: dict[str, np.ndarray]
 
 
@@ -356,10 +356,11 @@ def eval_chunks(
     processes: int = 1,
     threads: int = 2,
 ) -> Iterator[Chunk]:
-    """Yields whole videos, centre-cropped, in batches of one length, window after window.
+    """Yields whole videos, centre-cropped, in batches of one length, chunk after chunk.
 
-    The videos of a batch depend on the records alone, not on `done`. Only a few decoded windows are
-    in memory at a time.
+    The videos of a batch depend on the records alone, not on `done`. Only a few decoded chunks are
+    in memory at a time. The last chunk of longer videos is as long as the others; what it has
+    behind the videos' end is arbitrary.
 
     Args:
       source: the records, in order.
@@ -369,14 +370,14 @@ def eval_chunks(
       rgb: maximum number of frames of a video, and the step between them; None: no RGB.
       flow: the same for flow.
       short_side: pixels that RGB frames are resized to; None: as the records have them.
-      chunk: longest window, in ticks; None: the whole video.
+      chunk: longest chunk, in ticks; None: the whole video.
       done: ids of records. Batches of which all are done are left out.
       process: index of this process. Each process decodes its share of every batch.
       processes: number of processes. All must get the same records.
       threads: number of decoding threads.
 
     Raises:
-      ValueError: the windows are too short for the network, or the crop is odd.
+      ValueError: the crop is odd.
     """
     wanted, crop = streams(rgb, flow), check_even(crop)
     max_frames = {stream: frames for stream, (frames, _) in wanted.items()}
@@ -388,23 +389,24 @@ def eval_chunks(
         }
         return timing.ticks(available, max_frames)
 
-    def jobs() -> Iterator[tuple[list[dict], int, Window]]:
+    def jobs() -> Iterator[tuple[list[dict], int, range]]:
         for ticks, records in batch_by_length(source, length, batch_size):
             if not all(record["id"] in done for record in records):
-                for window in timing.windows(ticks, chunk):
-                    yield records, ticks, window
+                size = min(chunk or ticks, ticks)
+                for start in range(0, ticks, size):
+                    yield records, ticks, range(start, start + size)
 
-    def load(job: tuple[list[dict], int, Window]) -> Chunk:
-        records, ticks, window = job
+    def load(job: tuple[list[dict], int, range]) -> Chunk:
+        records, ticks, chunk = job
         mine = records[process * share : (process + 1) * share] or records[:1]
-        rows = [_eval_clip(record, wanted, timing, window, crop, short_side) for record in mine]
+        rows = [_eval_clip(record, wanted, timing, chunk, crop, short_side) for record in mine]
         rows += rows[:1] * (share - len(rows))
         descriptions = [
             {name: value for name, value in record.items() if name not in ("video", "flow")}
             for record in records
         ]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return Chunk(descriptions, ticks, window, batch)
+        return Chunk(descriptions, ticks, chunk.start, batch)
 
     yield from prefetch(load, jobs(), threads)
 
@@ -413,18 +415,18 @@ def _eval_clip(
     record: dict,
     streams: Streams,
     timing: Timing,
-    window: Window,
+    ticks: range,
     crop: int,
     short_side: int | None,
 ) -> dict:
-    """Reads a window in time of a record, centre-cropped, as `planes.unpack` takes it."""
+    """Reads some ticks of a record, centre-cropped, as `planes.unpack` takes it."""
     height, width = frame_size(record, short_side)
     centre = planes.Window((height - crop) // 2, (width - crop) // 2, crop)
     frames, starts = {}, {}
     for stream, (_, stride) in streams.items():
         per_tick = timing.frames(stream)
-        frames[stream] = ((window.stop - window.start) * per_tick, stride)
-        starts[stream] = window.start * per_tick * stride
+        frames[stream] = (len(ticks) * per_tick, stride)
+        starts[stream] = ticks.start * per_tick * stride
     return packed_clip(record, centre, frames, starts, short_side)
 
 

@@ -20,34 +20,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from i3d_jax import cli, datasets, distributed, files, models, weights
 from i3d_jax.datasets import pipeline
 from i3d_jax.evaluation import metrics, results
-from i3d_jax.models import Network
+from i3d_jax.models import Network, streaming
 from i3d_jax.video import planes
 
 ALL_FRAMES = 10**9  # More frames than a video has.
-
-
-def logits_per_step(
-    variables: Any, streams: dict, carry: Any = None, *, network: Network
-) -> tuple[dict, Any]:
-    """Returns the logits per step in time, f32 [B, S, K], and the network's state.
-
-    Args:
-      variables: of the network.
-      streams: packed clips (see `planes.unpack`).
-      carry: the state after the previous piece of the videos, if the network has one.
-      network: the network.
-
-    Returns:
-      the logits of the network ("") and of its streams by name, and the state.
-    """
-    past = {} if carry is None else {"carry": carry}
-    _, ends = network.apply(
-        variables, models.as_network_input(planes.unpack(streams)), endpoints=True, **past
-    )
-    steps = {
-        stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends
-    }
-    return {"": ends["Logits"], **steps}, ends.get("carry")
 
 
 def predictions(
@@ -60,60 +36,138 @@ def predictions(
       variables: its variables.
       source: records (`ClipBuilder.records`).
       sharding: of a batch over the devices of all processes; None is one device of one process.
-      **pieces: other arguments of `pipeline.eval_chunks`.
+      **pieces: other arguments of `pipeline.eval_chunks`. Videos longer than `chunk` are streamed.
 
     Yields:
       a list with one dictionary per video: its record without the bytes, "logits", f32 [K] by
       name ("" is the network's own), and "ticks", how many of them were used.
     """
-    # Each process needs all logits.
-    whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
-    apply = jax.jit(
-        logits_per_step,
-        static_argnames="network",
-        out_shardings=(whole, None),
-        compiler_options=models.compiler_options(),
-    )
-    timing, process = (
-        network.timing,
-        dict(process=jax.process_index(), processes=jax.process_count()),
-    )
-    programs: dict[tuple, jax.stages.Compiled] = {}
-    total, steps, carry = {}, 0, None
-    for piece in pipeline.eval_chunks(source, timing=timing, **process, **pieces):
-        window, streams = piece.window, piece.streams
+    process = dict(process=jax.process_index(), processes=jax.process_count())
+    programs = _Programs(network, sharding)
+    state, total, steps = None, {}, 0
+    for piece in pipeline.eval_chunks(source, timing=network.timing, **process, **pieces):
+        streams = piece.streams
         if sharding is not None:
             streams = distributed.shard_batch(streams, sharding)
-        given = tuple(
-            (x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves((streams, carry))
-        )
-        if given not in programs:
-            programs[given] = distributed.compile_on_all_processes(
-                apply, variables, streams, carry, network=network
+        ticks, count = _ticks(network, piece.streams), network.timing.steps(piece.ticks)
+        if piece.start == 0:
+            total, steps = {}, 0
+            state = (
+                None if ticks == piece.ticks else programs.start(variables, streams, piece.ticks)
             )
-        found, carry = programs[given](variables, streams, carry)
-        kept = {
-            name: np.asarray(each)[:, window.first : window.last] for name, each in found.items()
-        }
-        if timing.carries:
-            total, steps = {name: each[:, -1] for name, each in kept.items()}, 1
-        else:
-            total = {
-                name: total.get(name, 0.0) + each.sum(1, dtype=np.float64)
-                for name, each in kept.items()
+        last = piece.start + ticks >= piece.ticks
+        while True:
+            if state is None:
+                found, first = programs.whole(variables, streams), 0
+            else:
+                state, found, first = programs.step(variables, streams, state)
+            rows = {name: np.asarray(each) for name, each in found.items()}
+            rows = {
+                name: each[:, max(0, -first) : max(0, count - first)] for name, each in rows.items()
             }
-            steps += window.last - window.first
-        if window.stop == piece.ticks:
-            logits = {name: (each / steps).astype(np.float32) for name, each in total.items()}
+            for name, each in rows.items():
+                if network.timing.last_only and each.shape[1]:
+                    total[name] = each[:, -1].astype(np.float64)
+                elif not network.timing.last_only:
+                    total[name] = total.get(name, 0.0) + each.sum(1, dtype=np.float64)
+            steps += rows[""].shape[1]
+            # Predictions are late: the last ones come after the last frames.
+            if not last or steps == count:
+                break
+        if last:
+            number = 1 if network.timing.last_only else count
             yield [
                 record
                 | {
                     "ticks": piece.ticks,
-                    "logits": {name: each[row] for name, each in logits.items()},
+                    "logits": {
+                        name: (each[row] / number).astype(np.float32)
+                        for name, each in total.items()
+                    },
                 }
                 for row, record in enumerate(piece.records)
             ]
-            total, steps, carry = {}, 0, None
+
+
+def _ticks(network: Network, streams: dict) -> int:
+    """How many ticks packed clips have."""
+    stream = next(stream for stream in results.STREAMS if stream in streams)
+    return streams[stream].shape[1] // network.timing.frames(stream)
+
+
+class _Programs:
+    """The compiled programs of a network, which give the logits per step, f32 [B, S, K].
+
+    Their names are "" for the network's own, and those of its streams.
+
+    Args:
+      network: the network.
+      sharding: of batches; None is one device.
+    """
+
+    def __init__(self, network: Network, sharding: Any):
+        self.network, self.sharding = network, sharding
+        self.compiled: dict[tuple, jax.stages.Compiled] = {}
+        # Each process needs all logits.
+        self.replicated = (
+            None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+        )
+
+    def whole(self, variables: Any, streams: dict) -> dict:
+        """The logits of whole videos."""
+        return self._run(_logits_of_whole, self.replicated, variables, streams)
+
+    def start(self, variables: Any, streams: dict, ticks: int) -> streaming.State:
+        """The state before the first chunk of videos of so many ticks."""
+        return self._run(_stream_start, self.sharding, variables, streams, np.int32(ticks))
+
+    def step(self, variables: Any, streams: dict, state: Any) -> tuple[Any, dict, int]:
+        """The state after a chunk, the logits, and the number of their first step."""
+        places = self.sharding, self.replicated, self.replicated
+        state, found, first = self._run(_stream_step, places, variables, streams, state)
+        return state, found, int(first)
+
+    def _run(self, function: Callable, out_shardings: Any, *arguments: Any) -> Any:
+        key = (
+            function,
+            *((x.shape, getattr(x, "sharding", None)) for x in jax.tree.leaves(arguments[1:])),
+        )
+        if key not in self.compiled:
+            program = jax.jit(
+                function,
+                static_argnames="network",
+                out_shardings=out_shardings,
+                compiler_options=models.compiler_options(),
+            )
+            self.compiled[key] = distributed.compile_on_all_processes(
+                program, *arguments, network=self.network
+            )
+        return self.compiled[key](*arguments)
+
+
+def _logits_of_whole(variables, streams, *, network):
+    video = models.as_network_input(planes.unpack(streams))
+    return _logits_by_name(network.apply(variables, video, endpoints=True)[1])
+
+
+def _stream_start(variables, streams, ticks, *, network):
+    video = jax.eval_shape(lambda x: models.as_network_input(planes.unpack(x)), streams)
+    return streaming.start(network, variables, video, ticks)
+
+
+def _stream_step(variables, streams, state, *, network):
+    video = models.as_network_input(planes.unpack(streams))
+    state, ends = streaming.step(variables, state, video, network=network)
+    logits = _logits_by_name(ends)
+    # All videos of a batch have one length.
+    return state, {name: each.values for name, each in logits.items()}, logits[""].steps[0, 0]
+
+
+def _logits_by_name(ends: dict) -> dict:
+    streams = {
+        stream: ends[f"{stream}/Logits"] for stream in results.STREAMS if f"{stream}/Logits" in ends
+    }
+    return {"": ends["Logits"], **streams}
 
 
 def evaluate(
@@ -168,7 +222,9 @@ def evaluate_weights(
       batch_size: videos at a time; rounded up to a multiple of the devices.
       frames: frames of a video to use, at 25 per second; None is what the weights' description
         says, and 0 is all.
-      chunk: frames in memory at a time, at 25 per second; None is all. Results are the same.
+      chunk: frames of a video in memory at a time, at 25 per second, rounded up to what the
+        network takes; None is all. Longer videos are streamed (`streaming`), with the same results
+        up to rounding.
       limit: number of clips to take from the split; None is all.
       threads: threads that decode.
 
@@ -252,7 +308,7 @@ def _check_lengths(
     frames: int | None,
     chunk: int | None,
 ) -> int | None:
-    """Checks that videos and their pieces are long enough.
+    """Checks that videos are long enough.
 
     Args:
       network: the network.
@@ -262,25 +318,20 @@ def _check_lengths(
       chunk: the command's --chunk.
 
     Returns:
-      `chunk` in ticks.
+      `chunk` in ticks, rounded up to whole steps of the network.
 
     Raises:
-      results.EvaluationError: videos or pieces are too short.
+      results.EvaluationError: videos are too short.
     """
     timing = network.timing
     stream, (_, stride) = next(iter(streams.items()))
     per_tick = stride * timing.frames(stream)
-    if chunk is not None and chunk < timing.least_window * per_tick:
-        raise results.EvaluationError(
-            f"--chunk: {chunk} frames are too few for exact predictions, "
-            f"at least {timing.least_window * per_tick} are needed"
-        )
     if min(most // timing.frames(each) for each, (most, _) in streams.items()) < timing.least:
         raise results.EvaluationError(
             f"--frames: {frames} are too few for {model}, "
             f"which takes at least {timing.least * per_tick}"
         )
-    return None if chunk is None else chunk // per_tick
+    return None if chunk is None else -(-chunk // (per_tick * timing.step)) * timing.step
 
 
 def _append_predictions(

@@ -10,7 +10,7 @@ import math
 import flax.linen as nn
 import jax
 
-from i3d_jax.models import layers
+from i3d_jax.models import layers, streaming
 from i3d_jax.models.network import VIDEO, Network
 from i3d_jax.models.timing import Timing
 
@@ -56,10 +56,11 @@ class C3D(Network):
           ValueError: wrong rank, or a number of frames that is no multiple of 16.
         """
         self.check_stream(video, "3D-ConvNet", VIDEO, train)
-        batch, frames = video.shape[:2]
+        values = streaming.values_of(video)
+        batch, frames = values.shape[:2]
         if frames % FRAMES or not frames:
             raise ValueError(f"3D-ConvNet: got {frames} frames, wanted a multiple of {FRAMES}")
-        x = video.reshape(-1, FRAMES, *video.shape[2:]).astype(self.dtype)
+        x = values.reshape(-1, FRAMES, *values.shape[2:]).astype(self.dtype)
         unit = self.unit(self.norm_groups(batch, train))
         ends = self.walk(LAYERS, x, train, unit, 3)
         x = ends["MaxPool_5"]
@@ -72,7 +73,10 @@ class C3D(Network):
             )
         ends["Logits"] = self.classify(x, train)
         ends = {
-            name: end.reshape(batch, frames // FRAMES, *end.shape[1:]) for name, end in ends.items()
+            name: streaming.steps_of(
+                video, end.reshape(batch, frames // FRAMES, *end.shape[1:]), FRAMES
+            )
+            for name, end in ends.items()
         }
-        logits = ends["Logits"].mean(1)
+        logits = streaming.mean_over_time(ends["Logits"])
         return (logits, ends) if endpoints else logits

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from i3d_jax.models import convolution, layers
+from i3d_jax.models import convolution, layers, streaming
 from i3d_jax.models.inception import Inception
 from i3d_jax.models.initializers import kernel_init
 from i3d_jax.models.network import VIDEO, Network
@@ -44,20 +44,11 @@ class ConvNetLSTM(Network):
 
     @property
     def timing(self) -> Timing:
-        return Timing(carries=True)
+        return Timing(last_only=True)
 
     @nn.compact
-    def __call__(
-        self, video: jax.Array, train: bool = False, endpoints: bool = False, carry: Any = None
-    ):
-        """See `Network`.
-
-        Args:
-          video: as in `Network`.
-          train: as in `Network`.
-          endpoints: as in `Network`; "carry" is the LSTM's state after the last frame.
-          carry: the LSTM's state before the first frame; None at the start of a video.
-        """
+    def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
+        """See `Network`."""
         self.check_stream(video, "ConvNet+LSTM", VIDEO, train)
         inception = Inception(None, dims=2, **self.shared_attributes(), name="inception")
         features, ends = inception(video, train, endpoints=True)
@@ -65,15 +56,15 @@ class ConvNetLSTM(Network):
             self.scaled_channels(512),
             self.norm_steps,
             self.norm_scale,
-            self.norm_groups(video.shape[0], train),
+            self.norm_groups(streaming.values_of(video).shape[0], train),
             self.norm_decay,
             dtype=self.dtype,
             name="lstm",
         )
-        states, carry = lstm(features, self.trains_backbone(train), carry)
-        x = self.classify(states, train)
-        ends = ends | {"LSTM": states, "Logits": x, "carry": carry}
-        logits = x if train else x[:, -1]
+        states = lstm(features, self.trains_backbone(train))
+        x = streaming.per_step(lambda states: self.classify(states, train), states)
+        ends = ends | {"LSTM": states, "Logits": x}
+        logits = x if train or isinstance(x, streaming.Chunk) else x[:, -1]
         return (logits, ends) if endpoints else logits
 
 
@@ -96,7 +87,8 @@ class NormLSTM(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool, carry: Any = None):
+    def __call__(self, x, train: bool):
+        chunk, x = x, streaming.values_of(x)
         batch, frames, channels = x.shape
         gates = 4 * self.hidden
         input_kernel = self.param("input_kernel", kernel_init, (channels, gates))
@@ -138,7 +130,7 @@ class NormLSTM(nn.Module):
                     found[name] = mean, var = moments(values, self.groups)
                     mean, var = (jnp.repeat(each, batch // self.groups, 0) for each in (mean, var))
                 else:
-                    mean, var = (jnp.asarray(each.value)[slot][None] for each in running[name])
+                    mean, var = (jnp.asarray(each.value)[slot] for each in running[name])
                 return ((values - mean) * lax.rsqrt(var + self.epsilon) * scale[None]).astype(dtype)
 
             total = norm("hidden", product(state, hidden_kernel), hidden_scale)
@@ -154,16 +146,24 @@ class NormLSTM(nn.Module):
             layers.check_groups(batch, batch, self.groups)
         inputs = jnp.moveaxis(product(x, input_kernel), 1, 0)
         dtype = jnp.result_type(inputs, bias)
-        if carry is None:
-            zeros = jnp.zeros((batch, self.hidden), dtype)
-            carry = zeros, zeros, jnp.zeros((), jnp.int32)
-        carry, (states, found) = lax.scan(step, carry, inputs)
+        cell = state = jnp.zeros((batch, self.hidden), dtype)
+        now = jnp.zeros(batch, jnp.int32)
+        past = None
+        if isinstance(chunk, streaming.Chunk):
+            start = cell, state
+            past = self.variable("stream", "past", lambda: start)
+            now = chunk.now
+            # A new video begins with zeros.
+            cell, state = (jnp.where((now > 0)[:, None], each, 0) for each in past.value)
+        (cell, state, _), (states, found) = lax.scan(step, (cell, state, now), inputs)
+        if past is not None:
+            past.value = cell, state
         if train and not self.is_initializing():
             slots = jnp.minimum(jnp.arange(self.steps), frames - 1)
             for name, moved in running.items():
                 for each, value in zip(moved, found[name], strict=True):
                     each.value = layers.moving_average(each.value, value.mean(1)[slots], self.decay)
-        return jnp.moveaxis(states, 0, 1), carry
+        return streaming.steps_of(chunk, jnp.moveaxis(states, 0, 1))
 
 
 def moments(values: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:

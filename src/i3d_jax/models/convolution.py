@@ -28,7 +28,8 @@ def conv(
       x: images or videos.
       kernel: the kernel.
       strides: one per axis of the window.
-      time_padding: "edge" repeats a video's first and last frame; "zeros" pads with zeros.
+      time_padding: "zeros" pads with zeros; "edge" repeats a video's first and last frame; "none"
+        gives only the outputs whose window lies inside the video.
     """
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
@@ -36,11 +37,25 @@ def conv(
         return _pointwise_conv(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
         return _edge_padded_conv(x, kernel, strides)
+    padded = time_padding == "zeros"
     if platform == "cpu" and len(window) == 3:
-        return _conv3d_as_2d(x, kernel, strides)
+        return _conv3d_as_2d(x, kernel, strides, padded)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
-        return _conv_of_few_channels(x, kernel, strides)
-    return _xla_conv(x, kernel, strides)
+        return _conv_of_few_channels(x, kernel, strides, padded)
+    if padded or len(window) == 2:
+        return _xla_conv(x, kernel, strides)
+    return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded))
+
+
+def _pads(x, kernel, strides, padded):
+    """The padding (before, after) of every axis: SAME, but none in time unless `padded`."""
+    pads = same_pads(x.shape[1:-1], kernel.shape[:-2], strides)
+    return pads if padded or x.ndim == 4 else [(0, 0), *pads[1:]]
+
+
+def _outputs(size, taps, stride, pads):
+    """How many windows fit along an axis, with its padding."""
+    return (sum(pads) + size - taps) // stride + 1
 
 
 def _pointwise_conv(x, kernel):
@@ -73,7 +88,7 @@ def _edge_padded_conv(x, kernel, strides):
 FEW_CHANNELS, CHANNEL_MULTIPLE = 96, 32
 
 
-def _conv_of_few_channels(x, kernel, strides):
+def _conv_of_few_channels(x, kernel, strides, padded=True):
     """The same convolution with more channels and fewer taps, which suits a GPU's matrix units.
 
     First, blocks of pixels as large as the strides become channels. Then all taps along one axis
@@ -81,9 +96,10 @@ def _conv_of_few_channels(x, kernel, strides):
     one of images if time has a single tap, or a matrix product if all axes have.
     """
     sizes, window, axes = x.shape[1:-1], kernel.shape[:-2], range(x.ndim - 2)
-    outputs = [-(-size // stride) for size, stride in zip(sizes, strides)]
+    pads = _pads(x, kernel, strides, padded)
+    outputs = [_outputs(*axis) for axis in zip(sizes, window, strides, pads)]
     taps = [-(-size // stride) for size, stride in zip(window, strides)]
-    befores = [before for before, _ in same_pads(sizes, window, strides)]
+    befores = [before for before, _ in pads]
     # Zeros fill up the last block of pixels and the last block of taps.
     afters = [(outputs[i] - 1 + taps[i]) * strides[i] - sizes[i] - befores[i] for i in axes]
     x = jnp.pad(x, [(0, 0), *zip(befores, afters), (0, 0)])
@@ -139,31 +155,30 @@ def _blocks_as_channels(x, blocks, axis):
 MIN_MULTIPLY_ADDS, MIN_POSITIONS = 1.5e9, 1000
 
 
-def _conv3d_as_2d(x, kernel, strides):
+def _conv3d_as_2d(x, kernel, strides, padded=True):
     """The same convolution as 2-D convolutions, which CPUs run several times faster.
 
     Half-precision numbers are computed in float32, as XLA itself does on a CPU.
     """
     dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
-    frames = -(-x.shape[1] // stride)
-    ((before, _),) = same_pads(x.shape[1:2], kernel.shape[:1], strides[:1])
+    pads = _pads(x, kernel, strides, padded)
+    (before, _), outputs = pads[0], _outputs(x.shape[1], kernel.shape[0], stride, pads[0])
     if stride > 1:
         x, kernel = _runs_as_channels(x, kernel, before, stride)
         before //= stride
-    runs, taps, outputs = x.shape[1], kernel.shape[0], kernel.shape[-1]
+    taps = kernel.shape[0]
     # The number of outputs at once that needs the fewest products.
     steps = range(1, min(4, toom_cook.max_tile_outputs(taps)) + 1)
-    step = min(steps, key=lambda step: (-(-runs // step) * (step + taps - 1), step))
+    step = min(steps, key=lambda step: (-(-outputs // step) * (step + taps - 1), step))
     # An export can leave the number of clips open; the choice is then made for one clip.
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
-    work = clips * math.prod((*x.shape[1:], *kernel.shape[:-2])) * outputs / math.prod(strides[1:])
+    work = clips * outputs * math.prod(x.shape[2:4]) * kernel.size / math.prod(strides[1:])
     y: Any
     if step > 1 and work >= max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size):
-        y = toom_cook.conv_over_time(x, kernel, before, step, strides[1:])
+        y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:])
     else:
-        y = _taps_as_channels(x, kernel, before, strides[1:])
-    # Padding in front can add a run that has no output.
-    return (y if y.shape[1] == frames else lax.slice_in_dim(y, 0, frames, axis=1)).astype(dtype)
+        y = _taps_as_channels(x, kernel, before, outputs, strides[1:])
+    return y.astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("before", "stride"))
@@ -182,16 +197,18 @@ def _runs_as_channels(x, kernel, before, stride):
     return x, kernel.reshape(taps, *window, stride * inputs, outputs)
 
 
-@functools.partial(jax.jit, static_argnames=("before", "strides"))
-def _taps_as_channels(x, kernel, before, strides):
+@functools.partial(jax.jit, static_argnames=("before", "outputs", "strides"))
+def _taps_as_channels(x, kernel, before, outputs, strides):
     """Convolution over time as one 2-D convolution: the taps in time become input channels.
 
     It repeats the inputs. The other way, a sum of shifted outputs, is slower: XLA computes these
     sums, and their gradients, again wherever they are used.
     """
-    runs, taps = x.shape[1], kernel.shape[0]
-    x = pad(x, 1, before, taps - 1 - before)
-    x = jnp.concatenate([lax.slice_in_dim(x, tap, tap + runs, axis=1) for tap in range(taps)], -1)
+    taps = kernel.shape[0]
+    x = pad(x, 1, before, outputs + taps - 1 - before - x.shape[1])
+    x = jnp.concatenate(
+        [lax.slice_in_dim(x, tap, tap + outputs, axis=1) for tap in range(taps)], -1
+    )
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
     return toom_cook.conv2d_per_frame(x, kernel, strides)

@@ -4,11 +4,13 @@ The table is from figure 3 of the paper and the release's `i3d.py`. The 2-D netw
 axis, so branch 2 is 3x3, not 5x5. Its variables have the same tree structure as the 3-D ones.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution, padding
+from i3d_jax.models import convolution, streaming
 from i3d_jax.models.network import IMAGE, VIDEO, Network
 from i3d_jax.models.timing import Timing
 
@@ -58,10 +60,7 @@ class Inception(Network):
     def timing(self) -> Timing:
         if self.dims == 2:
             return Timing()
-        before, after = receptive_field(LAYERS)
-        return Timing(
-            1, 1, STEP, before, STEP + after + 1, lost=1, least=MIN_FRAMES, quantum=2 * STEP
-        )
+        return Timing(step=STEP, lost=1, least=MIN_FRAMES, quantum=2 * STEP)
 
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
@@ -75,52 +74,57 @@ class Inception(Network):
         self.check_stream(
             video, f"{self.dims}-D Inception", VIDEO if self.dims == 3 else IMAGE | VIDEO, train
         )
-        if self.dims == 3 and video.shape[1] < MIN_FRAMES:
+        batch, length = streaming.values_of(video).shape[:2]
+        streamed = isinstance(video, streaming.Chunk)
+        if streamed and self.time_padding == "edge":
+            raise ValueError("time_padding is 'edge', wanted 'zeros' for videos in chunks")
+        if self.dims == 3 and length < MIN_FRAMES and not streamed:
             raise ValueError(
-                f"I3D: {video.shape[1]} frames give no prediction (T frames give ceil(T / 8) - 1); "
+                f"I3D: {length} frames give no prediction (T frames give ceil(T / 8) - 1); "
                 f"at least {MIN_FRAMES} are needed"
             )
-        groups = self.norm_groups(video.shape[0], train)
-        frames = video.shape[1] if self.dims == 2 and video.ndim == 5 else None
-        if frames is not None:
-            video = video.reshape(-1, *video.shape[2:])
-        unit = self.unit(groups, time_padding=self.time_padding)
-        ends = self.walk(LAYERS, video.astype(self.dtype), train, unit, self.dims)
+        # The 2-D network's frames are images of one batch.
+        of_frames = self.dims == 2 and (streamed or video.ndim == 5)
+        x: Any = video
+        if of_frames:
+            x = streaming.values_of(x).reshape(-1, *streaming.values_of(x).shape[2:])
+        x = streaming.per_step(lambda x: x.astype(self.dtype), x)
+        unit = self.unit(self.norm_groups(batch, train), time_padding=self.time_padding)
+        ends = self.walk(LAYERS, x, train, unit, self.dims)
         # At 224x224 this pools 7x7 pixels. Other sizes are averaged over all of space too.
-        x = ends["AvgPool"] = average_pool(ends["Mixed_5c"], self.dims)
-        if self.num_classes is None:
-            x = convolution.at_least_float32(jnp.squeeze(x, (-3, -2)))
-            x = x if frames is None else x.reshape(-1, frames, x.shape[-1])
-        else:
-            x = ends["Logits"] = jnp.squeeze(self.classify(x, train, (1,) * self.dims), (-3, -2))
-        if frames is not None:
-            ends = {name: end.reshape(-1, frames, *end.shape[1:]) for name, end in ends.items()}
+        x = ends["AvgPool"] = average_pool(self, "AvgPool", ends["Mixed_5c"], self.dims)
         if self.num_classes is not None:
-            x = ends["Logits"].mean(1) if ends["Logits"].ndim == 3 else x
+            x = ends["Logits"] = streaming.per_step(
+                lambda x: jnp.squeeze(self.classify(x, train, (1,) * self.dims), (-3, -2)), x
+            )
+        if of_frames:
+            ends = {
+                name: streaming.steps_of(video, end.reshape(batch, length, *end.shape[1:]))
+                for name, end in ends.items()
+            }
+        if self.num_classes is None:
+            x = streaming.per_step(
+                lambda x: convolution.at_least_float32(jnp.squeeze(x, (-3, -2))), ends["AvgPool"]
+            )
+        elif of_frames or self.dims == 3:
+            x = streaming.mean_over_time(ends["Logits"])
         return (x, ends) if endpoints else x
 
 
-def average_pool(x: jax.Array, dims: int) -> jax.Array:
-    """The last average pool: all of space and, in videos, pairs of frames; keeps the rank."""
-    x = convolution.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
-    return (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x
+def average_pool(module: nn.Module, name: str, x: Any, dims: int) -> Any:
+    """The last average pool: all of space and, in videos, pairs of frames; keeps the rank.
 
-
-def receptive_field(table: tuple[tuple, ...]) -> tuple[int, int]:
-    """How far an activation of the table's last layer sees in time.
-
-    SAME padding puts up to half a window before the first frame. The exact number depends on
-    whether a layer's length is even; both cases are covered.
-
-    Returns:
-      the most frames that it sees before its own frame, and the most after it.
+    Args:
+      module: the module that keeps a chunk's past (`streaming.with_past`).
+      name: of the variable there.
+      x: an array, or a chunk of videos.
+      dims: 3, or 2 for images.
     """
-    before = after = 0
-    jump = 1
-    for kind, _, *spec in table:
-        (window, *_), (stride, *_) = spec[-2:] if kind != "mixed" else ((3,), (1,))
-        pads = [padding.same_pads((length,), (window,), (stride,))[0][0] for length in (100, 101)]
-        before += jump * max(pads)
-        after += jump * (window - 1 - min(pads))
-        jump *= stride
-    return before, after
+
+    def over_space(x):
+        return convolution.at_least_float32(x).mean((-3, -2), keepdims=True).astype(x.dtype)
+
+    x = streaming.per_step(over_space, x)
+    if isinstance(x, streaming.Chunk):
+        x = streaming.with_past(module, name, x, 2, fill=None)
+    return streaming.per_step(lambda x: (x[:, :-1] + x[:, 1:]) / 2 if dims == 3 else x, x)

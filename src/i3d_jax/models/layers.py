@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
-from i3d_jax.models import convolution, normalization, platforms
+from i3d_jax.models import convolution, normalization, platforms, streaming
 from i3d_jax.models.initializers import kernel_init
 
 
@@ -199,12 +199,18 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
+        if not isinstance(x, streaming.Chunk):
+            return self._apply(x, train, self.time_padding)
+        x = streaming.with_past(self, "past", x, self.window[0], self.strides[0])
+        return x.replace(values=self._apply(x.values, train, "none"))
+
+    def _apply(self, x, train: bool, time_padding: str):
         conv = Conv(
             self.features,
             self.window,
             self.strides,
             False,
-            self.time_padding,
+            time_padding,
             self.dtype,
             name="conv",
         )

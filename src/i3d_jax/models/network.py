@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution, initializers, layers, platforms, pooling
+from i3d_jax.models import convolution, initializers, layers, platforms, streaming
 from i3d_jax.models.timing import Timing
 
 CHANNELS = {"rgb": 3, "flow": 2}
@@ -33,9 +33,9 @@ class Mixed(nn.Module):
         b1 = self.unit(c1b, three, one, name="b1b")(b1, train)
         b2 = self.unit(c2a, one, one, name="b2a")(x, train)
         b2 = self.unit(c2b, three, one, name="b2b")(b2, train)
-        b3 = pooling.max_pool(x, three, one)
+        b3 = streaming.max_pool(self, "pool", x, three, one)
         b3 = self.unit(c3, one, one, name="b3")(b3, train)
-        return jnp.concatenate([b0, b1, b2, b3], -1)
+        return streaming.concatenate(self, "waiting", [b0, b1, b2, b3])
 
 
 class Network(nn.Module):
@@ -53,6 +53,8 @@ class Network(nn.Module):
 
     Training needs the rng "dropout" and `mutable=["batch_stats"]`. For batches that are
     processed in parts see `layers.Dropout`.
+
+    In the place of whole videos a network takes the next chunk of longer ones (`streaming.step`).
 
     Attributes:
       num_classes: K, the number of logits.
@@ -176,7 +178,7 @@ class Network(nn.Module):
         for kind, name, *spec in table:
             if kind == "pool":
                 window, strides = spec
-                x = pooling.max_pool(x, window[-dims:], strides[-dims:])
+                x = streaming.max_pool(self, name, x, window[-dims:], strides[-dims:])
             elif kind == "conv":
                 features, window, strides = spec
                 conv = functools.partial(block(unit.func), **unit.keywords)
@@ -200,11 +202,11 @@ class Network(nn.Module):
           axes: the allowed ranks, each with its axes for the message.
           train: whether the network is called with `train=True`.
         """
-        if isinstance(video, dict) or video.ndim not in axes:
+        if isinstance(video, dict) or streaming.values_of(video).ndim not in axes:
             found = (
                 f"the streams {sorted(video)}"
                 if isinstance(video, dict)
-                else f"an array of shape {video.shape}"
+                else f"an array of shape {streaming.values_of(video).shape}"
             )
             raise ValueError(f"{what}: got {found}, wanted {' or '.join(axes.values())}")
         self._check_array(video, what, train)
@@ -222,7 +224,7 @@ class Network(nn.Module):
         if not isinstance(video, dict) or set(video) != set(CHANNELS):
             found = sorted(video) if isinstance(video, dict) else f"an array of shape {video.shape}"
             raise ValueError(f"{what}: got {found}, wanted {wanted}")
-        rgb, flow = video["rgb"].shape, video["flow"].shape
+        rgb, flow = (streaming.values_of(video[stream]).shape for stream in CHANNELS)
         if len(rgb) != 5 or len(flow) != 5 or (rgb[0], *rgb[2:4]) != (flow[0], *flow[2:4]):
             raise ValueError(
                 f"{what}: got rgb of shape {rgb} and flow of shape {flow}, wanted {wanted}"
@@ -232,6 +234,10 @@ class Network(nn.Module):
 
     @nn.nowrap
     def _check_array(self, video: Any, what: str, train: bool) -> None:
+        if isinstance(video, streaming.Chunk):
+            if train:
+                raise ValueError(f"{what}: got a chunk to train on, wanted whole clips")
+            video = video.values
         # Integers are mostly pixels in bytes, which would give meaningless predictions.
         if not jnp.issubdtype(video.dtype, jnp.floating):
             raise ValueError(

@@ -27,8 +27,8 @@ def conv2d_per_frame(x, kernel, strides, padding: Any = "SAME"):
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-@functools.partial(jax.jit, static_argnames=("before", "step", "strides"))
-def conv_over_time(x, kernel, before, step, strides):
+@functools.partial(jax.jit, static_argnames=("before", "outputs", "step", "strides"))
+def conv_over_time(x, kernel, before, outputs, step, strides):
     """Convolution over time with half of the multiplications, or fewer.
 
     Directly, `step` outputs of `taps` taps take step * taps products. Here they take
@@ -42,30 +42,32 @@ def conv_over_time(x, kernel, before, step, strides):
       x: [B, runs, H, W, I].
       kernel: [taps, H, W, I, O].
       before: runs of padding in front.
+      outputs: runs of the result; behind the last run there is padding, as far as it is needed.
       step: outputs that are computed together (see `max_tile_outputs`).
       strides: in height and width.
     """
-    return _conv_over_time(x, kernel, before, step, strides)  # For jvp, use forms_of("plain").
+    # For jvp, use forms_of("plain").
+    return _conv_over_time(x, kernel, before, outputs, step, strides)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv_over_time(x, kernel, before, step, strides) -> jax.Array:
-    runs, taps = x.shape[1], kernel.shape[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _conv_over_time(x, kernel, before, outputs, step, strides) -> jax.Array:
+    taps = kernel.shape[0]
     of_runs, of_taps, of_products = _transform_matrices(step, taps)
-    places, slices = _tile_elements(x, before, step, taps), _unstack(kernel, 0)
+    places, slices = _tile_elements(x, before, outputs, step, taps), _unstack(kernel, 0)
     products = [
         conv2d_per_frame(_weighted_sum(places, run), _weighted_sum(slices, tap), strides)
         for run, tap in zip(of_runs.tolist(), of_taps.tolist(), strict=True)
     ]
     y = jnp.stack([_weighted_sum(products, product) for product in of_products.tolist()], 2)
-    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :runs]
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :outputs]
 
 
-def _conv_over_time_fwd(x, kernel, before, step, strides):
-    return _conv_over_time(x, kernel, before, step, strides), (x, kernel)
+def _conv_over_time_fwd(x, kernel, before, outputs, step, strides):
+    return _conv_over_time(x, kernel, before, outputs, step, strides), (x, kernel)
 
 
-def _conv_over_time_bwd(before, step, strides, residual, grad):
+def _conv_over_time_bwd(before, outputs, step, strides, residual, grad):
     """The gradients, one product after another in a loop.
 
     The products differ only in their weights, so one loop body is traced and compiled for all.
@@ -76,7 +78,7 @@ def _conv_over_time_bwd(before, step, strides, residual, grad):
     grad_pads = ((0, 0), (0, -grad.shape[1] % step), (0, 0), (0, 0), (0, 0))
 
     # Transposed once for all products: summing and transposing in the loop reads memory more often.
-    places = _channels_first(jnp.stack(_tile_elements(x, before, step, taps)))
+    places = _channels_first(jnp.stack(_tile_elements(x, before, outputs, step, taps)))
 
     def of_product(weights):
         # Slices are taken inside the loop: there XLA fuses them with their sum and keeps neither.
@@ -91,7 +93,7 @@ def _conv_over_time_bwd(before, step, strides, residual, grad):
 
     weights = [jnp.asarray(each, grad.dtype) for each in (of_runs, of_taps, of_products.T)]
     of_places, of_slices = (_unstack(gradients, 0) for gradients in lax.map(of_product, weights))
-    (of_x,) = jax.linear_transpose(lambda x: _tile_elements(x, before, step, taps), x)(
+    (of_x,) = jax.linear_transpose(lambda x: _tile_elements(x, before, outputs, step, taps), x)(
         [_weighted_sum(of_places, place) for place in of_runs.T.tolist()]
     )
     return of_x, jnp.stack([_weighted_sum(of_slices, tap) for tap in of_taps.T.tolist()])
@@ -142,16 +144,15 @@ def _channels_first(x):
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
-def _tile_elements(x, before, step, taps):
+def _tile_elements(x, before, outputs, step, taps):
     """Cuts x into overlapping tiles of step + taps - 1 runs, one tile per `step` outputs.
 
     Returns:
       for each place in a tile, the runs of all tiles at that place, [B, tiles, H, W, C].
     """
-    runs = x.shape[1]
-    steps = -(-runs // step)
+    steps = -(-outputs // step)
     blocks = steps + -(-(taps - 1) // step)
-    x = pad(x, 1, before, blocks * step - runs - before)
+    x = pad(x, 1, before, blocks * step - x.shape[1] - before)
     x = _unstack(x.reshape(x.shape[0], blocks, step, *x.shape[2:]), 2)
     places = [divmod(place, step) for place in range(step + taps - 1)]
     return [lax.slice_in_dim(x[place], first, first + steps, axis=1) for first, place in places]

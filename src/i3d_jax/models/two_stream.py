@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i3d_jax.models import convolution, pooling
-from i3d_jax.models.inception import LAYERS, MIN_FRAMES, STEP, Inception, receptive_field
+from i3d_jax.models import convolution, streaming
+from i3d_jax.models.inception import Inception
 from i3d_jax.models.network import Network
 from i3d_jax.models.timing import Timing
 
@@ -39,12 +39,14 @@ class Streams(Network):
         self.check_streams(video, type(self).__name__, train)
         rgb, flow = video["rgb"], video["flow"]
         if self.dims == 2:
-            flow = stack_snippets(flow, self.snippet)
-        if rgb.shape[1] != flow.shape[1]:
-            frames = self.snippet if self.dims == 2 else 1
+            stacked = stack_snippets(streaming.values_of(flow), self.snippet)
+            flow = streaming.steps_of(flow, stacked, self.snippet)
+        frames, snippets = (streaming.values_of(x).shape[1] for x in (rgb, flow))
+        if frames != snippets:
+            of_flow = self.snippet if self.dims == 2 else 1
             raise ValueError(
-                f"{type(self).__name__}: got {rgb.shape[1]} RGB frames and "
-                f"{video['flow'].shape[1]} of flow, wanted {frames} of flow to each"
+                f"{type(self).__name__}: got {frames} RGB frames and "
+                f"{snippets * of_flow} of flow, wanted {of_flow} of flow to each"
             )
         ends = {}
         for name, frames in (("rgb", rgb), ("flow", flow)):
@@ -79,9 +81,11 @@ class TwoStream(Streams):
         if self.combine not in ("average", "sum"):
             raise ValueError(f"combine is {self.combine!r}, wanted 'average' or 'sum'")
         ends = self.streams(video, train, self.num_classes)
-        total = ends["rgb/Logits"] + ends["flow/Logits"]
-        ends["Logits"] = total / 2 if self.combine == "average" else total
-        logits = ends["Logits"].mean(1)
+        share = 2 if self.combine == "average" else 1
+        ends["Logits"] = streaming.per_step(
+            lambda rgb, flow: (rgb + flow) / share, ends["rgb/Logits"], ends["flow/Logits"]
+        )
+        logits = streaming.mean_over_time(ends["Logits"])
         return (logits, ends) if endpoints else logits
 
 
@@ -102,29 +106,24 @@ class FusedTwoStream(Streams):
 
     @property
     def timing(self) -> Timing:
-        # The convolution and the pool each see one step further.
-        if self.dims == 2:
-            return super().timing._replace(before=2, after=3)
-        before, after = receptive_field(LAYERS)
-        far = 2 * STEP
-        return super().timing._replace(
-            before=before + far, after=after + 1 + far, lost=0, least=MIN_FRAMES
-        )
+        return super().timing._replace(lost=0)
 
     @nn.compact
     def __call__(self, video: dict[str, jax.Array], train: bool = False, endpoints: bool = False):
         """See `Network`."""
         ends = self.streams(video, train, None)
-        x = jnp.concatenate([ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]], -1)
+        x = streaming.concatenate(self, "waiting", [ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]])
         three, one = (3, 3, 3), (1, 1, 1)
-        unit = self.unit(self.norm_groups(x.shape[0], train))
+        unit = self.unit(self.norm_groups(streaming.values_of(x).shape[0], train))
         x = ends["Conv_6a"] = unit(self.scaled_channels(512), three, one, name="Conv_6a")(
             x, self.trains_backbone(train)
         )
-        x = ends["MaxPool_6a"] = pooling.max_pool(x, three, one)
-        x = ends["AvgPool"] = convolution.at_least_float32(x).mean((2, 3))
-        ends["Logits"] = self.classify(x.astype(self.dtype), train)
-        logits = ends["Logits"].mean(1)
+        x = ends["MaxPool_6a"] = streaming.max_pool(self, "MaxPool_6a", x, three, one)
+        x = ends["AvgPool"] = streaming.per_step(
+            lambda x: convolution.at_least_float32(x).mean((2, 3)), x
+        )
+        ends["Logits"] = streaming.per_step(lambda x: self.classify(x.astype(self.dtype), train), x)
+        logits = streaming.mean_over_time(ends["Logits"])
         return (logits, ends) if endpoints else logits
 
 
