@@ -92,8 +92,8 @@ def seconds(spans: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray, np.n
       spans: of the rows.
       fps: frames per second.
     """
-    start, end = (spans.astype(np.float64) / fps).T
-    return start, end, (start + end) / 2
+    start, end = (spans / fps).T
+    return start, end, spans.mean(-1) / fps
 
 
 def per_frame(features: np.ndarray, spans: np.ndarray, frames: int, method: str) -> np.ndarray:
