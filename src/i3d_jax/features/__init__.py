@@ -11,6 +11,15 @@ from i3d_jax.features.grids import Dense, Windows
 from i3d_jax.features.networks import load
 from i3d_jax.features.outputs import Features
 from i3d_jax.features.reading import Reading
-from i3d_jax.features.task import Extraction
+from i3d_jax.features.task import Extraction, reading_for
 
-__all__ = ["Dense", "Extraction", "Features", "Reading", "Windows", "extract", "load"]
+__all__ = [
+    "Dense",
+    "Extraction",
+    "Features",
+    "Reading",
+    "Windows",
+    "extract",
+    "load",
+    "reading_for",
+]

@@ -39,7 +39,7 @@ from i3d_jax.features.extraction import extract
 from i3d_jax.features.jobs import Job, Shard, list_jobs, shard
 from i3d_jax.features.outputs import FORMATS, Features
 from i3d_jax.features.presets import PRESETS
-from i3d_jax.features.task import Extraction
+from i3d_jax.features.task import Extraction, reading_for
 from i3d_jax.stopping import StoppedError, catch_stop_signals
 from i3d_jax.video import listing
 
@@ -160,17 +160,9 @@ def make_extraction(flags: argparse.Namespace) -> Extraction:
     sources = networks.load(names, flags.layer, flags.stream)
     if flags.format == "npy" and len({each.stream for each in sources}) < len(sources):
         raise ValueError(f"{', '.join(names)}: of one stream; --format npy has a file per stream")
-    info = sources[0].info
-    taken = {each for one in sources for each in one.info.footprint}
-    fps = info.fps if flags.fps is None else flags.fps
-    how = reading.Reading(
-        streams=tuple(each for each in ("rgb", "flow") if each in taken),
-        fps=None if fps == "own" else float(fps),
-        short_side=info.short_side,
-        crop=flags.crop,
-        size=info.crop,
-        tv_l1=flow.PRESETS[flags.flow_preset],
-    )
+    how = reading_for(sources, crop=flags.crop, tv_l1=flow.PRESETS[flags.flow_preset])
+    if flags.fps is not None:
+        how = how._replace(fps=None if flags.fps == "own" else flags.fps)
     what = Extraction(
         sources, how, flags.windows, flags.per_frame, flags.keep_space, flags.batch_size
     )

@@ -17,6 +17,14 @@ def extract(
 ) -> Iterator[Found]:
     """Computes the features of videos.
 
+    For example::
+
+        sources = features.load(["rgb_imagenet", "flow_imagenet"])
+        how = features.reading_for(sources, fps=None)  # The videos' own rate.
+        for path, found in features.extract(["video.mp4"], features.Extraction(sources, how)):
+            if isinstance(found, features.Features):
+                start, end, centre = found.seconds
+
     Args:
       paths: of the videos.
       what: to compute.

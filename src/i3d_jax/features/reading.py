@@ -31,7 +31,6 @@ class Reading(NamedTuple):
         five; or the whole frame.
       size: side of a crop in pixels.
       tv_l1: settings of the optical flow.
-      batch_size: pairs of frames per batch of flow; see `flow_of_frames`.
     """
 
     streams: tuple[str, ...] = ("rgb",)

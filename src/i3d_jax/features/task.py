@@ -1,6 +1,6 @@
 """What is computed of each video, and the features that its rows become."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,24 @@ class Extraction(NamedTuple):
             raise ValueError(
                 f"windows of {self.windows.size} frames, wanted {self.least} at least{multiple}"
             )
+
+
+def reading_for(sources: list[Source], **options: Any) -> reading.Reading:
+    """How networks take videos: their streams, rate, size and crop.
+
+    Args:
+      sources: the networks.
+      **options: attributes of `Reading` that are to be others.
+    """
+    info = sources[0].info
+    taken = {stream for each in sources for stream in each.info.footprint}
+    own = reading.Reading(
+        streams=tuple(stream for stream in ("rgb", "flow") if stream in taken),
+        fps=float(info.fps),
+        short_side=info.short_side,
+        size=info.crop,
+    )
+    return own._replace(**options)
 
 
 def finished(
