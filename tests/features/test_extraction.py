@@ -3,7 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from support.small_features import flow_frames, one_pass, rgb, save_video, save_weights
+from support.small_features import (
+    flow_frames,
+    one_pass,
+    rgb,
+    save_other_weights,
+    save_video,
+    save_weights,
+)
 
 from i3d_jax import features, flow, video, weights
 
@@ -234,6 +241,30 @@ def test_no_video_is_read_further_than_needed(folder, monkeypatch):
     assert sum(done) == 320 and len(given) <= 320 + 3 * 16
 
 
+@pytest.mark.slow  # Compiles two networks.
+@pytest.mark.parametrize(
+    "name,layer,rows,span",
+    # The last 14 frames are no window of 16.
+    [("inception", "AvgPool", 30, 1), ("c3d", "Dense_7", 1, 16)],
+)
+def test_networks_of_frames_and_of_16_frames(name, layer, rows, span, folder):
+    path = save_other_weights(folder, name)
+    sources = features.load([path], layer)
+    what = features.Extraction(sources, features.reading_for(sources))
+    ((_, found),) = features.extract([folder / "30.mp4"], what)
+    assert isinstance(found, features.Features) and found.spans[-1].tolist() == [
+        (rows - 1) * span,
+        rows * span,
+    ]
+    wanted = one_pass(path, rgb(folder / "30.mp4")[: rows * span], layer)
+    same(found.features, wanted.reshape(rows, -1))
+
+
+def test_networks_of_frames_that_lie_apart_are_refused(folder):
+    with pytest.raises(weights.WeightsError, match="convnet_lstm takes frames that lie apart"):
+        features.load([save_other_weights(folder, "convnet_lstm")])
+
+
 @pytest.mark.parametrize(
     "names,options,message",
     [
@@ -249,3 +280,17 @@ def test_networks_that_do_not_fit_are_refused(names, options, message, folder):
 def test_windows_that_are_too_short_are_refused(folder):
     with pytest.raises(ValueError, match="windows of 8 frames, wanted 9 at least"):
         extract(folder, ["30.mp4"], windows=features.Windows(8, 8))
+
+
+@pytest.mark.slow  # Runs a network of full size over 10 s of video, twice.
+def test_real_features_of_a_real_clip_equal_one_pass(shared_data):
+    name = str(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch")
+    path = shared_data / "clips" / "flipping_a_pancake.mkv"
+    sources = features.load([name])
+    what = features.Extraction(sources, features.reading_for(sources))
+    ((_, found),) = features.extract([path], what)
+    frames = video.decode(path, short_side=256, crop=224)
+    assert isinstance(found, features.Features) and found.length == len(frames) == 259
+    wanted = one_pass(name, frames)[:, 0, 0]
+    assert found.features.shape == wanted.shape == (32, 1024)
+    np.testing.assert_allclose(found.features, wanted, rtol=0, atol=1e-5 * wanted.max())

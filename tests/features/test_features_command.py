@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from support.small_features import one_pass, rgb, save_video, save_weights
+from support.videos import clip, encode
 
 from i3d_jax import files, flow
 from i3d_jax.features import __main__ as command
@@ -292,6 +293,35 @@ def test_ctrl_c_ends_in_mid_video(folder, tmp_path, run, capsys, monkeypatch):
     assert run(folder / "one.mp4", "--out", tmp_path) == 130
     assert "stopped; finished videos are kept" in capsys.readouterr().err
     assert listed(tmp_path) == [".lock", "features.json"]
+
+
+MEASURED = """
+import resource, sys
+from i3d_jax.features import __main__ as command
+
+status = command.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.slow  # Reads half an hour of video.
+def test_half_an_hour_takes_no_more_memory_than_a_minute(folder, tmp_path):
+    minute = encode(clip(1500, 0, 48, 64), [*range(0, 60_000, 40)], "mpegts", preset="ultrafast")
+    used = []
+    for minutes in 1, 30:
+        path = tmp_path / f"{minutes}.ts"
+        path.write_bytes(minute * minutes)
+        line = [sys.executable, "-c", MEASURED, path, "--out", tmp_path / "out", "--weights"]
+        line += [folder.parent / "rgb.safetensors"]
+        done = subprocess.run(line, check=True, capture_output=True, text=True)
+        used.append(int(done.stderr.splitlines()[-1]))
+        with np.load(tmp_path / "out" / f"{minutes}.npz") as file:
+            # 1,500 frames a minute.
+            assert len(file["features"]) == -(-1500 * minutes // 8) - 1
+            assert abs(file["end"][-1] - 60 * minutes) < 1e-9
+    # The rows of half an hour are 1.4 MB; the times of its packets are 10 MB.
+    assert used[1] < used[0] + 50
 
 
 @pytest.mark.slow  # Computes 1,000 videos twice, in seven processes.

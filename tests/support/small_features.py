@@ -9,6 +9,7 @@ import numpy as np
 
 from i3d_jax import flow, models, pixels, video, weights
 from i3d_jax.flow.videos import flow_of_frames
+from support import small_networks
 from support.small_weights import INFO, small_variables
 from support.videos import clip, encode
 
@@ -18,6 +19,19 @@ def save_weights(folder: pathlib.Path, stream: str = "rgb") -> str:
     path = folder / f"{stream}.safetensors"
     variables = small_variables(stream == "flow", 2 if stream == "flow" else 3)
     weights.save(path, variables, dataclasses.replace(INFO, footprint={stream: (250, 1)}))
+    return str(path)
+
+
+def save_other_weights(folder: pathlib.Path, name: str) -> str:
+    """Saves a tiny network of another kind, with the paper's test clip; returns its path."""
+    options, clips = small_networks.SMALL[name]
+    variables = small_networks.small(name).init(jax.random.key(0), small_networks.clip(clips))
+    footprint = models.MODELS[name].test
+    info = dataclasses.replace(
+        INFO, model=name, options={"width": 0.1, **options}, footprint=footprint
+    )
+    path = folder / f"{name}.safetensors"
+    weights.save(path, jax.tree.map(np.asarray, variables), info)
     return str(path)
 
 

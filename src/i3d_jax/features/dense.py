@@ -32,7 +32,8 @@ class _Slot:
 
     def __init__(self, opened: reading.Opened, what: Extraction):
         self.video = opened
-        self.counts = [each.grid.rows(opened.length) for each in what.sources]
+        used = opened.length // what.ticks * what.ticks
+        self.counts = [each.grid.rows(used) for each in what.sources]
         self.chunks = max(
             -(-(count + each.delay) * each.grid.step // CHUNK)
             for count, each in zip(self.counts, what.sources, strict=True)
@@ -89,12 +90,11 @@ def extract_dense(
     programs = Programs(what.sources, what.keep_space)
     crops = reading.CROPS[what.how.crop]
     per_device = 1 if jax.default_backend() == "cpu" else max(1, (what.batch_size or 16) // crops)
-    (ticks,) = {each.ticks for each in what.sources}
 
     def open_(path: str, length: int | None) -> reading.Opened:
         fps = what.how.rate(path)
         length = length or video.predicted_length(path, fps)
-        used = length // ticks * ticks
+        used = length // what.ticks * what.ticks
         if used < what.least:
             found = f"{length} frames at {fps:g} per second"
             raise video.VideoError(
@@ -104,7 +104,7 @@ def extract_dense(
         return reading.Opened(path, fps, chunks, reading.Ahead(pool, chunks), length)
 
     number = per_device * programs.devices
-    batch = _DenseBatch(programs, what, number, ticks, advance)
+    batch = _DenseBatch(programs, what, number, advance)
     yield from batch.run(reading.Queue(paths, open_, pool, number + 1))
 
 
@@ -116,10 +116,9 @@ class _DenseBatch:
         programs: Programs,
         what: Extraction,
         number: int,
-        ticks: int,
         advance: Callable[[int], None],
     ):
-        self.programs, self.what, self.ticks, self.advance = programs, what, ticks, advance
+        self.programs, self.what, self.advance = programs, what, advance
         self.crops = reading.CROPS[what.how.crop]
         self.slots: list[_Slot | None] = [None] * number
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -190,7 +189,9 @@ class _DenseBatch:
         }
         if self.states is None:
             self.states = self.programs.start(batch)
-        lengths = [0 if slot is None else slot.video.length // self.ticks for slot in self.slots]
+        lengths = [
+            0 if slot is None else slot.video.length // self.what.ticks for slot in self.slots
+        ]
         self.states, found = self.programs.next_chunk(
             self.states,
             np.repeat(fresh, self.crops),

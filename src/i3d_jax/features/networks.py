@@ -91,7 +91,8 @@ def _source(name: str, layer: str) -> Source:
     chunk = models.input_shapes(clip, info.crop)
     state = jax.eval_shape(functools.partial(streaming.start, network), variables, chunk, [0])
     step = functools.partial(streaming.step, network=network)
-    _, ends = jax.eval_shape(step, variables, state, chunk)
+    _, found = jax.eval_shape(step, variables, state, chunk)
+    ends = {each: end for each, end in found.items() if isinstance(end, streaming.Chunk)}
     found = [each for each in (layer, f"rgb/{layer}", f"flow/{layer}") if each in ends]
     if not found:
         known = dict.fromkeys(each.rpartition("/")[-1] for each in ends)

@@ -34,6 +34,11 @@ class Extraction(NamedTuple):
     batch_size: int | None = None
 
     @property
+    def ticks(self) -> int:
+        """Frames that the networks take at a time; dense rows leave out what is less at the end."""
+        return self.sources[0].ticks
+
+    @property
     def least(self) -> int:
         """Frames of the shortest video, or window, that the networks take."""
         return max(each.network.timing.least * each.ticks for each in self.sources)
@@ -42,9 +47,8 @@ class Extraction(NamedTuple):
         """Raises a ValueError if windows do not suit the networks."""
         if self.windows is None:
             return
-        (ticks,) = {each.ticks for each in self.sources}
-        if self.windows.size < self.least or self.windows.size % ticks:
-            multiple = f", a multiple of {ticks}" if ticks > 1 else ""
+        if self.windows.size < self.least or self.windows.size % self.ticks:
+            multiple = f", a multiple of {self.ticks}" if self.ticks > 1 else ""
             raise ValueError(
                 f"windows of {self.windows.size} frames, wanted {self.least} at least{multiple}"
             )
@@ -72,8 +76,10 @@ def finished(
     rows: list[np.ndarray], opened: reading.Opened, length: int, what: Extraction
 ) -> Features | video.VideoError:
     """The features of a video from the rows of all networks, [crops, rows, ...]."""
-    grid = what.windows or what.sources[0].grid
-    spans = grid.spans(length if what.windows else opened.length)
+    if what.windows is not None:
+        spans = what.windows.spans(length)
+    else:
+        spans = what.sources[0].grid.spans(length // what.ticks * what.ticks)
     streams = []
     for source, values in zip(what.sources, rows, strict=True):
         values = np.moveaxis(values, 0, 1)
