@@ -66,7 +66,9 @@ def test_an_unknown_command_is_one_line_that_names_the_others(monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["i3d-jax", "predct"])
     assert ended(dispatcher.main) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("i3d-jax: there is no command 'predct'; there are predict, weights, ")
+    assert errors.startswith(
+        "i3d-jax: there is no command 'predct'; there are predict, live, weights, "
+    )
     assert errors.count("\n") == 1
 
 

@@ -48,6 +48,7 @@ def test_networks_run_in_an_environment_for_inference(environment, tmp_path):
     (tmp_path / "x.mp4").write_bytes(encode(numbered(20), range(0, 800, 40), container="mp4"))
     line = run(environment, "predict", "--json", "--weights", tmp_path / "w.safetensors", tmp_path)
     assert len(json.loads(line.stdout)["top"]) == 5
+    run(environment, "live", "--weights", tmp_path / "w.safetensors", tmp_path / "x.mp4")
     run(
         environment, "flow", tmp_path / "x.mp4", "--out", tmp_path / "flow", "--flow-preset", "fast"
     )

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import av.error
 import jax
@@ -125,7 +129,7 @@ def test_without_json_the_output_is_a_table(files, capsys):
 
 
 def test_lengths_are_compiled_by_bucket(files):
-    logits, network, info = predict.classifier(str(files / "w.safetensors"))
+    logits, network, info, _ = predict.classifier(str(files / "w.safetensors"))
     lengths = [
         network.timing.ticks({"rgb": frames}, {"rgb": 250})
         for frames in (9, 16, 17, 79, 241, 250, 999)
@@ -287,3 +291,144 @@ def test_released_weights_name_the_action(clip, name, shared_data, capsys):
     checkpoint = str(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch")
     assert predict.main(["--json", "--weights", checkpoint, str(shared_data / clip)]) == 0
     assert json.loads(capsys.readouterr().out)["top"][0]["class"] == name
+
+
+def test_a_timeline_has_the_classes_of_the_whole_video_over_time(files, tmp_path, capsys):
+    arguments = ["--timeline", str(tmp_path), "--json", "--top-k", "7", str(files / "other.mp4")]
+    assert run(files, *arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = json.loads((tmp_path / "other.json").read_text())
+    # 30 frames: ceil(30 / 8) - 1 rows of 16 frames, 8 apart.
+    times = [(row["start"], row["centre"], row["end"]) for row in found["rows"]]
+    wanted = [(0, 8, 16), (8, 16, 24), (16, 23, 30)]
+    np.testing.assert_allclose(np.array(times) * 25, wanted, rtol=1e-9)
+    variables, info = weights.read(files / "w.safetensors")
+    network = models.build("i3d", num_classes=7, **info.options)
+    clip = pixels.to_unit(video.decode(files / "other.mp4", short_side=40, crop=32))
+    logits, ends = jax.jit(lambda x: network.apply(variables, x, endpoints=True))(clip[None])
+    for row, values in zip(found["rows"], ends["Logits"][0], strict=True):
+        by_class = {each["class"]: each["logit"] for each in row["top"]}
+        np.testing.assert_allclose([by_class[name] for name in INFO.classes], values, rtol=1e-4)
+    # The network's logits are the mean over its rows.
+    by_class = {each["class"]: each["logit"] for each in found["mean"]["top"]}
+    np.testing.assert_allclose([by_class[name] for name in INFO.classes], logits[0], rtol=1e-4)
+    assert printed == {
+        "video": str(files / "other.mp4"),
+        "frames": 30,
+        "top": found["mean"]["top"],
+        "timeline": str(tmp_path / "other.json"),
+    }
+    assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
+    about = found["about"]
+    assert about["weights"][0]["fingerprint"] == weights.fingerprint(variables)
+    assert (about["fps"], about["short_side"], about["crop"], about["frames"]) == (25, 40, 32, 30)
+
+
+def test_timelines_of_a_folder_go_on_behind_a_bad_video(files, tmp_path, capsys):
+    for name in "b/2.mp4", "a.mp4", "c/2.mp4":
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((files / "good.mp4").read_bytes())
+    for name in "short.mp4", "text.mp4":
+        (tmp_path / "in" / name).write_bytes((files / name).read_bytes())
+    assert run(files, "--timeline", str(tmp_path / "out"), str(tmp_path / "in")) == 1
+    out, err = capsys.readouterr()
+    made = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.*"))
+    assert made == [
+        f"out/{name}.{kind}" for name in ("a", "b/2", "c/2") for kind in ("json", "png")
+    ]
+    first = out.splitlines()[0]
+    assert first == f"{tmp_path}/in/a.mp4 (20 frames) -> {tmp_path}/out/a.json"
+    errors = [line for line in err.splitlines() if str(tmp_path) in line]
+    assert [line.split(":")[0] for line in errors] == [
+        f"{tmp_path}/in/{name}" for name in ("short.mp4", "text.mp4")
+    ]
+
+
+def test_the_same_command_replaces_its_timelines_and_no_other_file(files, tmp_path, capsys):
+    arguments = ["--timeline", str(tmp_path), str(files / "good.mp4")]
+    assert run(files, *arguments) == 0 == run(files, *arguments)
+    (tmp_path / "good.json").write_text("{}")
+    capsys.readouterr()
+    assert run(files, *arguments) == 2
+    err = capsys.readouterr().err
+    assert "good.json: is there already, and no timeline" in err and err.count("\n") == 1
+
+
+def test_a_timeline_that_cannot_be_written_is_one_line_and_status_2(files, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(files, "--timeline", str(tmp_path / "file"), str(files / "good.mp4")) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "file") in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.slow  # Compiles whole networks.
+def test_timelines_of_several_weights_are_added(streams, tmp_path, capsys):
+    names = [["--weights", str(streams / f"{name}.safetensors")] for name in ("w", "flow")]
+    arguments = ["--json", "--top-k", "7", "--flow-preset", "fast", "--timeline", str(tmp_path)]
+    logits = []
+    for each in names[0], names[1], names[0] + names[1]:
+        assert predict.main([*arguments, *each, str(streams / "good.mp4")]) == 0
+        rows = json.loads((tmp_path / "good.json").read_text())["rows"]
+        by_class = [{each["class"]: each["logit"] for each in row["top"]} for row in rows]
+        logits.append(np.array([[row[name] for name in INFO.classes] for row in by_class]))
+    np.testing.assert_allclose(logits[2], logits[0] + logits[1], rtol=1e-5)
+
+
+@pytest.mark.slow  # Compiles whole networks.
+def test_rows_that_lie_elsewhere_in_time_are_not_added(streams, tmp_path, capsys):
+    names = [str(streams / f"{name}.safetensors") for name in ("w", "both")]
+    flags = ["--timeline", str(tmp_path), "--weights", names[0], "--weights", names[1]]
+    assert predict.main([*flags, "x.mp4"]) == 2
+    message = f"{names[1]}: its predictions lie elsewhere in time than {names[0]}'s"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["-clip.mp4", "--json.mp4"])
+def test_a_name_that_begins_with_a_dash_is_a_video_behind_two_dashes(
+    name, files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes((files / "good.mp4").read_bytes())
+    for arguments in ["--", name], [f"./{name}"]:
+        assert run(files, "--timeline", "out", *arguments) == 0
+        assert capsys.readouterr().out.startswith(f"{arguments[-1]} (20 frames)")
+        assert (tmp_path / "out" / f"{name[:-4]}.json").exists()
+    with pytest.raises(SystemExit) as end:
+        run(files, name)
+    assert end.value.code == 2
+    line = f"the file {name} is written ./{name} (--help for help)\n"
+    assert capsys.readouterr().err.endswith(line)
+
+
+@pytest.mark.slow  # Starts processes.
+@pytest.mark.parametrize("timeline", [False, True])
+def test_a_run_that_is_stopped_has_printed_its_finished_videos(timeline, files, tmp_path):
+    for number in range(200):
+        (tmp_path / f"{number:03}.mp4").write_bytes((files / "other.mp4").read_bytes())
+    flags = ["--timeline", str(tmp_path / "out")] if timeline else []
+    command = [sys.executable, "-m", "i3d_jax.predict", "--json", *flags]
+    command += ["--weights", str(files / "w.safetensors"), str(tmp_path)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "stopped by SIGINT" and "Traceback" not in errors
+    found = [json.loads(line)["video"] for line in (first + out).splitlines()]
+    assert found == [str(tmp_path / f"{number:03}.mp4") for number in range(len(found))]
+    assert 1 <= len(found) < 200
+    if timeline:  # Nothing is half-written; at most one video was written and not printed yet.
+        made = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".json"}
+        assert len(found) <= len(made) <= len(found) + 1
+        assert not any(path.name.startswith(".") for path in (tmp_path / "out").iterdir())

@@ -1,23 +1,19 @@
-"""How I3D's time and memory grow with frames, clips, pixels and classes, and for long videos.
+"""How I3D's time and memory grow with frames, clips, pixels and classes.
 
     python experiments/benchmarks/long_video.py [--longest 512]
 
 All are forward passes in float32. Prints Markdown tables with seconds (median and spread over
-interleaved rounds), milliseconds per frame, and temporary memory. A long video can be classified in
-pieces, whose predictions equal those of the whole (`models/timing.py`). The last table compares
-both ways and has the difference of their predictions.
+interleaved rounds), milliseconds per frame, and temporary memory. `features.py` measures long
+videos in chunks.
 """
 
 import harness
 import jax
-import jax.numpy as jnp
 import model
-import numpy as np
 
-from i3d_jax import cli, models
+from i3d_jax import cli
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
-PIECE = 128  # Frames; for I3D a tick is one frame.
 
 
 def task(
@@ -62,69 +58,12 @@ def growth(variants: dict[str, dict], rounds: int) -> tuple[str, dict]:
     return harness.table(rows, ["", "seconds", "of a frame", "temporary memory"]), result
 
 
-def in_pieces(frames: int, rounds: int) -> tuple[str, dict]:
-    """Measures the forward pass of a long video as a whole, and piece by piece.
-
-    Args:
-      frames: of the video.
-      rounds: number of measurements.
-
-    Returns:
-      the table; the results.
-    """
-    long = task(frames=frames)
-    network, variables, video = long.build(), long.variables, long.streams()["rgb"]
-
-    def predictions(variables, video):
-        return network.apply(variables, video, endpoints=True)[1]["Logits"][0]
-
-    windows = list(network.timing.windows(frames, PIECE))
-    programs, about = {}, {"whole": {}, "in pieces": {}}
-    for length in {window.stop - window.start for window in windows} | {frames}:
-        one: dict = {}
-        shapes = variables, jax.ShapeDtypeStruct((1, length, SIZE, SIZE, 3), jnp.float32)
-        programs[length] = model.compiled(predictions, shapes, one, models.compiler_options())
-        if length == frames:
-            about["whole"] = one
-        else:
-            most = about["in pieces"].get("megabytes", 0)
-            about["in pieces"]["megabytes"] = max(one["megabytes"], most)
-
-    def whole():
-        return np.asarray(programs[frames](variables, video))
-
-    def pieces():
-        found = []
-        for start, stop, first, last in windows:
-            of_piece = np.asarray(programs[stop - start](variables, video[:, start:stop]))
-            found.append(of_piece[first:last])
-        return np.concatenate(found)
-
-    seconds = harness.interleaved({"whole": whole, "in pieces": pieces}, rounds)
-    result = harness.summary(seconds, "whole")
-    result = {name: each | about.get(name, {}) for name, each in result.items()}
-    result["in pieces"]["difference"] = model.difference(pieces(), whole())
-    rows = {
-        f"{frames} frames, {name}": [
-            harness.spread(each),
-            f"{each['megabytes']:.0f} MB",
-            f"{each['difference']:.1e}" if "difference" in each else "",
-        ]
-        for name, each in result.items()
-    }
-    difference = "difference of predictions, relative to the greatest logit"
-    heads = ["", "seconds", "temporary memory", difference]
-    return harness.table(rows, heads), {"windows": len(windows), **result}
-
-
 def main() -> None:
     parser = harness.parser(__doc__, rounds=3)
     parser.add_argument(
         "--longest", type=cli.positive, default=512, help="most frames (default: 512)"
     )
     flags = parser.parse_args()
-    if flags.longest <= PIECE:
-        parser.error(f"--longest: {flags.longest}, wanted more than the {PIECE} frames of a piece")
     lengths = [FRAMES * 2**n for n in range(10) if FRAMES * 2**n <= flags.longest]
     tables, result = [], {}
     for name, variants in (
@@ -136,11 +75,10 @@ def main() -> None:
         table, result[name] = growth(variants, flags.rounds)
         tables.append(table)
         print(f"{table}\n", flush=True)
-    table, result["pieces"] = in_pieces(flags.longest, flags.rounds)
     about = harness.about("jax", "jaxlib", "flax") | {"device": jax.devices()[0].device_kind}
     usual = f"1 clip of {FRAMES}x{SIZE}x{SIZE}, {CLASSES} classes"
     text = f"Forward. Unless a row says otherwise: {usual}\n\n"
-    harness.report(text + "\n\n".join([*tables, table]), result, about, flags.json)
+    harness.report(text + "\n\n".join(tables), result, about, flags.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 The package has layers. A module imports from its own layer's folder and from the layers below it,
 never from those above (`tests/test_architecture.py`):
 
-    main, predict, evaluate                the commands: parse, call, print
+    main, predict, evaluate, live          the commands: parse, call, print
+    timeline                               predictions over time, from the stream
     training                               the loop, its step, checkpoints, config
     features                               features of videos over time, and their files
     evaluation                             the paper's test, scores, results

@@ -4,34 +4,39 @@
     python -m i3d_jax.predict --stream both video.mp4
     python -m i3d_jax.predict --json --top-k 3 *.mp4 > predictions.jsonl
     python -m i3d_jax.predict --weights runs/i3d/weights.safetensors folder/
+    python -m i3d_jax.predict --timeline out match.mp4
 
 Videos are taken as in the paper's test (section 3): 25 frames per second, short side 256, centre
 crop 224, the first 10 seconds. The network runs over all of these at once, and its logits are
 averaged. Flow is computed for networks that take it, as by `python -m i3d_jax.flow`. With several
 --weights the logits are added: --stream both is Two-Stream I3D (rgb_imagenet and flow_imagenet).
 
+With --timeline DIR the whole video is classified, however long it is, and DIR gets for each video
+NAME the classes over time: NAME.json, with the start, end and centre of each row in seconds, its
+likeliest classes and those of the video's mean; and NAME.png, a picture of them.
+
 Predictions go to stdout. A video that cannot be read is named on stderr; the others go on, and the
 exit status is 1.
 """
 
 import argparse
-import itertools
+import importlib
 import json
 import os
 import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 
-from i3d_jax import cli, compilation, flow, models, pixels, video, weights
-from i3d_jax.flow.videos import flow_of_frames
+from i3d_jax import cli, compilation, files, flow, models, pixels, video, weights
 from i3d_jax.models import Network
 from i3d_jax.prefetch import prefetch
+from i3d_jax.timeline import report, rows
 from i3d_jax.video import listing
 
 # Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
@@ -44,12 +49,15 @@ class Classifier(NamedTuple):
     Attributes:
       logits: a function from one clip's streams to its logits, f32 [K]. Clips are padded by looping
         to lengths of the network's timing (I3D: multiples of 16 frames), so that few are compiled.
+      network: the network.
       info: what is known of the weights.
+      variables: of the network, on the device.
     """
 
     logits: Callable[[Streams], np.ndarray]
     network: Network
     info: weights.Info
+    variables: Any = None
 
 
 def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
@@ -83,7 +91,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
         }
         return np.asarray(apply(variables, looped))[0]
 
-    return Classifier(logits, network, info)
+    return Classifier(logits, network, info, variables)
 
 
 def read_clips(
@@ -103,30 +111,11 @@ def read_clips(
     Raises:
       video.VideoError: it cannot be read, or has fewer frames than the network needs (I3D: 9).
     """
-    streams = {}
-    for stream, (most, stride) in info.footprint.items():
-        if stream == "rgb":
-            clip = video.decode(
-                path,
-                fps=info.fps,
-                short_side=info.short_side,
-                crop=info.crop,
-                frames=most,
-                stride=stride,
-            )
-        else:
-            grey = video.grey(
-                path, fps=info.fps, short_side=info.short_side, frames=(most - 1) * stride + 1
-            )
-            flows = itertools.islice(flow_of_frames(grey, settings), None, None, stride)
-            clip = np.concatenate(
-                [pixels.crop(pixels.flow_unit(each)[None], info.crop) for each in flows]
-            )
-        least = network.timing.least * network.timing.frames(stream)
-        if len(clip) < least:
-            found = f"{len(clip)} frames at {info.fps / stride:g} per second"
-            raise video.VideoError(path, f"too short: {found}, and at least {least} are needed")
-        streams[stream] = clip
+    streams = {
+        stream: np.stack([*rows.frames_of(path, stream, info, settings, most)])
+        for stream, (most, _) in info.footprint.items()
+    }
+    rows.check_length(path, {name: len(clip) for name, clip in streams.items()}, network, info)
     return streams
 
 
@@ -212,19 +201,30 @@ def main(arguments: list[str] | None = None) -> int:
         "--top-k", type=cli.positive, default=5, help="classes to print (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per video")
+    parser.add_argument(
+        "--timeline",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder for the classes over time of whole videos, as JSON and PNG",
+    )
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
-        classifiers = load_classifiers(
-            flags.weights or weights.DEFAULTS[flags.stream or "rgb"], flags.stream
-        )
-    except (OSError, listing.FolderError, weights.WeightsError) as error:
+        pairs = flags.timeline and report.targets(flags.videos, flags.timeline)
+        names = flags.weights or weights.DEFAULTS[flags.stream or "rgb"]
+        classifiers = load_classifiers(names, flags.stream)
+        if flags.timeline:
+            importlib.import_module("matplotlib.figure")  # Some environments lack it: say so now.
+            _check_equal_rows(names, classifiers)
+    except (OSError, ValueError) as error:
         cli.print_error(error)
         return 2
     with warnings.catch_warnings():
         warnings.simplefilter("default", video.DamageWarning)
         warnings.showwarning = lambda message, *_: tqdm.tqdm.write(str(message), file=sys.stderr)
+        if flags.timeline:
+            return _predict_timelines(pairs, names, classifiers, flags)
         return _predict_all(paths, classifiers, flags)
 
 
@@ -269,26 +269,114 @@ def _classified(
     return _report(path, logits, frames, classifiers[0].info.classes, flags.top_k, flags.json)
 
 
-def _report(path, logits, frames, classes, top_k, as_json) -> str:
-    probabilities = np.exp(logits - logits.max())
-    probabilities /= probabilities.sum()
-    best = [
-        (classes[i], float(logits[i]), float(probabilities[i]))
-        for i in np.argsort(-logits, kind="stable")[:top_k]
-    ]
+def _report(path, logits, frames, classes, top_k, as_json, **more) -> str:
+    best = report.top_classes(logits, classes, top_k)
     if as_json:
-        found = [
-            {"class": name, "logit": logit, "probability": probability}
-            for name, logit, probability in best
-        ]
-        return json.dumps({"video": path, "frames": frames, "top": found})
-    best = [(cli.escape_unprintable(name), *numbers) for name, *numbers in best]
-    width = max(len(name) for name, *_ in best)
+        return json.dumps({"video": path, "frames": frames, "top": best} | more)
+    named = [(cli.escape_unprintable(each["class"]), each) for each in best]
+    width = max(len(name) for name, _ in named)
     lines = [
-        f"  {name:{width}}  {probability:7.2%}  logit {logit:7.3f}"
-        for name, logit, probability in best
+        f"  {name:{width}}  {each['probability']:7.2%}  logit {each['logit']:7.3f}"
+        for name, each in named
     ]
-    return "\n".join([f"{path} ({frames} frames)", *lines])
+    to = "".join(f" -> {cli.escape_unprintable(each)}" for each in more.values())
+    return "\n".join([f"{path} ({frames} frames){to}", *lines])
+
+
+def _check_equal_rows(names: list[str], classifiers: list[Classifier]) -> None:
+    """Raises a ValueError if rows of logits cannot be added, since they differ in time."""
+    spans = [
+        rows.row_spans(each.network.timing, 10**3) * rows.tick_seconds(each.network, each.info)
+        for each in classifiers
+    ]
+    for name, its_spans in zip(names, spans, strict=True):
+        if not np.array_equal(its_spans, spans[0]):
+            raise ValueError(f"{name}: its predictions lie elsewhere in time than {names[0]}'s")
+
+
+def _predict_timelines(
+    pairs: list[tuple[str, pathlib.Path]],
+    names: list[str],
+    classifiers: list[Classifier],
+    flags: argparse.Namespace,
+) -> int:
+    """Writes the timeline of every video; returns the exit status."""
+    status = 0
+    streams = [rows.LogitStream(one.network, one.variables, one.info) for one in classifiers]
+    about = _settings(names, classifiers, flags)
+    with tqdm.tqdm(unit="frame", disable=None) as bar:
+        for number, (path, target) in enumerate(pairs):
+            bar.set_description(f"{number}/{len(pairs)} videos")
+            try:
+                found = _timeline(path, classifiers, streams, flags, bar.update)
+            except video.VideoError as error:
+                tqdm.tqdm.write(cli.one_line(error), file=sys.stderr)
+                status = 1
+                continue
+            try:
+                _write_timeline(path, target, found, about, classifiers[0].info.classes, flags)
+            except OSError as error:
+                cli.print_error(error)
+                return 2
+    return status
+
+
+def _timeline(path, classifiers, streams, flags, advance) -> rows.VideoRows:
+    """The summed rows of a video; raises nothing but VideoErrors."""
+    settings = flow.PRESETS[flags.flow_preset]
+    try:
+        found = [
+            rows.video_rows(path, stream, one.info, settings, advance)
+            for one, stream in zip(classifiers, streams, strict=True)
+        ]
+        return found[0]._replace(logits=np.sum([each.logits for each in found], 0))
+    except video.VideoError:
+        raise
+    except Exception as error:
+        raise video.VideoError(path, f"cannot be classified: {cli.one_line(error)}") from error
+
+
+def _settings(names, classifiers: list[Classifier], flags: argparse.Namespace) -> dict[str, Any]:
+    """What a timeline was made with."""
+    info = classifiers[0].info
+    about: dict[str, Any] = {
+        "weights": [
+            {
+                "name": name,
+                "model": one.info.model,
+                "fingerprint": weights.fingerprint(one.variables),
+            }
+            for name, one in zip(names, classifiers, strict=True)
+        ],
+        "fps": info.fps,
+        "short_side": info.short_side,
+        "crop": info.crop,
+    }
+    if any("flow" in one.info.footprint for one in classifiers):
+        about["flow_preset"] = flags.flow_preset
+    return about
+
+
+def _write_timeline(
+    path: str,
+    target: pathlib.Path,
+    found: rows.VideoRows,
+    about: dict[str, Any],
+    classes: Sequence[str],
+    flags: argparse.Namespace,
+) -> None:
+    """Writes the files of a video's timeline and prints its mean."""
+    json_file = target.with_name(f"{target.name}.json")
+    about = about | {"frames": found.frames}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shown = found.spans, found.logits, classes, flags.top_k
+    report.write_picture(target.with_name(f"{target.name}.png"), path, *shown)
+    files.write_json(json_file, report.describe(path, about, *shown))
+    mean = found.logits.mean(0)
+    text = _report(
+        path, mean, found.frames, classes, flags.top_k, flags.json, timeline=str(json_file)
+    )
+    tqdm.tqdm.write(text)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def test_a_long_video_in_float32_equals_one_pass():
 def test_the_zoo_in_chunks_equals_one_pass(name, options, lengths, size, float64):
     network, variables = made(name, dtype=jnp.float64, **options)
     whole = noise(network, max(lengths), len(lengths), streams=models.MODELS[name].train)
-    # Factors of batch norms are float32. Programs of other batch sizes round those of C3D otherwise.
+    # Factors of batch norms are float32. Programs of other batch sizes round those of C3D
+    # differently.
     tolerance = 1e-7 if name == "c3d" else 1e-12
     assert_streamed_equals_one_pass(network, variables, whole, lengths, size, tolerance)
 

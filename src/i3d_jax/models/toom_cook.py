@@ -46,13 +46,13 @@ def conv_over_time(x, kernel, before, outputs, step, strides):
       step: outputs that are computed together (see `max_tile_outputs`).
       strides: in height and width.
     """
-    # For jvp, use forms_of("plain").
-    return _conv_over_time(x, kernel, before, outputs, step, strides)
+    sizes = before, outputs, step, strides
+    return _conv_over_time(x, kernel, sizes)  # For jvp, use forms_of("plain").
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _conv_over_time(x, kernel, before, outputs, step, strides) -> jax.Array:
-    taps = kernel.shape[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_over_time(x, kernel, sizes) -> jax.Array:
+    (before, outputs, step, strides), taps = sizes, kernel.shape[0]
     of_runs, of_taps, of_products = _transform_matrices(step, taps)
     places, slices = _tile_elements(x, before, outputs, step, taps), _unstack(kernel, 0)
     products = [
@@ -63,16 +63,16 @@ def _conv_over_time(x, kernel, before, outputs, step, strides) -> jax.Array:
     return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :outputs]
 
 
-def _conv_over_time_fwd(x, kernel, before, outputs, step, strides):
-    return _conv_over_time(x, kernel, before, outputs, step, strides), (x, kernel)
+def _conv_over_time_fwd(x, kernel, sizes):
+    return _conv_over_time(x, kernel, sizes), (x, kernel)
 
 
-def _conv_over_time_bwd(before, outputs, step, strides, residual, grad):
+def _conv_over_time_bwd(sizes, residual, grad):
     """The gradients, one product after another in a loop.
 
     The products differ only in their weights, so one loop body is traced and compiled for all.
     """
-    x, kernel = residual
+    (x, kernel), (before, outputs, step, strides) = residual, sizes
     taps = kernel.shape[0]
     of_runs, of_taps, of_products = _transform_matrices(step, taps)
     grad_pads = ((0, 0), (0, -grad.shape[1] % step), (0, 0), (0, 0), (0, 0))

@@ -1,9 +1,9 @@
 """Video files: decoding, H.264 encoding, and the packed planes that the input pipeline reads.
 
 `playback` decides which frame is on the screen at a given time; `decoding` turns frames into
-arrays; `lengths` predicts how many there are. `h264` writes the files that records hold, and
-`windows` reads crops of them as packed planes, which `planes` unpacks on the device. `listing`
-finds the videos below a folder.
+arrays; `lengths` predicts how many there are. `capture` reads live sources, such as webcams.
+`h264` writes the files that records hold, and `windows` reads crops of them as packed planes, which
+`planes` unpacks on the device. `listing` finds the videos below a folder.
 """
 
 import importlib

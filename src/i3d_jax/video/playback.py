@@ -233,23 +233,28 @@ def _open(video: str | os.PathLike | bytes, name: str, threads: int) -> Iterator
         io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}", **OPEN_OPTIONS
     ) as container:
         assert isinstance(container, av.container.InputContainer)
-        # PyAV asks FFmpeg to invent missing presentation times. They come out of order where
-        # frames refer to later ones.
-        container.flags &= ~av.container.Flags.gen_pts.value
-        track = cast(Any, container.streams.best("video"))  # Not the cover picture.
-        if track is None or track.disposition & av.stream.Disposition.attached_pic:
-            raise VideoError(name, "has no video stream")
-        decoder = track.codec_context
-        if decoder is None:
-            raise VideoError(name, "cannot be decoded: there is no decoder for it")
-        if decoder.width * decoder.height > MAX_PIXELS:
-            size = f"{decoder.height}x{decoder.width}"
-            raise VideoError(name, f"has frames of {size}, wanted {MAX_PIXELS} pixels at most")
-        # Not "FRAME": how many frames a damaged one takes with it would depend on the number of
-        # threads.
-        track.thread_type, decoder.thread_count = "SLICE", threads
-        decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
-        yield container, track
+        yield container, _choose_track(container, name, threads)
+
+
+def _choose_track(container: Any, name: str, threads: int) -> Any:
+    """The track of an open container that a player shows, set up to be decoded."""
+    # PyAV asks FFmpeg to invent missing presentation times. They come out of order where
+    # frames refer to later ones.
+    container.flags &= ~av.container.Flags.gen_pts.value
+    track = cast(Any, container.streams.best("video"))  # Not the cover picture.
+    if track is None or track.disposition & av.stream.Disposition.attached_pic:
+        raise VideoError(name, "has no video stream")
+    decoder = track.codec_context
+    if decoder is None:
+        raise VideoError(name, "cannot be decoded: there is no decoder for it")
+    if decoder.width * decoder.height > MAX_PIXELS:
+        size = f"{decoder.height}x{decoder.width}"
+        raise VideoError(name, f"has frames of {size}, wanted {MAX_PIXELS} pixels at most")
+    # Not "FRAME": how many frames a damaged one takes with it would depend on the number of
+    # threads.
+    track.thread_type, decoder.thread_count = "SLICE", threads
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}  # A stream may change its size.
+    return track
 
 
 def _decode_from(
@@ -358,7 +363,7 @@ def _has_new_recording(packets: deque[av.Packet]) -> bool:
 
 
 def with_timestamps(
-    decoded: Iterator[av.VideoFrame], reversals: list[int]
+    decoded: Iterator[av.VideoFrame], reversals: list[int], lookahead: int = LOOKAHEAD
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:
     """Yields frames and their times in ticks; None where a frame has no time.
 
@@ -372,6 +377,7 @@ def with_timestamps(
     Args:
       decoded: frames in the decoder's order.
       reversals: how often presentation and decoding times went back so far. This is updated.
+      lookahead: frames that are decoded before the first timestamp is trusted.
     """
     last = [-np.inf, -np.inf]
     waiting: deque[av.VideoFrame] = deque()
@@ -389,7 +395,7 @@ def with_timestamps(
                     last[which] = time
         # A single reversal may be a frame that came twice.
         by_decoding = reversals[0] > reversals[1] + 1 and np.isfinite(last[1])
-        while len(waiting) > (0 if frame is None else LOOKAHEAD):
+        while len(waiting) > (0 if frame is None else lookahead):
             oldest = waiting.popleft()
             yield oldest, oldest.dts if by_decoding or oldest.pts is None else oldest.pts
         if frame is None:
