@@ -13,6 +13,7 @@ from support.small_features import (
 )
 
 from i3d_jax import features, flow, video, weights
+from i3d_jax.features import networks
 
 RTOL = 2e-6  # Of the greatest feature.
 
@@ -220,6 +221,30 @@ def test_features_do_not_depend_on_the_number_of_devices(folder, monkeypatch):
             np.testing.assert_array_equal(found[name].features, alone[name].features)
 
 
+@pytest.mark.slow  # Compiles for large batches.
+@pytest.mark.parametrize("crop", ["centre", "ten"])
+def test_batches_of_accelerators_give_the_same_rows(crop, folder, tmp_path, monkeypatch):
+    """On CPUs clips are computed one by one; here they are not."""
+    monkeypatch.setattr(networks, "one_by_one", lambda: False)
+    lengths = [9, 33, 12, 64, 20, 41, 57, 16, 90, 10]
+    for number, frames in enumerate(lengths):
+        save_video(tmp_path / f"{number}.mp4", frames, number)
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "rgb.safetensors").symlink_to(folder / "rgb.safetensors")
+    names = [*(f"{number}.mp4" for number in range(5)), "bad.mp4"]
+    names += [f"{number}.mp4" for number in range(5, 10)]
+    for options in {}, {"windows": features.Windows(16, 12)}:
+        found = extract(tmp_path, names, **options, crop=crop, batch_size=3)
+        assert len(found) == 11 and isinstance(found["bad.mp4"], video.VideoError)
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, "one_by_one", lambda: True)
+            alone = extract(tmp_path, names, **options, crop=crop)
+        for number in range(10):
+            one = found[f"{number}.mp4"]
+            assert one.length == lengths[number]
+            same(one.features, alone[f"{number}.mp4"].features)
+
+
 def test_no_video_is_read_further_than_needed(folder, monkeypatch):
     """However long a video is, few of its frames are in memory."""
     frame, given = np.zeros((40, 53, 3), np.uint8), []
@@ -260,6 +285,7 @@ def test_networks_of_frames_and_of_16_frames(name, layer, rows, span, folder):
     same(found.features, wanted.reshape(rows, -1))
 
 
+@pytest.mark.slow  # Initialises a network.
 def test_networks_of_frames_that_lie_apart_are_refused(folder):
     with pytest.raises(weights.WeightsError, match="convnet_lstm takes frames that lie apart"):
         features.load([save_other_weights(folder, "convnet_lstm")])

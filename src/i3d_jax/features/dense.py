@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
 from i3d_jax import video
-from i3d_jax.features import reading
+from i3d_jax.features import networks, reading
 from i3d_jax.features.networks import CHUNK, Programs
 from i3d_jax.features.task import Extraction, Found, finished
 
@@ -89,7 +88,7 @@ def extract_dense(
     """Yields the features of videos; see `extraction.extract`."""
     programs = Programs(what.sources, what.keep_space)
     crops = reading.CROPS[what.how.crop]
-    per_device = 1 if jax.default_backend() == "cpu" else max(1, (what.batch_size or 16) // crops)
+    per_device = 1 if networks.one_by_one() else max(1, (what.batch_size or 16) // crops)
 
     def open_(path: str, length: int | None) -> reading.Opened:
         fps = what.how.rate(path)

@@ -137,7 +137,7 @@ class Programs:
         plan = tuple(
             _Part(each.network, tuple(each.info.footprint), each.names) for each in sources
         )
-        self._next_chunk, self._window_means = _compiled(plan, keep_space, mesh)
+        self._next_chunk, self._window_means = _compiled(plan, keep_space, mesh, one_by_one())
 
     def start(self, chunk: dict[str, np.ndarray]) -> Any:
         """The states before the first chunk of a batch of videos.
@@ -212,7 +212,9 @@ class _Part(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(plan: tuple[_Part, ...], keep_space: bool, mesh: Mesh) -> tuple[Any, Any]:
+def _compiled(
+    plan: tuple[_Part, ...], keep_space: bool, mesh: Mesh, alone: bool
+) -> tuple[Any, Any]:
     """The programs of `Programs.next_chunk` and `window_means`; later calls need not compile."""
 
     def next_chunk(variables: Any, states: Any, where: Any, lengths: Any, chunk: Any) -> Any:
@@ -237,7 +239,7 @@ def _compiled(plan: tuple[_Part, ...], keep_space: bool, mesh: Mesh) -> tuple[An
     def spread(function: Any, batches: int, outputs: Any) -> Any:
         return jax.jit(
             jax.shard_map(
-                _one_by_one(function),
+                _mapped(function) if alone else function,
                 mesh=mesh,
                 in_specs=(PartitionSpec(), *[PartitionSpec("data")] * batches),
                 out_specs=outputs,
@@ -260,10 +262,13 @@ def _input(names: Iterable[str], streams: dict[str, Any]) -> Any:
     return models.as_network_input(unit)
 
 
-def _one_by_one(function: Any) -> Any:
-    """On a CPU, a function of variables and batches that computes each item of these alone."""
-    if jax.default_backend() != "cpu":
-        return function
+def one_by_one() -> bool:
+    """Whether the clips of a batch are computed one after another: on CPUs."""
+    return jax.default_backend() == "cpu"
+
+
+def _mapped(function: Any) -> Any:
+    """A function of variables and batches that computes each item of these alone."""
 
     def mapped(variables: Any, *batches: Any) -> Any:
         if jax.tree.leaves(batches)[0].shape[0] == 1:

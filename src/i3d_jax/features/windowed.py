@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
 from i3d_jax import video
-from i3d_jax.features import reading
+from i3d_jax.features import networks, reading
 from i3d_jax.features.networks import Programs
 from i3d_jax.features.task import Extraction, Found, finished
 from i3d_jax.prefetch import usable_cores
@@ -51,10 +50,10 @@ def extract_windows(
         items = reading.WindowsOf(reading.read_frames(path, what.how, fps), windows)
         return reading.Opened(path, fps, items, reading.Ahead(pool, items))
 
-    on_cpu = jax.default_backend() == "cpu"
+    alone = networks.one_by_one()
     programs = Programs(what.sources, what.keep_space)
-    size = programs.devices * (1 if on_cpu else what.batch_size or 16)
-    number = 2 if on_cpu else max(4, usable_cores())
+    size = programs.devices * (1 if alone else what.batch_size or 16)
+    number = 2 if alone else max(4, usable_cores())
     yield from _WindowBatch(programs, what, size, advance).run(
         reading.Queue(paths, open_, pool, 2), number
     )
