@@ -178,6 +178,15 @@ def test_a_length_that_was_predicted_wrongly_is_corrected(wrong, folder, monkeyp
         same(found[name].features, wanted)
 
 
+@pytest.mark.parametrize("predicted", [3, 15, 40])
+def test_a_short_video_is_read_whatever_its_predicted_length(predicted, folder, monkeypatch):
+    monkeypatch.setattr(video, "predicted_length", lambda path, fps: predicted)
+    found = extract(folder, ["short.mp4", "9.mp4"])
+    wanted = one_pass(f"{folder}/rgb.safetensors", rgb(folder / "9.mp4"))[:, 0, 0]
+    same(found["9.mp4"].features, wanted)
+    assert "too short: 5 frames" in str(found["short.mp4"])
+
+
 def test_a_video_whose_length_changes_is_named(folder, monkeypatch):
     counts = iter([57, 20, 30, 40])
     whole = video.rgb_frames

@@ -92,7 +92,10 @@ def extract_dense(
 
     def open_(path: str, length: int | None) -> reading.Opened:
         fps = what.how.rate(path)
-        length = length or video.predicted_length(path, fps)
+        if length is None:
+            length = video.predicted_length(path, fps)
+            if length < what.least:  # It may be wrong.
+                length = sum(1 for _ in video.iter_frames(path, fps=fps))
         used = length // what.ticks * what.ticks
         if used < what.least:
             found = f"{length} frames at {fps:g} per second"
@@ -141,7 +144,7 @@ class _DenseBatch:
                         chunks[place] = slot.next_chunk()
                     except (_OtherLengthError, video.VideoError) as error:
                         slot.left_out, self.slots[place] = True, None
-                        yield from self._once_more(slot, error, queue)
+                        yield from self._once_more(slot.video.path, error, queue)
             if any(self.slots):
                 running.append((self._feed(chunks, fresh), [*self.slots]))
             self.advance(CHUNK * sum(each is not None for each in chunks))
@@ -159,14 +162,14 @@ class _DenseBatch:
         for place, slot in enumerate(self.slots):
             while slot is None and queue:
                 path, opened = queue.first()
-                shapes = opened
-                if not isinstance(opened, video.VideoError):
+                try:
+                    if isinstance(opened, video.VideoError):
+                        raise opened
                     shapes = _shapes(opened)
-                if isinstance(shapes, video.VideoError):
+                except (_OtherLengthError, video.VideoError) as error:
                     queue.remove_first()
-                    yield path, shapes
+                    yield from self._once_more(path, error, queue)
                     continue
-                assert isinstance(opened, reading.Opened) and isinstance(shapes, dict)
                 if shapes != self.shapes:
                     if any(self.slots):  # Frames of another size have to wait for these videos.
                         return fresh
@@ -219,14 +222,13 @@ class _DenseBatch:
                 if slot.video.items.found != slot.video.length:
                     raise _OtherLengthError(slot.video.items.found)
             except (_OtherLengthError, video.VideoError) as error:
-                yield from self._once_more(slot, error, queue)
+                yield from self._once_more(slot.video.path, error, queue)
                 continue
             rows = [each for each in slot.rows if each is not None]
             yield slot.video.path, finished(rows, slot.video, slot.video.length, self.what)
 
-    def _once_more(self, slot: _Slot, error: Exception, queue: reading.Queue) -> Iterator[Found]:
+    def _once_more(self, path: str, error: Exception, queue: reading.Queue) -> Iterator[Found]:
         """Has a video read again with the right length, or yields its error."""
-        path = slot.video.path
         if isinstance(error, video.VideoError):
             yield path, error
         elif isinstance(error, _OtherLengthError) and path not in self.again:
@@ -236,10 +238,14 @@ class _DenseBatch:
             yield path, video.VideoError(path, "has another length each time that it is read")
 
 
-def _shapes(opened: reading.Opened) -> dict[str, tuple[int, ...]] | video.VideoError:
-    """The shapes of a video's chunks, or why it cannot be read."""
-    try:
-        first = opened.ahead.peek()
-    except video.VideoError as error:
-        return error
+def _shapes(opened: reading.Opened) -> dict[str, tuple[int, ...]]:
+    """The shapes of a video's chunks.
+
+    Raises:
+      video.VideoError: the video cannot be read.
+      _OtherLengthError: it ends before its first chunk does.
+    """
+    first = opened.ahead.peek()
+    if first is reading.END:
+        raise _OtherLengthError(opened.items.found)
     return {stream: each.shape for stream, each in first.items()}
