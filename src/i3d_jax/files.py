@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import io
 import itertools
 import json
@@ -129,6 +130,27 @@ def locked_folder(
     """
     with locked(folder / ".lock", locked_error, timeout):
         remove_leftovers(folder)
+        yield
+
+
+@contextlib.contextmanager
+def shared_folder(folder: pathlib.Path) -> Iterator[None]:
+    """Marks a folder as being written to, by any number of processes at the same time.
+
+    Files that killed processes left are removed from it, and from the folders below, if no other
+    process is writing.
+
+    Args:
+      folder: the folder, which is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        with contextlib.suppress(OSError):  # Another process is writing.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for each in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+                remove_leftovers(each)
+        with contextlib.suppress(OSError):  # A file system without locks.
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 

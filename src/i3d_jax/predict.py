@@ -39,12 +39,6 @@ from i3d_jax.prefetch import prefetch
 from i3d_jax.timeline import report, rows
 from i3d_jax.video import listing
 
-DEFAULTS = {
-    "rgb": ["rgb_scratch"],
-    "flow": ["flow_imagenet"],
-    "both": ["rgb_imagenet", "flow_imagenet"],
-}
-
 # Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
 Streams = dict[str, np.ndarray]
 
@@ -186,7 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="any file that FFmpeg decodes, or a folder of them",
     )
     parser.add_argument(
-        "--stream", choices=DEFAULTS, help="what to look at (default: as the weights do, or rgb)"
+        "--stream",
+        choices=weights.DEFAULTS,
+        help="what to look at (default: as the weights do, or rgb)",
     )
     parser.add_argument(
         "--weights",
@@ -216,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         paths = [path for name in flags.videos for path in _videos(name)]
         pairs = flags.timeline and report.targets(flags.videos, flags.timeline)
-        names = flags.weights or DEFAULTS[flags.stream or "rgb"]
+        names = flags.weights or weights.DEFAULTS[flags.stream or "rgb"]
         classifiers = load_classifiers(names, flags.stream)
         if flags.timeline:
             importlib.import_module("matplotlib.figure")  # Some environments lack it: say so now.

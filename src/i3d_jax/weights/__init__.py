@@ -26,6 +26,7 @@ from i3d_jax.files import cache_folder
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import metadata, published, tf_checkpoint
 from i3d_jax.weights.metadata import Info
+from i3d_jax.weights.published import DEFAULTS as DEFAULTS
 from i3d_jax.weights.published import PUBLISHED, WeightsError
 from i3d_jax.weights.safetensors_file import read_safetensors, save, tensor_crcs
 

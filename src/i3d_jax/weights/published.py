@@ -67,6 +67,12 @@ class Published:
     tensors_sha256: str
 
 
+# What commands use for a stream unless --weights says otherwise.
+DEFAULTS = {
+    "rgb": ["rgb_scratch"],
+    "flow": ["flow_imagenet"],
+    "both": ["rgb_imagenet", "flow_imagenet"],
+}
 PUBLISHED = {
     "rgb_imagenet": Published(
         "rgb", 400, "ImageNet", 50818176,
