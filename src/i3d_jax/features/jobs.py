@@ -24,12 +24,8 @@ class Job(NamedTuple):
 def list_jobs(names: Sequence[str], out: pathlib.Path, prefix: str = "") -> list[Job]:
     """Lists the videos that are named, sorted by their targets.
 
-    Files of a folder keep their paths below it. Single files, and those of lists, keep their
-    folders below the longest folder that they share.
-
     Args:
-      names: videos, folders of them, or "@LIST" for a text file with a path per line, which is
-        relative to the list's folder.
+      names: as in `listing.expand_names`, which also says where files go.
       out: folder for the features; videos in it are left out.
       prefix: that names of features get, unless they have it.
 
@@ -37,22 +33,8 @@ def list_jobs(names: Sequence[str], out: pathlib.Path, prefix: str = "") -> list
       ValueError: two videos have one target; a folder or a list is empty.
       OSError: a folder or a list cannot be read.
     """
-    single, relative = [], []
-    for name in names:
-        if name.startswith("@"):
-            single += read_list(pathlib.Path(name[1:]))
-        elif os.path.isdir(name):
-            folder = pathlib.Path(name)
-            inside = listing.find_videos(folder, exclude=out)
-            relative += [(folder / path, path) for path in inside]
-        else:
-            single.append(pathlib.Path(name))
-    shared = _shared_folder(single)
-    relative += [
-        (path, pathlib.PurePath(os.path.relpath(os.path.abspath(path), shared))) for path in single
-    ]
     jobs: dict[str, Job] = {}
-    for source, path in relative:
+    for source, path in listing.expand_names(names, exclude=out):
         stem = path.stem if path.stem.startswith(prefix) else prefix + path.stem
         job = Job(source, out / path.parent / stem)
         other = jobs.setdefault(os.path.normpath(job.target), job)
@@ -60,35 +42,6 @@ def list_jobs(names: Sequence[str], out: pathlib.Path, prefix: str = "") -> list
             both = f"{other.source} and {source}"
             raise ValueError(f"{job.target}: the features of both {both} would go there")
     return sorted(jobs.values(), key=lambda job: job.target.parts)
-
-
-def _shared_folder(paths: list[pathlib.Path]) -> str:
-    """The longest folder that files share."""
-    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
-    return os.path.commonpath(folders) if folders else ""
-
-
-def read_list(path: pathlib.Path) -> list[pathlib.Path]:
-    """Reads a list of videos.
-
-    Args:
-      path: of the list, a text file with a path per line. Empty lines are left out.
-
-    Returns:
-      the paths; relative ones are taken from the list's folder.
-
-    Raises:
-      ValueError: the list is empty, or no text.
-      OSError: it cannot be read.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is no text in UTF-8, wanted a path per line") from None
-    found = [path.parent / line.strip() for line in lines if line.strip()]
-    if not found:
-        raise ValueError(f"{path}: is an empty list, wanted a path per line")
-    return found
 
 
 class Shard(NamedTuple):

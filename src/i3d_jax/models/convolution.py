@@ -153,6 +153,9 @@ def _blocks_as_channels(x, blocks, axis):
 # Toom-Cook saves multiplications but has more operations to compile and run, and sums kernels, too.
 # It pays from this many multiply-adds, and from this many positions to which the kernel is applied.
 MIN_MULTIPLY_ADDS, MIN_POSITIONS = 1.5e9, 1000
+# The few frames of a video's next chunk gain from a third of that on. Their program runs so often
+# that compiling does not count.
+SHARE_IN_CHUNKS = 1 / 3
 
 
 def _conv3d_as_2d(x, kernel, strides, padded=True):
@@ -174,7 +177,8 @@ def _conv3d_as_2d(x, kernel, strides, padded=True):
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
     work = clips * outputs * math.prod(x.shape[2:4]) * kernel.size / math.prod(strides[1:])
     y: Any
-    if step > 1 and work >= max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size):
+    least = max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size)
+    if step > 1 and work >= least * (1 if padded else SHARE_IN_CHUNKS):
         y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:])
     else:
         y = _taps_as_channels(x, kernel, before, outputs, strides[1:])

@@ -119,34 +119,22 @@ def _drawn(text: str) -> str:
 def targets(names: Sequence[str], out: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     """The videos of names, and for each the path of its timeline without extension.
 
-    A folder's videos keep their folders. So do single files, below the longest folder that they
-    share: equal names from different folders stay apart.
-
     Args:
-      names: of videos, or of folders of them.
+      names: as in `listing.expand_names`, which also says where files go.
       out: folder for the timelines.
 
     Raises:
       ValueError: two videos have the same path, or a file there is no timeline of ours.
       FolderError: a folder has no videos.
     """
-    singles = [os.path.abspath(name) for name in names if not os.path.isdir(name)]
-    shared = os.path.commonpath([os.path.dirname(each) for each in singles]) if singles else ""
     found: dict[pathlib.Path, str] = {}
     pairs = []
-    for name in names:
-        if os.path.isdir(name):
-            inside = listing.find_videos(pathlib.Path(name), exclude=out)
-            videos = [(os.path.join(name, path), pathlib.PurePath(path)) for path in inside]
-        else:
-            below = os.path.relpath(os.path.abspath(name), shared)
-            videos = [(name, pathlib.PurePath(below))]
-        for path, relative in videos:
-            target = out / relative.parent / relative.stem
-            if (other := found.setdefault(target, path)) != path:
-                raise ValueError(f"{target}.json: the timelines of {other} and {path} go there")
-            check_ours(target.with_name(f"{target.name}.json"))
-            pairs.append((path, target))
+    for source, relative in listing.expand_names(names, exclude=out):
+        path, target = os.fspath(source), out / relative.parent / relative.stem
+        if (other := found.setdefault(target, path)) != path:
+            raise ValueError(f"{target}.json: the timelines of {other} and {path} go there")
+        check_ours(target.with_name(f"{target.name}.json"))
+        pairs.append((path, target))
     return list(dict.fromkeys(pairs))
 
 

@@ -1,6 +1,7 @@
 """Lists the files below a folder, and the videos among them by their extension."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from i3d_jax.files import special_file_kind
@@ -10,7 +11,7 @@ FOLDER, MISSING = "is a folder", "is missing"
 
 
 class FolderError(ValueError):
-    """A folder without videos; the message names it."""
+    """A folder without videos, or a list without paths; the message names it."""
 
 
 def list_files(folder: Path) -> dict[str, str]:
@@ -87,4 +88,62 @@ def find_videos(folder: Path, exclude: Path | None = None) -> list[PurePath]:
         found = [name for name in found if not os.path.realpath(folder / name).startswith(excluded)]
     if not found:
         raise FolderError(f"{folder}: has no videos")
+    return found
+
+
+def expand_names(names: Sequence[str], exclude: Path | None = None) -> list[tuple[Path, PurePath]]:
+    """Lists the videos that are named, and a path for what is made of each.
+
+    Files of a folder keep their paths below it. Single files, and those of lists, keep their
+    folders below the longest folder that they share. So equal names in different folders stay
+    apart.
+
+    Args:
+      names: videos, folders of them, or "@LIST" for a text file with a path per line, which is
+        relative to the list's folder.
+      exclude: a folder whose files are left out.
+
+    Returns:
+      of each video its path, and the relative path, with the video's extension.
+
+    Raises:
+      FolderError: a folder has no videos, or a list no paths.
+      OSError: a folder or a list cannot be read.
+    """
+    found: list[tuple[Path, PurePath | None]] = []
+    for name in names:
+        if name.startswith("@"):
+            found += [(path, None) for path in read_list(Path(name[1:]))]
+        elif os.path.isdir(name):
+            found += [(Path(name) / path, path) for path in find_videos(Path(name), exclude)]
+        else:
+            found.append((Path(name), None))
+    folders = [os.path.dirname(os.path.abspath(path)) for path, below in found if below is None]
+    shared = os.path.commonpath(folders) if folders else ""
+    return [
+        (path, below or PurePath(os.path.relpath(os.path.abspath(path), shared)))
+        for path, below in found
+    ]
+
+
+def read_list(path: Path) -> list[Path]:
+    """Reads a list of videos.
+
+    Args:
+      path: of the list, a text file with a path per line. Empty lines are left out.
+
+    Returns:
+      the paths; relative ones are taken from the list's folder.
+
+    Raises:
+      FolderError: the list is empty, or no text.
+      OSError: it cannot be read.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise FolderError(f"{path}: is no text in UTF-8, wanted a path per line") from None
+    found = [path.parent / line.strip() for line in lines if line.strip()]
+    if not found:
+        raise FolderError(f"{path}: is an empty list, wanted a path per line")
     return found
