@@ -186,6 +186,26 @@ def test_a_video_that_begins_in_anothers_place_is_as_if_alone():
     np.testing.assert_allclose(np.stack(rows), alone, atol=1e-5)
 
 
+def test_a_state_keeps_its_types_when_videos_begin_anew_so_that_it_need_not_be_compiled(float64):
+    ticks = jnp.full(2, 64, jnp.int32)
+    state = streaming.restart(
+        streaming.State({}, ticks, ticks), np.array([True, False]), np.array([100, 200])
+    )
+    assert (state.now.dtype, state.length.dtype) == (jnp.int32, jnp.int32)
+    assert state.now.tolist() == [0, 64] and state.length.tolist() == [100, 64]
+
+
+def test_a_stream_without_end_does_not_overflow():
+    network, variables = made("inception")
+    chunk = noise(network, 2)
+    state = streaming.start(network, variables, chunk)
+    state = state._replace(now=jnp.full(1, 2**25 - 1, jnp.int32))
+    for _ in range(2):
+        state, ends = jitted_step(network)(variables, state, chunk)
+        assert ends["Logits"].valid.all()
+    assert state.now.tolist() == [2**25]
+
+
 @pytest.mark.slow  # Compiles three programs.
 def test_steps_run_under_scan_and_vmap(float64):
     network, variables = made("i3d", dtype=jnp.float64)

@@ -90,7 +90,8 @@ class State(NamedTuple):
 
     Attributes:
       layers: the collection "stream": the last steps of the layers' inputs.
-      now: int32 [B], ticks of the videos so far.
+      now: int32 [B], ticks of the videos so far. In a stream without end it stops at 2**25, half
+        a month; the rows go on, but their numbers do not.
       length: int32 [B], ticks of the whole videos.
     """
 
@@ -132,8 +133,9 @@ def restart(state: State, where: Any, lengths: Any = ENDLESS) -> State:
       where: bool [B], the places where new videos begin.
       lengths: int32 [B] or a number, the new videos' lengths in ticks.
     """
+    new = jnp.asarray(lengths, jnp.int32)
     return state._replace(
-        now=jnp.where(where, 0, state.now), length=jnp.where(where, lengths, state.length)
+        now=jnp.where(where, 0, state.now), length=jnp.where(where, new, state.length)
     )
 
 
@@ -175,9 +177,9 @@ def step(
     else:
         video = wrapped(chunk, timing.rgb)
     (_, ends), changed = network.apply(
-        variables | {"stream": state.layers}, video, endpoints=True, mutable=["stream"]
+        {**variables, "stream": state.layers}, video, endpoints=True, mutable=["stream"]
     )
-    # In a stream without end the number stays the same at last; it must not overflow.
+    # In a stream without end the number must not overflow.
     now = jnp.minimum(state.now + max(sizes), ENDLESS // 2)
     return State(changed.get("stream", {}), now, state.length), ends
 

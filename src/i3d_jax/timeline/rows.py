@@ -82,8 +82,10 @@ class LogitStream:
         Args:
           ticks: its length. None: not known yet. It is then taken to be a multiple of 16.
         """
-        lengths = None if ticks is None else np.array([ticks])
-        self._state = streaming.start(self.network, self._variables, self._shapes, lengths)
+        if self._state is None:
+            self._state = streaming.start(self.network, self._variables, self._shapes)
+        length = streaming.ENDLESS if ticks is None else ticks
+        self._state = streaming.restart(self._state, np.array([True]), length)
         self.fed = self.rows = 0
 
     def end(self, ticks: int) -> None:
@@ -216,7 +218,7 @@ def video_rows(
       VideoError: the video cannot be read, or is too short.
     """
     length = video.predicted_length(path, info.fps)
-    while True:
+    for _ in range(3):
         counts = {name: -(-length // stride) for name, (_, stride) in info.footprint.items()}
         ticks = check_length(path, counts, logits.network, info)
         rows, found = _rows_of_length(path, logits, info, settings, ticks, counts, advance)
@@ -225,6 +227,7 @@ def video_rows(
             return VideoRows(np.concatenate(rows), spans, next(iter(counts.values())))
         # The prediction was wrong, as it is for damaged files. The length decides about padding.
         length = max((count - 1) * info.footprint[name][1] + 1 for name, count in found.items())
+    raise video.VideoError(path, "has another length each time that it is read")
 
 
 def _rows_of_length(
