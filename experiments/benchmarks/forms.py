@@ -92,8 +92,8 @@ STEM = {
 }
 THREE = {
     "3-D": ONCE,
-    "2-D, taps as inputs": functools.partial(
-        convolution._taps_as_channels, before=1, strides=(1, 1)
+    "2-D, taps as inputs": lambda x, kernel: convolution._taps_as_channels(
+        x, kernel, 1, x.shape[1], (1, 1)
     ),
 }
 ONE = {
