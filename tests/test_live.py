@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -316,8 +317,17 @@ def test_weights_that_take_flow_are_refused(files, tmp_path, capsys):
     assert "w.safetensors: these weights take flow; live has RGB only" in capsys.readouterr().err
 
 
-def test_a_source_that_breaks_off_is_status_1(files, capsys):
-    with udp_stream(moving(70), lasts=60) as url:
-        assert run(files, "--timeout", "1", url) == 1
+def test_a_source_that_breaks_off_is_status_1(files, capsys, monkeypatch):
+    # The stream is short. It begins when it is listened to, not while the network compiles.
+    opened = threading.Event()
+
+    class Opened(live.Capture):
+        def __enter__(self):
+            opened.set()
+            return super().__enter__()
+
+    monkeypatch.setattr(live, "Capture", Opened)
+    with udp_stream(moving(70), lasts=60, begin=opened) as url:
+        assert run(files, "--timeout", "4", url) == 1
     *_, error, summary = capsys.readouterr().err.splitlines()
-    assert error.endswith(f"{url}: nothing came for 1 s") and "frames computed" in summary
+    assert error.endswith(f"{url}: nothing came for 4 s") and "frames computed" in summary

@@ -23,13 +23,14 @@ def free_udp_port():
 
 
 @contextlib.contextmanager
-def udp_stream(frames=None, rate=25, lasts=1e9):
+def udp_stream(frames=None, rate=25, lasts=1e9, begin=None):
     """Sends an MPEG-TS stream at its speed, as a camera does, until the block ends.
 
     Args:
       frames: uint8 [T, H, W, 3], sent again and again; None: those of `numbered`.
       rate: frames per second.
       lasts: number of frames after which it falls silent.
+      begin: an event to wait for before the first frame; None: at once.
 
     Yields:
       the stream's URL.
@@ -38,6 +39,8 @@ def udp_stream(frames=None, rate=25, lasts=1e9):
     port, over = free_udp_port(), threading.Event()
 
     def send():
+        if begin is not None:
+            begin.wait()
         url = f"udp://127.0.0.1:{port}?pkt_size=1316"
         with av.open(url, "w", format="mpegts") as target:
             stream = target.add_stream("libx264", rate=rate)
@@ -56,6 +59,8 @@ def udp_stream(frames=None, rate=25, lasts=1e9):
         yield f"udp://127.0.0.1:{port}"
     finally:
         over.set()
+        if begin is not None:
+            begin.set()
         thread.join()
 
 

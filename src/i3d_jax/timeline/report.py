@@ -1,7 +1,6 @@
 """A video's classes over time as JSON and as a picture."""
 
 import json
-import os
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -129,8 +128,8 @@ def targets(names: Sequence[str], out: pathlib.Path) -> list[tuple[str, pathlib.
     """
     found: dict[pathlib.Path, str] = {}
     pairs = []
-    for source, relative in listing.expand_names(names, exclude=out):
-        path, target = os.fspath(source), out / relative.parent / relative.stem
+    for path, relative in listing.expand_names(names, exclude=out):
+        target = out / relative.parent / relative.stem
         if (other := found.setdefault(target, path)) != path:
             raise ValueError(f"{target}.json: the timelines of {other} and {path} go there")
         check_ours(target.with_name(f"{target.name}.json"))

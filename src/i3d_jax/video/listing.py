@@ -91,7 +91,7 @@ def find_videos(folder: Path, exclude: Path | None = None) -> list[PurePath]:
     return found
 
 
-def expand_names(names: Sequence[str], exclude: Path | None = None) -> list[tuple[Path, PurePath]]:
+def expand_names(names: Sequence[str], exclude: Path | None = None) -> list[tuple[str, PurePath]]:
     """Lists the videos that are named, and a path for what is made of each.
 
     Files of a folder keep their paths below it. Single files, and those of lists, keep their
@@ -104,20 +104,21 @@ def expand_names(names: Sequence[str], exclude: Path | None = None) -> list[tupl
       exclude: a folder whose files are left out.
 
     Returns:
-      of each video its path, and the relative path, with the video's extension.
+      of each video its path, as it was named, and the relative path, with the video's extension.
 
     Raises:
       FolderError: a folder has no videos, or a list no paths.
       OSError: a folder or a list cannot be read.
     """
-    found: list[tuple[Path, PurePath | None]] = []
+    found: list[tuple[str, PurePath | None]] = []
     for name in names:
         if name.startswith("@"):
-            found += [(path, None) for path in read_list(Path(name[1:]))]
+            found += [(os.fspath(path), None) for path in read_list(Path(name[1:]))]
         elif os.path.isdir(name):
-            found += [(Path(name) / path, path) for path in find_videos(Path(name), exclude)]
+            inside = find_videos(Path(name), exclude)
+            found += [(os.path.join(name, path), path) for path in inside]
         else:
-            found.append((Path(name), None))
+            found.append((name, None))
     folders = [os.path.dirname(os.path.abspath(path)) for path, below in found if below is None]
     shared = os.path.commonpath(folders) if folders else ""
     return [
