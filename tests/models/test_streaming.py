@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from support.small_networks import SMALL, clip, small
 
-from i3d_jax import models, pixels, video, weights
+from i3d_jax import models
 from i3d_jax.models import convolution, streaming
 
 ANYTHING = 7.0  # What chunks have behind a video's end.
@@ -269,17 +269,3 @@ def test_a_chunk_is_nothing_to_train_on():
     chunk = streaming.Chunk(jnp.zeros((1, 16, 32, 32, 3)), zeros, zeros + 16)
     with pytest.raises(ValueError, match="got a chunk to train on"):
         network.apply(variables, chunk, train=True, mutable=["batch_stats", "stream"])
-
-
-@pytest.mark.slow  # Runs the full-size network.
-def test_real_weights_on_ten_seconds_of_video_equal_one_pass(shared_data):
-    checkpoint = shared_data / "kinetics-i3d/checkpoints/rgb_scratch"
-    network, variables, info = weights.network(checkpoint)
-    clip = video.decode(
-        shared_data / "clips/flipping_a_pancake.mkv", short_side=info.short_side, crop=info.crop
-    )
-    whole = pixels.to_unit(jnp.asarray(clip))[None]
-    found = streamed(network, variables, whole, (len(clip),), 32)["Logits"][0]
-    _, ends = jitted_apply(network)(variables, whole)
-    assert found.shape == (-(-len(clip) // 8) - 1, 400)
-    np.testing.assert_allclose(found, ends["Logits"][0], atol=1e-5 * np.abs(ends["Logits"]).max())
