@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from i3d_jax import cli, compilation, weights
+from i3d_jax.models import streaming
 from i3d_jax.stopping import catch_stop_signals
 from i3d_jax.timeline import report, rows
 from i3d_jax.video import VideoError
@@ -280,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     stride = info.footprint["rgb"][1]
     rate = info.fps / stride
     logits = rows.LogitStream(
-        network, variables, info, flags.chunk or max(1, round(rows.CHUNK / stride))
+        network, variables, info, flags.chunk or max(1, round(streaming.CHUNK / stride))
     )
     chunk = logits.ticks * network.timing.frames("rgb")
     if flags.chunk not in (None, chunk):

@@ -36,6 +36,14 @@ def to_unit(frames):
     return frames.astype(np.float32) / 127.5 - 1
 
 
+def streams_to_unit(streams: dict) -> dict:
+    """Converts the streams of a clip that are uint8 by `to_unit`; floats stay as they are."""
+    return {
+        name: to_unit(frames) if frames.dtype == np.uint8 else frames
+        for name, frames in streams.items()
+    }
+
+
 def flow_unit(flow: np.ndarray) -> np.ndarray:
     """Converts flow in pixels to what networks take (paper, section 3).
 

@@ -75,11 +75,7 @@ def classifier(name_or_path: str = "rgb_scratch") -> Classifier:
     most = {stream: frames for stream, (frames, _) in info.footprint.items()}
 
     def apply(variables, streams):
-        unit = {
-            name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames
-            for name, frames in streams.items()
-        }
-        return network.apply(variables, models.as_network_input(unit))
+        return network.apply(variables, models.as_network_input(pixels.streams_to_unit(streams)))
 
     apply = jax.jit(apply, compiler_options=models.compiler_options())
 
@@ -158,11 +154,7 @@ def load_classifiers(names: list[str], stream: str | None) -> list[Classifier]:
       weights.WeightsError: also if they do not see it, or tell different classes apart.
     """
     loaded = [classifier(name) for name in names]
-    seen = {each for one in loaded for each in one.info.footprint}
-    if stream is not None and seen != ({"rgb", "flow"} if stream == "both" else {stream}):
-        raise weights.WeightsError(
-            f"{', '.join(names)}: weights for {' and '.join(sorted(seen))}, not for {stream}"
-        )
+    weights.check_streams(names, [one.info for one in loaded], stream)
     for name, one in zip(names, loaded, strict=True):
         if one.info.classes != loaded[0].info.classes:
             raise weights.WeightsError(
@@ -210,8 +202,11 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
     try:
-        paths = [path for name in flags.videos for path in _videos(name)]
-        pairs = flags.timeline and report.targets(flags.videos, flags.timeline)
+        pairs, paths = [], []
+        if flags.timeline:
+            pairs = report.targets(flags.videos, flags.timeline)
+        else:
+            paths = [path for name in flags.videos for path in _videos(name)]
         names = flags.weights or weights.DEFAULTS[flags.stream or "rgb"]
         classifiers = load_classifiers(names, flags.stream)
         if flags.timeline:

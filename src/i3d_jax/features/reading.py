@@ -126,25 +126,34 @@ def stack(frames: list[Streams]) -> Streams:
     return {stream: np.stack([each[stream] for each in frames], 1) for stream in frames[0]}
 
 
-class Chunks:
-    """The consecutive chunks of a video, an iterator.
-
-    Frames beyond the given length are counted only. If there are fewer, the last chunk is missing.
+class Parts(Iterator[Streams]):
+    """The parts of a video that are computed one after another.
 
     Attributes:
       found: frames that the video has, after the iteration.
     """
 
-    def __init__(self, frames: Iterator[Streams], size: int, length: int):
+    def __init__(self, frames: Iterator[Streams]):
         self.found = 0
-        self._frames, self._size, self._length = frames, size, length
-        self._chunks = self._cut()
-
-    def __iter__(self) -> Iterator[Streams]:
-        return self
+        self._frames, self._parts = frames, self._cut()
 
     def __next__(self) -> Streams:
-        return next(self._chunks)
+        return next(self._parts)
+
+    def _cut(self) -> Iterator[Streams]:
+        """Yields the parts, and counts the frames."""
+        raise NotImplementedError
+
+
+class Chunks(Parts):
+    """The consecutive chunks of a video.
+
+    Frames beyond the given length are counted only. If there are fewer, the last chunk is missing.
+    """
+
+    def __init__(self, frames: Iterator[Streams], size: int, length: int):
+        super().__init__(frames)
+        self._size, self._length = size, length
 
     def _cut(self) -> Iterator[Streams]:
         held: list[Streams] = []
@@ -159,25 +168,14 @@ class Chunks:
                 held = []
 
 
-class WindowsOf:
-    """The windows of a video, an iterator.
-
-    Attributes:
-      found: frames that the video has, after the iteration.
-    """
+class WindowsOf(Parts):
+    """The windows of a video."""
 
     def __init__(self, frames: Iterator[Streams], windows: Windows):
-        self.found = 0
-        self._frames, self._windows = frames, windows
-        self._cut = self._windows_in_turn()
+        super().__init__(frames)
+        self._windows = windows
 
-    def __iter__(self) -> Iterator[Streams]:
-        return self
-
-    def __next__(self) -> Streams:
-        return next(self._cut)
-
-    def _windows_in_turn(self) -> Iterator[Streams]:
+    def _cut(self) -> Iterator[Streams]:
         size, stride, partial, following = self._windows
         held: deque[Streams] = deque(maxlen=size + following)
         done = 0
@@ -206,7 +204,7 @@ class Opened(NamedTuple):
 
     path: str
     fps: float
-    items: Chunks | WindowsOf
+    items: Parts
     ahead: Ahead
     length: int = 0
 

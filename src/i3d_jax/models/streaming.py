@@ -30,6 +30,9 @@ from jax import lax
 from i3d_jax.models import pooling
 from i3d_jax.models.padding import same_pads
 
+# Frames that commands take at a time, 0.64 s at 25 per second. Longer chunks take less time per
+# frame, and more memory (docs/performance.md).
+CHUNK = 16
 # Stands for an unknown length, in ticks: a month of video. It is a multiple of 16, and so are the
 # lengths of all layers then.
 ENDLESS = 2**26

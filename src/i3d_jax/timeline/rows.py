@@ -18,8 +18,6 @@ from i3d_jax.models import Network, streaming
 from i3d_jax.models.timing import Timing
 from i3d_jax.prefetch import prefetch
 
-CHUNK = 16  # Frames; 0.64 s at 25 per second. Longer chunks are hardly faster.
-
 
 class VideoRows(NamedTuple):
     """The rows of a whole video.
@@ -51,7 +49,13 @@ class LogitStream:
       rows: rows returned so far of the current video.
     """
 
-    def __init__(self, network: Network, variables: Any, info: weights.Info, frames: int = CHUNK):
+    def __init__(
+        self,
+        network: Network,
+        variables: Any,
+        info: weights.Info,
+        frames: int = streaming.CHUNK,
+    ):
         timing = network.timing
         per_tick = timing.frames(next(iter(info.footprint)))
         self.network, self._info = network, info
@@ -65,13 +69,8 @@ class LogitStream:
         self._lengths: int | None = None
 
         def step(variables, state, streams):
-            unit = {
-                name: pixels.to_unit(frames) if frames.dtype == np.uint8 else frames
-                for name, frames in streams.items()
-            }
-            state, ends = streaming.step(
-                variables, state, models.as_network_input(unit), network=network
-            )
+            chunk = models.as_network_input(pixels.streams_to_unit(streams))
+            state, ends = streaming.step(variables, state, chunk, network=network)
             return state, ends["Logits"].values[0], ends["Logits"].valid[0]
 
         self._step = jax.jit(step, compiler_options=models.compiler_options())

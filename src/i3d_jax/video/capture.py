@@ -24,10 +24,8 @@ import av
 import av.container
 import av.device
 import av.error
-import av.video.reformatter
 import numpy as np
 
-from i3d_jax import pixels
 from i3d_jax.video import decoding, playback
 from i3d_jax.video.playback import FPS, OPEN_OPTIONS, DisplayedFrame, VideoError
 
@@ -280,8 +278,8 @@ class Capture:
         return f"cannot be opened: {error.strerror}"
 
     def _decode(self, container: Any, track: Any) -> None:
-        previous, image, size, any_shown = None, np.empty(0), None, False
-        scaler = av.video.reformatter.VideoReformatter()
+        image_of = decoding.ImageMaker(self.source.name, self._short_side, self._crop)
+        any_shown = False
         aspect = track.sample_aspect_ratio or Fraction(1)
         clock = _Clock(self.fps) if self.source.paced and self._drop else None
         for number, frame in self._on_the_grid(container, track):
@@ -290,15 +288,7 @@ class Capture:
                 return
             if number % self.stride:
                 continue
-            if size is None:  # A stream may change its size; all frames get the first one's.
-                shown = DisplayedFrame(frame, aspect)
-                size = decoding._output_size(self.source.name, shown, self._short_side)
-            if frame is not previous:
-                with decoding._resize_errors(self.source.name):
-                    image = decoding._to_image(frame, size, scaler, "rgb")
-                if self._crop is not None:
-                    image = pixels.crop(image[None], self._crop)[0].copy()
-                previous = frame
+            image = image_of(DisplayedFrame(frame, aspect))
             if clock is not None:
                 self._wait(clock.seconds_until(number))
             self._give(LiveFrame(number, time.monotonic(), image))

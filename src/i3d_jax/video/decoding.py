@@ -137,17 +137,44 @@ def rgb_frames(
     """
     if stream == "flow" and short_side is not None:
         raise ValueError(f"short_side is {short_side}, but flow cannot be resized")
-    previous, image, size = None, np.empty(0), None
-    scaler = av.video.reformatter.VideoReformatter()
+    image_of = ImageMaker(video, short_side, crop, stream)
     for each in playback.play(video, **options):
-        if size is None:  # A stream may change its size; all frames get the first one's.
-            size = _output_size(video, each, short_side)
-        if each.frame is not previous:
-            with _resize_errors(video):
-                image, previous = _to_image(each.frame, size, scaler, stream), each.frame
-            if crop is not None:
-                image = pixels.crop(image[None], crop)[0].copy()  # A view would keep all of it.
-        yield image
+        yield image_of(each)
+
+
+class ImageMaker:
+    """Makes images of the frames of a video, all of one size; see `rgb_frames`.
+
+    Args:
+      video: see `decode`.
+      short_side: see `decode`.
+      crop: see `decode`.
+      stream: see `decode`.
+    """
+
+    def __init__(
+        self,
+        video: str | os.PathLike | bytes,
+        short_side: int | None,
+        crop: int | None,
+        stream: str = "rgb",
+    ):
+        self._video, self._short_side, self._crop, self._stream = video, short_side, crop, stream
+        self._scaler = av.video.reformatter.VideoReformatter()
+        self._size: tuple[int, int] | None = None
+        self._previous, self._image = None, np.empty(0)
+
+    def __call__(self, shown: DisplayedFrame) -> np.ndarray:
+        """The image of the next frame; the same array again if the frame stays on the screen."""
+        if self._size is None:  # A stream may change its size; all frames get the first one's.
+            self._size = _output_size(self._video, shown, self._short_side)
+        if shown.frame is not self._previous:
+            with _resize_errors(self._video):
+                image = _to_image(shown.frame, self._size, self._scaler, self._stream)
+            if self._crop is not None:
+                image = pixels.crop(image[None], self._crop)[0].copy()  # A view keeps all of it.
+            self._previous, self._image = shown.frame, image
+        return self._image
 
 
 def iter_frames(video: str | os.PathLike | bytes, **options: Any) -> Iterator[av.VideoFrame]:

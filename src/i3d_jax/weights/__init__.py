@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import filelock
@@ -116,6 +116,21 @@ def check(variables: Any, like: Any, name: str) -> None:
         ]
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WeightsError(f"{name}: does not fit the model: " + "; ".join(few) + more)
+
+
+def check_streams(names: Sequence[str], infos: Sequence[Info], stream: str | None) -> None:
+    """Raises a WeightsError unless networks together take exactly the streams that are wanted.
+
+    Args:
+      names: of the weights, for the message.
+      infos: their descriptions.
+      stream: "rgb", "flow" or "both". None: any.
+    """
+    taken = {each for info in infos for each in info.footprint}
+    if stream is not None and taken != ({"rgb", "flow"} if stream == "both" else {stream}):
+        raise WeightsError(
+            f"{', '.join(names)}: weights for {' and '.join(sorted(taken))}, not for {stream}"
+        )
 
 
 def _check_model(tensors: Mapping[str, np.ndarray], info: Info, path: pathlib.Path) -> None:
