@@ -55,6 +55,19 @@ def test_parameter_counts_match_table_1(name, streams, count):
     assert table.count_parameters(variables) == count
 
 
+@pytest.mark.parametrize("name", ["i3d", "convnet_lstm", "c3d"])
+def test_epsilon_of_batch_norm_is_added_to_every_variance(name):
+    _, _, variables = made(name)
+    streams, is_recurrent = clip(SMALL[name][1]), lambda path: "lstm" in jax.tree_util.keystr(path)
+    more = jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 0.5 - 1e-3 if "var" in path[-1].key and not is_recurrent(path) else x,
+        variables["batch_stats"],
+    )
+    wanted = small(name).apply({**variables, "batch_stats": more}, streams)
+    got = small(name, norm_epsilon=0.5).apply(variables, streams)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "frames,channels,wanted", [(64, 3, 111.15), (64, 2, 102.34), (79, 3, 138.94), (250, 3, 434.95)]
 )

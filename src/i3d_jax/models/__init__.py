@@ -78,6 +78,7 @@ OPTION_CHECKS = {
     "width": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
     "norm_decay": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "norm_epsilon": (lambda value: 0 < value <= 1, "a positive number up to 1"),
     "dtype": (
         lambda value: value is not None and jnp.dtype(value).name in FLOAT_DTYPES,
         f"one of {', '.join(FLOAT_DTYPES)}",

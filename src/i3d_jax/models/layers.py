@@ -194,6 +194,7 @@ class ConvBN(nn.Module):
     strides: tuple[int, ...]
     groups: int = 1
     decay: float = 0.999
+    epsilon: float = 1e-3
     time_padding: str = "zeros"
     dtype: Any = jnp.float32
 
@@ -214,7 +215,7 @@ class ConvBN(nn.Module):
             self.dtype,
             name="conv",
         )
-        norm = BatchNorm(self.features, self.groups, self.decay, relu=True, name="bn")
+        norm = BatchNorm(self.features, self.groups, self.decay, self.epsilon, relu=True, name="bn")
         if train:
             return norm(conv(x))
         scale, shift = norm.inference_scale_and_shift()
