@@ -12,6 +12,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 # Processes that tests start keep no compiled programs: the user's cache stays as it is, and none of
 # them leaves a half-written program when it is killed.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+# NumPy's library waits for its threads by spinning: several processes on few cores then take many
+# times as long.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import pytest

@@ -9,6 +9,7 @@ never from those above (`tests/test_architecture.py`):
     main, predict, evaluate, live          the commands: parse, call, print
     timeline                               predictions over time, from the stream
     training                               the loop, its step, checkpoints, config
+    fvd                                    the Fréchet Video Distance
     features                               features of videos over time, and their files
     evaluation                             the paper's test, scores, results
     datasets                               TFDS builders, preparation, batches of clips

@@ -1,7 +1,7 @@
 """The networks that features are from, and the compiled programs that compute them."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,13 +119,14 @@ class Programs:
 
     Attributes:
       devices: number of devices.
+      sharding: of a batch.
     """
 
     def __init__(self, sources: Sequence[Source], keep_space: bool = False):
         self.sources = sources
         self.devices = jax.local_device_count()
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        self._cut = NamedSharding(mesh, PartitionSpec("data"))
+        self.sharding = NamedSharding(mesh, PartitionSpec("data"))
         replicated = NamedSharding(mesh, PartitionSpec())
         self._variables = jax.device_put([each.variables for each in sources], replicated)
         plan = tuple(
@@ -149,7 +150,7 @@ class Programs:
             )
             for each in self.sources
         ]
-        return jax.device_put(states, self._cut)
+        return jax.device_put(states, self.sharding)
 
     def next_chunk(
         self,
@@ -170,19 +171,19 @@ class Programs:
           the next states, and for each network features [B, n, ..., C], the numbers of their rows
           in the video, int32 [B, n], and whether they are rows of the video, bool [B, n].
         """
-        given = jax.device_put((where, lengths.astype(np.int32), chunk), self._cut)
+        given = jax.device_put((where, lengths.astype(np.int32), chunk), self.sharding)
         return self._next_chunk(self._variables, states, *given)
 
-    def window_means(self, clips: dict[str, np.ndarray]) -> list[jax.Array]:
+    def window_means(self, clips: Mapping[str, np.ndarray | jax.Array]) -> list[jax.Array]:
         """Runs the networks over a batch of clips, each a whole video for them.
 
         Args:
-          clips: [B, T, H, W, C] of each stream: uint8 RGB, f32 flow.
+          clips: [B, T, H, W, C] of each stream: uint8 RGB, or as the network takes it, f32.
 
         Returns:
           for each network the features [B, (...,) C], averaged over the clip's rows.
         """
-        return self._window_means(self._variables, jax.device_put(clips, self._cut))
+        return self._window_means(self._variables, jax.device_put(clips, self.sharding))
 
     def row_shapes(self, windows_size: int, crop: int) -> list[tuple[int, ...]]:
         """The shapes of a row of each network, for crops of a size."""

@@ -21,6 +21,7 @@ from i3d_jax.models.inception import Inception
 from i3d_jax.models.network import CHANNELS, Network, check_dtype
 from i3d_jax.models.platforms import compiler_options as compiler_options
 from i3d_jax.models.platforms import forms_of as forms_of
+from i3d_jax.models.platforms import small_rounding_errors as small_rounding_errors
 from i3d_jax.models.two_stream import FusedTwoStream, TwoStream
 
 
