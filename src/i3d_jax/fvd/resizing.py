@@ -6,6 +6,7 @@ have: on noise it is 7 to 37 grey levels of 255 away (docs/howto/fvd.md).
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ RESIZES = {
 }
 
 
-def bilinear(frames: jax.Array, height: int, width: int, *, legacy: bool) -> jax.Array:
+def bilinear(frames: Any, height: int, width: int, *, legacy: bool) -> jax.Array:
     """Bilinear interpolation without antialias, as `tf.compat.v1.image.resize_bilinear`.
 
     On a CPU it is equal to the bit to the formula there, which interpolates along the width
