@@ -148,3 +148,14 @@ def test_statistics_have_no_error_of_their_own():
     assert one.low < fvd.distance(x, y) < one.high
     with pytest.raises(ValueError, match="statistics have no videos"):
         fvd.bootstrap(statistics.of(x), statistics.of(y))
+
+
+def test_extrapolation_is_nearer_to_the_distance_of_infinitely_many():
+    # By the means alone it is 30 * 0.1^2; equal covariances add nothing.
+    rng, truth = np.random.default_rng(0), 30 * 0.01
+    pairs = [(rng.normal(size=(300, 30)), rng.normal(size=(300, 30)) + 0.1) for _ in range(8)]
+    plain = np.mean([fvd.distance(x, y) for x, y in pairs])
+    found = np.mean([fvd.extrapolate(x, y) for x, y in pairs])
+    assert plain > 2 * truth and abs(found - truth) < 0.3 * (plain - truth)
+    with pytest.raises(ValueError, match="7 features, wanted 8 at least"):
+        fvd.extrapolate(pairs[0][0][:7], pairs[0][1])

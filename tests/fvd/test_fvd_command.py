@@ -91,7 +91,12 @@ def test_saved_sets_give_the_same_number(run):
     _, out, _ = run("out/a.npz", "b.npz", "--json")
     for key in "fvd", "kvd":
         assert json.loads(out)[key] == pytest.approx(json.loads(wanted)[key], rel=1e-9)
-    _, out, _ = run("out/a.npz", "b.npy", "--statistics-only", "--json")
+    _, out, _ = run("out/a.npz", "b.npz", "--extrapolate", "--bootstrap", 0)
+    assert "\nfor infinitely many clips " in out
+    assert run("a.npy", "--save", "statistics.npz", "--statistics-only")[0] == 0
+    status, _, err = run("statistics.npz", "b.npz", "--extrapolate")
+    assert status == 2 and "--extrapolate needs features" in err
+    _, out, _ = run("statistics.npz", "b.npy", "--json")
     assert json.loads(out)["fvd"] == pytest.approx(json.loads(wanted)["fvd"], rel=1e-9)
     assert "kvd" not in json.loads(out)
 

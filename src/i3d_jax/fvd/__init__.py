@@ -9,7 +9,7 @@ the files of measured sets, `report.py` what is said of a distance. The command 
 
 from i3d_jax.fvd.conventions import CONVENTIONS, VARIANTS
 from i3d_jax.fvd.frechet import Terms, distance, terms
-from i3d_jax.fvd.intervals import Interval, bootstrap
+from i3d_jax.fvd.intervals import Interval, bootstrap, extrapolate
 from i3d_jax.fvd.kernel import KernelDistance, kernel_distance, squared_mmd
 from i3d_jax.fvd.measuring import features
 from i3d_jax.fvd.statistics import Statistics, merge
@@ -23,6 +23,7 @@ __all__ = [
     "Terms",
     "bootstrap",
     "distance",
+    "extrapolate",
     "features",
     "kernel_distance",
     "merge",

@@ -69,6 +69,11 @@ def make_parser() -> cli.Parser:
         help=f"draws for the error; 0 for none (default: {intervals.REPLICATES})",
     )
     add(
+        "--extrapolate",
+        action="store_true",
+        help="print the number for infinitely many clips, too, from a line over 1 / N",
+    )
+    add(
         "--statistics-only",
         action="store_true",
         help="keep no features: no error and no KVD, but memory of the same size for any number",
@@ -332,7 +337,9 @@ def _report(flags: argparse.Namespace, rows: dict[str, Convention], found: list[
                 f"{flags.sets[0]} and {flags.sets[1]} were measured in different ways: {apart[0]}; "
                 "--allow-different compares them still"
             )
-        results.append(report.compare(name, row, real, generated, flags.bootstrap, version))
+        results.append(
+            report.compare(name, row, real, generated, flags.bootstrap, flags.extrapolate, version)
+        )
     by_text: dict[str, list[str]] = {}
     for result in results:
         for text in result.warnings:

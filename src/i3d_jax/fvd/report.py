@@ -33,6 +33,7 @@ class Report(NamedTuple):
       terms: the Fréchet distance and its terms.
       interval: its error, or None if features were not kept.
       kernel: the kernel distance, or None.
+      extrapolated: the distance of infinitely many clips, or None.
       line: the number, its standard error and every setting, to be pasted into a paper.
       warnings: what makes the number less than it seems.
       record: all of it, as JSON has it.
@@ -42,19 +43,24 @@ class Report(NamedTuple):
     terms: frechet.Terms
     interval: intervals.Interval | None
     kernel: kernel.KernelDistance | None
+    extrapolated: float | None
     line: str
     warnings: tuple[str, ...]
     record: dict[str, Any]
 
     @property
     def text(self) -> str:
-        """The line, and one with the kernel distance."""
-        if self.kernel is None:
-            return self.line
-        value, error, blocks = self.kernel
-        spread = "" if error is None else f" ± {error:.2g}"
-        part = "1 block" if blocks == 1 else f"{blocks} blocks"
-        return f"{self.line}\nKVD {value:.4g}{spread} ({self.name}; {part})"
+        """The line, and one each for the extrapolated and the kernel distance."""
+        lines = [self.line]
+        if self.extrapolated is not None:
+            number = _number(self.extrapolated)
+            lines.append(f"for infinitely many clips {number} ({self.name}; a line over 1 / N)")
+        if self.kernel is not None:
+            value, error, blocks = self.kernel
+            spread = "" if error is None else f" ± {error:.2g}"
+            part = "1 block" if blocks == 1 else f"{blocks} blocks"
+            lines.append(f"KVD {value:.4g}{spread} ({self.name}; {part})")
+        return "\n".join(lines)
 
 
 def differences(real: Mapping[str, Any], generated: Mapping[str, Any]) -> list[str]:
@@ -72,6 +78,7 @@ def compare(
     real: tuple[Mapping[str, Any], Measured],
     generated: tuple[Mapping[str, Any], Measured],
     replicates: int,
+    infinite: bool,
     version: str,
 ) -> Report:
     """Computes the distance of two measured sets, and describes it.
@@ -82,12 +89,13 @@ def compare(
       real: the settings and the measured set.
       generated: as `real`.
       replicates: of the bootstrap; 0 leaves it out.
+      infinite: whether to extrapolate to infinitely many clips.
       version: of this package.
     """
     ddof, sets = convention.ddof, (real[1], generated[1])
     given = [each.statistics if each.features is None else each.features for each in sets]
     found = frechet.terms(given[0], given[1], ddof)
-    interval = distance = None
+    interval = distance = extrapolated = None
     if replicates and any(each.features is not None for each in sets):
         interval = intervals.bootstrap(
             given[0],
@@ -99,6 +107,10 @@ def compare(
         )
     if sets[0].features is not None and sets[1].features is not None:
         distance = kernel.kernel_distance(sets[0].features, sets[1].features)
+        if infinite:
+            extrapolated = intervals.extrapolate(sets[0].features, sets[1].features, ddof)
+    elif infinite:
+        raise ValueError("--extrapolate needs features, and a set has statistics only")
     counts = [each.statistics.number for each in sets]
     error = "" if interval is None else f" ± {_number(interval.standard_error)}"
     settings = settings_text(name, convention, real[0], generated[0])
@@ -118,6 +130,7 @@ def compare(
         "means_term": found.means,
         "covariances_term": found.covariances,
         **({} if interval is None else interval._asdict()),
+        **({} if extrapolated is None else {"extrapolated": extrapolated}),
         **({} if distance is None else {"kvd": distance.distance}),
         **({} if distance is None else {"kvd_standard_error": distance.standard_error}),
         "real": _side(*real),
@@ -127,7 +140,7 @@ def compare(
         "warnings": list(said),
         "version": version,
     }
-    return Report(name, found, interval, distance, line, said, record)
+    return Report(name, found, interval, distance, extrapolated, line, said, record)
 
 
 def _number(value: float) -> str:
