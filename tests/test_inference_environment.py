@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support.small_weights import INFO, small_variables
 from support.videos import encode, numbered
@@ -63,6 +64,9 @@ def test_networks_run_in_an_environment_for_inference(environment, tmp_path):
         tmp_path / "w.safetensors",
     )
     assert (out / "x.npz").exists()
+    np.save(tmp_path / "x.npy", np.zeros((3, 9, 40, 40, 3), np.uint8))
+    sets = [tmp_path / "x.npy"] * 2
+    run(environment, "fvd", *sets, "--frames", "9", "--weights", tmp_path / "w.safetensors")
     assert "i3d" in run(environment, "models", "i3d").stdout
     assert ": good; i3d" in run(environment, "weights", "verify", tmp_path / "w.safetensors").stdout
     code = "import i3d_jax; i3d_jax.inflate_params({}, like={})"

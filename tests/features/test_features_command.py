@@ -305,11 +305,11 @@ sys.exit(status)
 """
 
 
-@pytest.mark.slow  # Reads half an hour of video.
-def test_half_an_hour_takes_no_more_memory_than_a_minute(folder, tmp_path):
+@pytest.mark.slow  # Reads ten minutes of video.
+def test_ten_minutes_take_no_more_memory_than_one(folder, tmp_path):
     minute = encode(clip(1500, 0, 48, 64), [*range(0, 60_000, 40)], "mpegts", preset="ultrafast")
     used = []
-    for minutes in 1, 30:
+    for minutes in 1, 10:
         path = tmp_path / f"{minutes}.ts"
         path.write_bytes(minute * minutes)
         line = [sys.executable, "-c", MEASURED, path, "--out", tmp_path / "out", "--weights"]
@@ -320,16 +320,16 @@ def test_half_an_hour_takes_no_more_memory_than_a_minute(folder, tmp_path):
             # 1,500 frames a minute.
             assert len(file["features"]) == -(-1500 * minutes // 8) - 1
             assert abs(file["end"][-1] - 60 * minutes) < 1e-9
-    # The rows of half an hour are 1.4 MB; the times of its packets are 10 MB.
-    assert used[1] < used[0] + 50
+    # The rows of ten minutes are 0.5 MB; the times of their packets are 3 MB.
+    assert used[1] < used[0] + 30
 
 
-@pytest.mark.slow  # Computes 1,000 videos twice, in seven processes.
-def test_1000_videos_with_bad_ones_and_kills_are_the_same_bytes(folder, tmp_path):
+@pytest.mark.slow  # Computes 300 videos twice, in seven processes.
+def test_300_videos_with_bad_ones_and_kills_are_the_same_bytes(folder, tmp_path):
     videos = tmp_path / "videos"
     for number in range(16):
         save_video(tmp_path / f"{number}.mp4", 9 + number, number)
-    for number in range(1000):
+    for number in range(300):
         path = videos / f"{number % 10}" / f"{number}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         if number % 20 == 7:
@@ -341,20 +341,20 @@ def test_1000_videos_with_bad_ones_and_kills_are_the_same_bytes(folder, tmp_path
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     done = subprocess.run([*line, whole], check=False, **options)
-    assert done.returncode == 1 and "\n50 of 1000 videos failed:\n" in done.stderr
+    assert done.returncode == 1 and "\n15 of 300 videos failed:\n" in done.stderr
     for kill in range(5):
         process = subprocess.Popen([*line, killed], **options)
-        wanted, deadline = 150 * (kill + 1), time.monotonic() + 300
+        wanted, deadline = 45 * (kill + 1), time.monotonic() + 300
         while _count(killed) < wanted and time.monotonic() < deadline:
             time.sleep(0.05)
         process.kill()
         process.communicate()
-        assert wanted <= _count(killed) < 950
+        assert wanted <= _count(killed) < 285
     # Also half a file, as of a machine that lost its power.
     first = killed / "0" / "0.npz"
     first.write_bytes(first.read_bytes()[:500])
     assert subprocess.run([*line, killed], check=False, **options).returncode == 1
-    assert _count(killed) == 950 and contents(killed) == contents(whole)
+    assert _count(killed) == 285 and contents(killed) == contents(whole)
     assert not [path for path in killed.rglob(f"{files.TEMPORARY_PREFIX}*")]
 
 
