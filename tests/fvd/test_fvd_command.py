@@ -91,6 +91,12 @@ def test_saved_sets_give_the_same_number(run):
     _, out, _ = run("out/a.npz", "b.npz", "--json")
     for key in "fvd", "kvd":
         assert json.loads(out)[key] == pytest.approx(json.loads(wanted)[key], rel=1e-9)
+    status, _, err = run("a.npy", "few.npy", "--save", "both.npz", "--frames", 9)
+    assert status == 0
+    status, _, err = run("out/a.npz", "both.npz", "--save", "c.npz")
+    assert (
+        status == 2 and "both.npz: reference was measured with frames 9, out/a.npz with 16" in err
+    )
     _, out, _ = run("out/a.npz", "b.npz", "--extrapolate", "--bootstrap", 0)
     assert "\nfor infinitely many clips " in out
     assert run("a.npy", "--save", "statistics.npz", "--statistics-only")[0] == 0

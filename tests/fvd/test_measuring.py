@@ -69,9 +69,11 @@ def test_features_of_another_layer_are_averaged_over_space_and_time(weights):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_too_few_frames_are_refused(weights):
+def test_what_has_no_features_is_refused(weights):
     with pytest.raises(ValueError, match="clips of 8 frames, but i3d needs 9 at least"):
         fvd.features(noise(2, frames=8), weights=weights)
+    with pytest.raises(ValueError, match="no convention is called 'mine'; there are reference"):
+        fvd.features(noise(2), "mine", weights=weights)
     with pytest.raises(video.VideoError, match="video 1: has NaN"):
         array = np.zeros((2, 16, 32, 32, 3), np.float32)
         array[1, 3] = np.nan

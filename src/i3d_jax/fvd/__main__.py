@@ -191,7 +191,7 @@ class _Run:
     def __init__(self, flags: argparse.Namespace, rows: dict[str, Convention], stopped: Any):
         self.flags, self.rows, self.stopped = flags, rows, stopped
         self.unusable = 0
-        self._network: tuple[Network, str] | None = None
+        self._network: tuple[Network, dict[str, Any]] | None = None
 
     def measure(self, name: str, role: str) -> Sets:
         """The measured set of that name, by convention.
@@ -204,7 +204,7 @@ class _Run:
         if saved.is_saved(path := pathlib.Path(name)):
             return self._read(path, role)
         given = videos.open_set(name, self.flags.fps, self.flags.data_dir)
-        network, fingerprint = self._load()
+        network, about = self._load()
         first = next(iter(self.rows.values()))
         measuring.check_frames(network, first.frames)
         requests = {each: self._request(row, role) for each, row in self.rows.items()}
@@ -246,50 +246,50 @@ class _Run:
         if None in found:
             raise ValueError(f"{name}: none of {len(numbers)} videos can be used")
         return {
-            each: (self._settings(self.rows[each], role, fingerprint, network.side), measured)
+            each: (about | self._settings(self.rows[each], role), measured)
             for each, measured in zip(requests, found, strict=True)
             if measured is not None
         }
 
-    def _load(self) -> tuple[Network, str]:
+    def _load(self) -> tuple[Network, dict[str, Any]]:
+        """The network, and the settings that it adds to those of flags."""
         if self._network is None:
             layer = next(iter(self.rows.values())).layer
             network = measuring.load(self.flags.weights, layer, self.flags.batch_size)
-            self._network = network, weights.fingerprint(network.source.variables)
+            fingerprint = weights.fingerprint(network.source.variables)
+            known = {each.tensors_sha256: name for name, each in weights.PUBLISHED.items()}
+            name = known.get(fingerprint, pathlib.Path(self.flags.weights).name)
+            about = {"weights": name, "fingerprint": fingerprint, "side": network.side}
+            self._network = network, about
         return self._network
 
     def _read(self, path: pathlib.Path, role: str) -> Sets:
         found = saved.read(path)
-        for each in self.rows:
+        if self.flags.save:  # It is only merged with others.
+            return found
+        for each, row in self.rows.items():
             if each not in found:
                 raise ValueError(f"{path}: has no {each}; it has {', '.join(found)}")
-        if not self.flags.allow_different:
-            for each, row in self.rows.items():
-                own, wanted = found[each][0], self._settings(row, role, None, None)
-                for name, value in wanted.items():
-                    if value is not None and own.get(name) != value:
-                        raise ValueError(
-                            f"{path}: {each} was measured with {name} {own.get(name)!r}, and "
-                            f"{value!r} is asked for; --allow-different compares them still"
-                        )
+            own = found[each][0]
+            for name, value in self._settings(row, role).items():
+                if own.get(name) != value and not self.flags.allow_different:
+                    raise ValueError(
+                        f"{path}: {each} was measured with {name} {own.get(name)!r}, and "
+                        f"{value!r} is asked for; --allow-different compares them still"
+                    )
         return {each: found[each] for each in self.rows}
 
     def _request(self, row: Convention, role: str) -> Request:
         selection = Selection(*_selected(row, role), self.flags.seed)
         return Request(selection, Input(row.resize, row.resolution, row.norm_epsilon))
 
-    def _settings(
-        self, row: Convention, role: str, fingerprint: str | None, side: int | None
-    ) -> dict[str, Any]:
-        """How a set is measured, as its file has it; None is not known before."""
+    def _settings(self, row: Convention, role: str) -> dict[str, Any]:
+        """How a set is measured, as its file has it, but for the network."""
         clips, number = _selected(row, role)
         return {
-            "weights": self.flags.weights,
-            "fingerprint": fingerprint,
             "layer": row.layer,
             "resize": row.resize,
             "resolution": row.resolution,
-            "side": side,
             "norm_epsilon": row.norm_epsilon,
             "frames": row.frames,
             "stride": self.flags.stride,
@@ -311,9 +311,13 @@ def _save(flags: argparse.Namespace, found: list[Sets]) -> None:
     """Writes one file of all sets."""
     merged = found[0]
     for other, name in zip(found[1:], flags.sets[1:], strict=True):
+        if set(other) != set(merged):
+            raise ValueError(
+                f"{name}: has {', '.join(other)}, and {flags.sets[0]} has {', '.join(merged)}"
+            )
         for each, (settings, measured) in other.items():
             own, before = merged[each]
-            apart = [key for key in own if own[key] != settings.get(key)]
+            apart = [key for key in own if own[key] != settings.get(key) and key != "weights"]
             if apart and not flags.allow_different:
                 raise ValueError(
                     f"{name}: {each} was measured with {apart[0]} {settings.get(apart[0])!r}, "

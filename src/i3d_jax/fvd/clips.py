@@ -128,7 +128,7 @@ def read_clips(
             if not queue:
                 return
             ahead = queue.popleft()
-            while (found := ahead.take()) is not END:
+            while selections() and (found := ahead.take()) is not END:
                 yield found
     finally:
         # A caller that stops early does not wait.

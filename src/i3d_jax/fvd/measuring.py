@@ -323,10 +323,14 @@ def features(
       f32 [N, D]; FVD's logits are [N, 400].
 
     Raises:
-      ValueError: videos of another type, shape or range, or fewer than 9 frames.
+      ValueError: videos of another type, shape or range, fewer than 9 frames, or no such
+        convention.
       weights.WeightsError: the weights cannot be had.
     """
-    row = (CONVENTIONS | VARIANTS)[convention]
+    known = CONVENTIONS | VARIANTS
+    if convention not in known:
+        raise ValueError(f"no convention is called {convention!r}; there are {', '.join(known)}")
+    row = known[convention]
     network = load(weights, layer or row.layer)
     given = Arrays(np.asarray(videos))
     request = Request(Selection("first"), Input(row.resize, None, row.norm_epsilon))

@@ -13,7 +13,6 @@ FEW = 256  # Clips; what authors of FVD's implementations advise at least.
 TINY = 112  # Pixels of a short side that is enlarged to twice as many or more.
 # Settings that two sets must share; the others may differ between real and generated videos.
 SHARED = (
-    "weights",
     "fingerprint",
     "layer",
     "resize",
