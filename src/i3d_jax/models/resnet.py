@@ -138,7 +138,7 @@ class ResNet(Network):
         Raises:
           ValueError: wrong rank, or an attribute with a wrong value.
         """
-        what = f"{self.dims}-D ResNet"
+        what, rows = f"{self.dims}-D ResNet", self.table()
         self.check_stream(video, what, VIDEO if self.dims == 3 else IMAGE | VIDEO, train)
         streamed = isinstance(video, streaming.Chunk)
         if streamed and self.non_local != "none":
@@ -150,7 +150,7 @@ class ResNet(Network):
         x: Any = frames_as_images(video) if of_frames else video
         groups = self.norm_groups(streaming.values_of(video).shape[0], train)
         x = streaming.per_step(self._scaled_input, x)
-        ends = self._blocks(x, self.trains_backbone(train), groups)
+        ends = self._blocks(rows, x, self.trains_backbone(train), groups)
         x = ends["AvgPool"] = streaming.per_step(self._average, ends["res5"])
         x = ends["Logits"] = streaming.per_step(
             lambda x: jnp.squeeze(self.classify(x, train, (1,) * self.dims), (-3, -2)), x
@@ -171,8 +171,15 @@ class ResNet(Network):
         )
         return ((x * 0.5 + (0.5 - mean)) / std).astype(self.dtype)
 
-    def _blocks(self, x: Any, train: bool, groups: int) -> dict[str, Any]:
-        """The activations of all layers before the average pool, by name."""
+    def _blocks(self, rows: tuple, x: Any, train: bool, groups: int) -> dict[str, Any]:
+        """The activations of all layers before the average pool, by name.
+
+        Args:
+          rows: of `table`.
+          x: input of the first layer.
+          train: whether the layers compute as in training.
+          groups: see `Network.unit`.
+        """
         unit = self.unit(groups, padding="symmetric", initial_scale=1.0)
         remat = (
             functools.partial(nn.remat, static_argnums=(2,))
@@ -182,7 +189,7 @@ class ResNet(Network):
         conv = functools.partial(remat(unit.func), **unit.keywords)
         block, non_local = remat(Bottleneck), remat(NonLocal)
         depths, dims, ends = iter(DEPTHS[self.depth]), self.dims, {}
-        for kind, name, *spec in self.table():
+        for kind, name, *spec in rows:
             if kind == "conv":
                 features, window, strides = spec
                 features = self.scaled_channels(features)
