@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from i3d_jax.files import open_regular
-from i3d_jax.weights import i3d_names, published, torch_file
+from i3d_jax.weights import i3d_names, published, resnet_names, torch_file
 from i3d_jax.weights.importer import Imported, Importer, with_epsilon
 from i3d_jax.weights.published import WeightsError
 from i3d_jax.weights.safetensors_file import tensor_crcs
 
 # In this order. A network is one row, in a module of its own.
-IMPORTERS: tuple[Importer, ...] = (*i3d_names.IMPORTERS,)
+IMPORTERS: tuple[Importer, ...] = (*i3d_names.IMPORTERS, *resnet_names.IMPORTERS)
 
 
 class KnownFile(NamedTuple):

@@ -237,7 +237,7 @@ def _importer(
     names: Names,
     options: Mapping[str, Any],
     clips: Mapping[str, Any],
-    doubts: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Importer:
     signature = {
         names.tensor(f"params/{path}")
@@ -251,15 +251,34 @@ def _importer(
             "with NONLOCAL.INSTANTIATION dot_product look the same, and would give other results."
         )
         more = (of_non_local,) if "non_local" in imported.info.options else ()
-        return imported._replace(doubts=doubts + more)
+        return imported._replace(notes=notes, doubts=more)
 
     return Importer(origin, lambda found: signature <= found, read)
 
 
+ONE_PASS = (
+    "Videos are taken in one pass, by the centre crop; {} averages the {} of 30 clips and crops."
+)
+LOGITS = ONE_PASS.format("PyTorchVideo", "logits")
+SCORES = "softmax scores"
 IMPORTERS = (
-    _importer("ResNet of torchvision", TORCHVISION, {}, {}),
-    _importer("I3D-ResNet of PyTorchVideo", PYTORCHVIDEO, FACEBOOK, EIGHT),
-    _importer("I3D-ResNet of SlowFast", SLOWFAST, FACEBOOK, EIGHT),
-    _importer("I3D-ResNet of SlowFast, from Caffe2", SLOWFAST_CAFFE2, FACEBOOK, EIGHT),
-    _importer("I3D-ResNet of mmaction2", MMACTION2, {"stem": "32x2"}, THIRTY_TWO),
+    _importer("ResNet of torchvision or of pytorch-resnet3d", TORCHVISION, {}, {}),
+    _importer("I3D-ResNet of PyTorchVideo", PYTORCHVIDEO, FACEBOOK, EIGHT, (LOGITS,)),
+    _importer(
+        "I3D-ResNet of SlowFast", SLOWFAST, FACEBOOK, EIGHT, (ONE_PASS.format("SlowFast", SCORES),)
+    ),
+    _importer(
+        "I3D-ResNet of SlowFast, from Caffe2",
+        SLOWFAST_CAFFE2,
+        FACEBOOK,
+        EIGHT,
+        (ONE_PASS.format("SlowFast", SCORES),),
+    ),
+    _importer(
+        "I3D-ResNet of mmaction2",
+        MMACTION2,
+        {"stem": "32x2"},
+        THIRTY_TWO,
+        (ONE_PASS.format("mmaction2", SCORES),),
+    ),
 )
