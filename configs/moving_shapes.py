@@ -91,10 +91,12 @@ def c3d():
 
 
 def resnet():
-    run, image = videos("i3d_r50", dict(rgb=(16, 1)), dict(rgb=(32, 1))), images("resnet50")
-    for each in run, image:
-        each["model"] |= dict(depth=14)
-    return run | dict(pretrain=image)
+    run = with_options(videos("i3d_r50", dict(rgb=(16, 1)), dict(rgb=(32, 1))), depth=14)
+    return run | dict(pretrain=with_options(images("resnet50"), depth=14))
+
+
+def with_options(run, **options):
+    return run | dict(model=run["model"] | options)
 
 
 def frames():

@@ -35,7 +35,8 @@ def max_pool(
 
 def _xla_max_pool(x, window, strides, padding="same"):
     """XLA's own max-pool."""
-    return nn.max_pool(x, window, strides, pads_of(x.shape[1:-1], window, strides, padding))
+    pads: Any = pads_of(x.shape[1:-1], window, strides, padding)
+    return nn.max_pool(x, window, strides, pads)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "padding"))

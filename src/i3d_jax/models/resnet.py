@@ -181,7 +181,7 @@ class ResNet(Network):
           groups: see `Network.unit`.
         """
         unit = self.unit(groups, padding="symmetric", initial_scale=1.0)
-        remat = (
+        remat: Any = (
             functools.partial(nn.remat, static_argnums=(2,))
             if self.remat and train
             else lambda module: module
