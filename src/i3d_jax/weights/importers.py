@@ -88,10 +88,11 @@ def read(path: str | os.PathLike) -> Imported:
     known = KNOWN_FILES.get(git_blob_sha1(path))
     importer = next((each for each in IMPORTERS if each.matches(set(tensors))), None)
     if importer is None:
-        few = ", ".join(list(tensors)[:3])
+        few = ", ".join(name[:100] for name in list(tensors)[:3])
+        name = f" ({known.name} of {known.project})" if known else ""
         raise WeightsError(
-            f"{path}: its {len(tensors)} tensors ({few}, ...) are of no network known here; these "
-            f"are {'; '.join(each.origin for each in IMPORTERS)}"
+            f"{path}{name}: its {len(tensors)} tensors ({few}, ...) are of no network known here; "
+            f"these are {'; '.join(each.origin for each in IMPORTERS)}"
         )
     try:
         imported = importer.read(tensors)
