@@ -11,7 +11,7 @@ from i3d_jax import labels, models, weights
 from i3d_jax.inflate import named_leaves
 from i3d_jax.weights import importer, importers, metadata
 from i3d_jax.weights.__main__ import main
-from i3d_jax.weights.i3d_names import KINETICS_I3D_PYTORCH, PYTORCH_I3D, Names
+from i3d_jax.weights.i3d_names import KINETICS_I3D_PYTORCH, MODULES, PYTORCH_I3D, Names
 
 PORTS = {
     "pytorch_i3d": Names(PYTORCH_I3D, "bn"),
@@ -66,6 +66,17 @@ def unscaled(port, info, seed=0):
         name: np.ones_like(value) if name.endswith(f"{port.norm}.weight") else value
         for name, value in drawn.items()
     }
+
+
+def as_port(port, variables):
+    """Variables of ours as a port's tensors, with scales of ones."""
+    tensors = {}
+    for path, leaf in named_leaves(variables).items():
+        is_kernel = path.endswith("kernel")
+        tensors[port.tensor(path)] = leaf.transpose(4, 3, 0, 1, 2) if is_kernel else leaf
+        if path.endswith("conv/kernel"):
+            tensors[port.scale(path)] = np.ones(leaf.shape[-1], np.float32)
+    return tensors
 
 
 @pytest.mark.parametrize("port", PORTS)
@@ -243,14 +254,35 @@ def test_tensors_of_float16_are_read_as_float32(tmp_path, drawn):
 @pytest.mark.parametrize("port", PORTS)
 def test_rgb_scratch_comes_back_bit_for_bit_from_every_format(shared_data, tmp_path, form, port):
     wanted, release = weights.read(shared_data / "kinetics-i3d" / "checkpoints" / "rgb_scratch")
-    tensors = {}
-    for path, leaf in named_leaves(wanted).items():
-        name = PORTS[port].tensor(path)
-        tensors[name] = leaf.transpose(4, 3, 0, 1, 2) if path.endswith("kernel") else leaf
-        if path.endswith("conv/kernel"):
-            tensors[PORTS[port].scale(path)] = np.ones(leaf.shape[-1], np.float32)
-    (tmp_path / "x.pt").write_bytes(written(form, tensors))
+    (tmp_path / "x.pt").write_bytes(written(form, as_port(PORTS[port], wanted)))
     variables, info, notes = weights.read_with_notes(tmp_path / "x.pt")
     jax.tree.map(np.testing.assert_array_equal, variables, wanted)
     assert info == release
     assert any("those of rgb_scratch of deepmind/kinetics-i3d, bit for bit" in n for n in notes)
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_a_published_checkpoint_is_known_by_its_tensors_whatever_their_names(
+    tmp_path, monkeypatch, scales
+):
+    port, info = PORTS["pytorch_i3d"], dataclasses.replace(SMALL, footprint={"rgb": (250, 1)})
+    tensors = unscaled(port, info)
+    listed = [f"{port.module(module)}." for module in ("Logits", *MODULES[:-1])]
+    other = {}
+    for number, module in enumerate(listed):
+        for name, value in tensors.items():
+            if name.startswith(module) and (scales or not name.endswith("bn.weight")):
+                other[f"m{number}.{name.removeprefix(module)}"] = value
+    (tmp_path / "x.pt").write_bytes(written("script", other))
+    with pytest.raises(weights.WeightsError, match="are of no network known here"):
+        weights.read(tmp_path / "x.pt")
+    (tmp_path / "named.pt").write_bytes(written("zip", tensors))
+    variables, _ = weights.read(tmp_path / "named.pt")
+    entry = dataclasses.replace(
+        weights.PUBLISHED["rgb_scratch"], tensors_sha256=weights.fingerprint(variables)
+    )
+    monkeypatch.setitem(weights.PUBLISHED, "rgb_scratch", entry)
+    again, info, notes = weights.read_with_notes(tmp_path / "x.pt")
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    assert info.source == "rgb_scratch of deepmind/kinetics-i3d"
+    assert notes[0] == "It is I3D by other names, in TorchScript."
