@@ -290,7 +290,6 @@ def differences(data: pathlib.Path) -> tuple[str, dict]:
         result[f"{length} frames"] = row = {}
         for title, padding, epsilon in (
             ("epsilon 1e-5", "by size", 1e-5),
-            ("space constant", "space constant", 1e-3),
             ("constant", "constant", 1e-3),
             ("constant, epsilon 1e-5", "constant", 1e-5),
         ):

@@ -176,6 +176,16 @@ def test_unknown_networks_are_named_with_those_that_are_known(tmp_path, capsys):
     assert "I3D of pytorch-i3d; I3D of kinetics_i3d_pytorch" in line
 
 
+def test_the_format_is_told_by_the_first_bytes_and_only_then_by_the_name(tmp_path, drawn):
+    (tmp_path / "weights").write_bytes(written("old", drawn))
+    (tmp_path / "x.ckpt").write_bytes(written("zip", drawn))
+    for name in "weights", "x.ckpt":
+        assert weights.read(tmp_path / name)[1].model == "i3d"
+    (tmp_path / "x.pth").write_text("hello")
+    with pytest.raises(weights.WeightsError, match="x.pth: .*pickle"):
+        weights.read(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize(
     "port,epsilon", [("pytorch_i3d", "0.001"), ("kinetics_i3d_pytorch", "1e-5")]
 )

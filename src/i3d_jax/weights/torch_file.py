@@ -27,6 +27,8 @@ from i3d_jax.weights.published import WeightsError
 from i3d_jax.weights.zip_file import ZipError, stored_members
 
 ZIP_MAGIC = b"PK\3\4"
+# Of names. Pickles of protocol 0 have no first bytes of their own.
+SUFFIXES = ".pt", ".pth", ".pyth", ".pkl"
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 # By the name of the storage's class. bfloat16, which NumPy lacks, becomes float32.
