@@ -249,7 +249,9 @@ def _read_any_format(
                     f"{path}: is a folder without model.ckpt.index; did you mean {ours}?"
                 )
             tensors = _read_tensorflow(path / "model.ckpt")
-        elif path.exists() and torch_file.is_torch_file(path):
+        elif path.exists() and (
+            torch_file.is_torch_file(path) or path.suffix in torch_file.SUFFIXES
+        ):
             imported = importers.read(path)
             return imported.variables, imported.info, (*imported.notes, *imported.doubts)
         else:

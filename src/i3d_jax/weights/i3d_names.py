@@ -177,6 +177,39 @@ def _importer(
     return Importer(origin, names.match, read)
 
 
+def names_by_order(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Gives tensors of another I3D the names of pytorch-i3d, by the order of its modules.
+
+    The order alone proves nothing: the caller must compare the tensors with known ones.
+
+    Args:
+      tensors: as PyTorch's modules have them, by any names of modules.
+
+    Returns:
+      the tensors by their new names; None if there are not as many modules as I3D has.
+    """
+    kernels = [name for name, value in tensors.items() if value.ndim == 5]
+    means = [name for name in tensors if name.endswith("running_mean")]
+    if len(kernels) != len(MODULES) or len(means) != len(MODULES) - 1:
+        return None
+    if tensors[kernels[0]].shape[2:] == (1, 1, 1):  # pytorch-i3d has its last layer first.
+        kernels = [*kernels[1:], kernels[0]]
+    port, renamed = Names(PYTORCH_I3D, "bn"), {}
+    for module, kernel in zip(MODULES, kernels, strict=True):
+        renamed[f"{port.module(module)}.conv3d.weight"] = tensors[kernel]
+    for module, mean in zip(MODULES[:-1], means, strict=True):
+        for leaf in "weight", "bias", "running_mean", "running_var":
+            value = tensors.get(mean.removesuffix("running_mean") + leaf)
+            if value is None and leaf == "weight":
+                value = np.ones(tensors[mean].shape, np.float32)
+            if value is not None:
+                renamed[f"{port.module(module)}.bn.{leaf}"] = value
+    bias = tensors.get(kernels[-1].removesuffix("weight") + "bias")
+    if bias is not None:
+        renamed["logits.conv3d.bias"] = bias
+    return renamed
+
+
 IMPORTERS = (
     _importer("I3D of pytorch-i3d", Names(PYTORCH_I3D, "bn"), 1e-3, doubts=(EPSILON_HERE,)),
     _importer(

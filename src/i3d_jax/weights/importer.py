@@ -14,7 +14,7 @@ from i3d_jax import models
 from i3d_jax.weights.metadata import Info
 from i3d_jax.weights.published import WeightsError
 
-MAX_NAMED = 8  # Tensors that one message names.
+MAX_NAMED = 20  # Tensors that one message names.
 
 
 class Imported(NamedTuple):
@@ -63,10 +63,15 @@ def check_tensors(
         name: tuple(value.shape) if value.dtype.kind == "f" else f"{value.dtype}{value.shape}"
         for name, value in tensors.items()
     }
+    # Those that are missing first, then those that are not wanted, then wrong shapes.
+    names = [
+        *(name for name in wanted if name not in found),
+        *(name for name in found if name not in wanted),
+        *(name for name in wanted if name in found and found[name] != wanted[name]),
+    ]
     wrong = [
         f"{name}: found {found.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
-        for name in {**wanted, **found}
-        if found.get(name) != wanted.get(name)
+        for name in names
     ]
     if wrong:
         more = f"; and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""

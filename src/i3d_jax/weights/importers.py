@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +69,6 @@ KNOWN_FILES = {
         "i3d_torchscript.pt", "universome/stylegan-v", "rgb_scratch"
     ),
 }
-CLASS_NOTES = {
-    400: "Its 400 classes are taken to be Kinetics-400's in the release's order; see --classes.",
-    600: "Its 600 classes are taken to be Kinetics-600's in the release's order; see --classes.",
-}
 
 
 def read(path: str | os.PathLike) -> Imported:
@@ -87,11 +84,15 @@ def read(path: str | os.PathLike) -> Imported:
     form, tensors = torch_file.read(path)
     known = KNOWN_FILES.get(git_blob_sha1(path))
     importer = next((each for each in IMPORTERS if each.matches(set(tensors))), None)
+    if importer is None and (imported := _published_by_order(tensors)):
+        notes = (f"It is I3D by other names, in {form}.", *imported.notes)
+        return _identify(imported._replace(notes=notes), known, "I3D", path)
     if importer is None:
-        few = ", ".join(list(tensors)[:3])
+        few = ", ".join(name[:100] for name in list(tensors)[:3])
+        name = f" ({known.name} of {known.project})" if known else ""
         raise WeightsError(
-            f"{path}: its {len(tensors)} tensors ({few}, ...) are of no network known here; these "
-            f"are {'; '.join(each.origin for each in IMPORTERS)}"
+            f"{path}{name}: its {len(tensors)} tensors ({few}, ...) are of no network known here; "
+            f"these are {'; '.join(each.origin for each in IMPORTERS)}"
         )
     try:
         imported = importer.read(tensors)
@@ -104,24 +105,40 @@ def read(path: str | os.PathLike) -> Imported:
     return _identify(imported._replace(notes=notes), known, importer.origin, path)
 
 
+def _published_by_order(tensors: Mapping[str, np.ndarray]) -> Imported | None:
+    """The weights of an I3D with unknown names, if they are those of a published checkpoint."""
+    renamed = i3d_names.names_by_order(tensors)
+    try:
+        imported = i3d_names.IMPORTERS[0].read(renamed) if renamed else None
+    except WeightsError:
+        return None
+    return imported if imported and _published_name(imported) else None
+
+
+def _published_name(imported: Imported) -> str | None:
+    """The published checkpoint that has exactly these tensors."""
+    whole = published.fingerprint(tensor_crcs(imported.variables))
+    names = published.PUBLISHED.items()
+    return next((name for name, each in names if each.tensors_sha256 == whole), None)
+
+
 def _identify(
     imported: Imported, known: KnownFile | None, origin: str, path: str | os.PathLike
 ) -> Imported:
     """Adds what is known of a file, by its bytes or by its tensors."""
     info, variables, notes, doubts = imported
-    whole = published.fingerprint(tensor_crcs(variables))
-    same = next(
-        (name for name, each in published.PUBLISHED.items() if each.tensors_sha256 == whole), None
-    )
+    same = _published_name(imported)
     source = f"{os.fspath(path)}, {origin}"
     if same:
         source = f"{same} of deepmind/kinetics-i3d"
         info = with_epsilon(info, 1e-3)
         notes += (f"Its tensors are those of {source}, bit for bit.",)
         doubts = ("norm_epsilon is 0.001, as there. Many copies have 1e-5: see --norm-epsilon.",)
-    else:
-        number = len(info.classes)
-        doubts += (CLASS_NOTES.get(number, f"Its {number} classes have no names: see --classes."),)
+    elif info.classes[0] == "class 0":
+        notes += (f"Its {len(info.classes)} classes have no names: see --classes.",)
+    elif info.model == "i3d":
+        names = f"Kinetics-{len(info.classes)}"
+        doubts += (f"Its classes are taken to be {names}'s, as in the release: see --classes.",)
     if known:
         source = f"{known.name} of {known.project}: {known.content}"
         info, doubts = with_epsilon(info, known.norm_epsilon), ()

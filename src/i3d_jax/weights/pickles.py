@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-MAX_MEMORY = 64 << 20  # Bytes of all objects of a pickle; a state dict of I3D has 0.5 MB.
+MAX_MEMORY = 64 << 20  # Bytes of all objects of a pickle; a state dict of I3D takes 1.8 MB.
 OBJECT_SIZE = 128  # Bytes of an object of one opcode, about.
 SHORT = 1 << 8  # Bytes of most lines.
 LONG = 1 << 16  # Bytes from which a text stays in the file.

@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from i3d_jax.files import open_regular
-from i3d_jax.weights.pickles import Admitted, LongText, PickleError, PickleReader
+from i3d_jax.weights.pickles import PARSE_ERRORS, Admitted, LongText, PickleError, PickleReader
 from i3d_jax.weights.published import WeightsError
 from i3d_jax.weights.zip_file import ZipError, stored_members
 
 ZIP_MAGIC = b"PK\3\4"
+# Of names. Pickles of protocol 0 have no first bytes of their own.
+SUFFIXES = ".pt", ".pth", ".pyth", ".pkl"
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 # By the name of the storage's class. bfloat16, which NumPy lacks, becomes float32.
@@ -46,7 +48,7 @@ MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 1 << 48  # Of a tensor.
 MAX_DEPTH = 32  # Of nested containers.
 MAX_NAMES = 16 << 20  # Bytes of all names.
-NODE_SIZE = 64  # Bytes of a name's other part.
+NODE_SIZE = 128  # Bytes of a name's other part.
 MAX_MESSAGE = 500  # Characters.
 SLACK = 1 << 20  # Bytes by which tensors may exceed twice the file.
 # Where checkpoints have the state dict, in order; "blobs" is Caffe2's.
@@ -125,7 +127,7 @@ def read(path: str | os.PathLike) -> Contents:
         return Contents(form, tensors)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (PickleError, ZipError) as error:
+    except (*PARSE_ERRORS, ArithmeticError) as error:
         # The message may have a long name from the file.
         text = str(error)
         text = text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
