@@ -246,16 +246,20 @@ def _importer(
 
     def read(tensors: Mapping[str, np.ndarray]) -> Imported:
         imported = _read(tensors, names, options, clips)
-        of_non_local = (
-            "Its non-local blocks are taken to have softmax, as SlowFast's published ones. Files "
-            "with NONLOCAL.INSTANTIATION dot_product look the same, and would give other results."
-        )
-        more = (of_non_local,) if "non_local" in imported.info.options else ()
-        return imported._replace(notes=notes, doubts=more)
+        number, doubts = len(imported.info.classes), ()
+        if "non_local" in imported.info.options:
+            doubts += (SOFTMAX,)
+        if imported.info.model == "i3d_r50" and number in KINETICS_CLASSES:
+            doubts += (f"Its classes are taken to be Kinetics-{number}'s in order: see --classes.",)
+        return imported._replace(notes=notes, doubts=doubts)
 
     return Importer(origin, lambda found: signature <= found, read)
 
 
+SOFTMAX = (
+    "Its non-local blocks are taken to have softmax, as SlowFast's published ones. Files with "
+    "NONLOCAL.INSTANTIATION dot_product look the same, and need other options."
+)
 ONE_PASS = (
     "Videos are taken in one pass, by the centre crop; {} averages the {} of 30 clips and crops."
 )
