@@ -100,9 +100,7 @@ def test_i3d_in_chunks_of_16_equals_one_pass_for_any_length(lengths, float64):
     assert_streamed_equals_one_pass(network, variables, whole, lengths, 16, 1e-12)
 
 
-@pytest.mark.parametrize(
-    "stem,lengths,size", [("8x8", (9, 4), 4), ("32x2", (27,), 8), ("32x2_unpadded", (21,), 16)]
-)
+@pytest.mark.parametrize("stem,lengths,size", [("8x8", (9, 4), 4), ("32x2_unpadded", (27,), 8)])
 def test_resnet_in_chunks_equals_one_pass(stem, lengths, size, float64):
     network, variables = made("i3d_r50", dtype=jnp.float64, stem=stem)
     # Else the factors of batch norms are float32, which programs round differently.
