@@ -10,7 +10,8 @@ the same image weights:
         --config.init_from=runs/i3d/pretrain/weights.safetensors
 
 RUN is one of i3d_flow, two_stream, fused_two_stream, convnet_lstm, frames (the image network on
-single frames, for comparison), c3d and images; leave --config.init_from out for the last two.
+single frames, for comparison), c3d, images and resnet; leave --config.init_from out for the last
+three. resnet trains a ResNet-14 on still images, inflates it, and trains that on videos.
 Two-Stream I3D is i3d and i3d_flow, fused:
 
     python -m i3d_jax.evaluate --fuse results/i3d results/i3d_flow --out results/two_stream_i3d
@@ -89,18 +90,35 @@ def c3d():
     return videos("c3d", dict(rgb=(16, 1)), dict(rgb=(32, 1)))
 
 
+def resnet():
+    run = with_options(videos("i3d_r50", dict(rgb=(16, 1)), dict(rgb=(32, 1))), depth=14)
+    return run | dict(pretrain=with_options(images("resnet50"), depth=14))
+
+
+def with_options(run, **options):
+    return run | dict(model=run["model"] | options)
+
+
 def frames():
     return videos("inception", dict(rgb=(1, 1)), dict(rgb=(32, 1)))
 
 
-def images():
-    run = common(
-        "moving_shapes/images", "inception", 400, dict(rgb=(1, 1)), dict(rgb=(1, 1)), flip=True
-    )
+def images(model="inception"):
+    run = common("moving_shapes/images", model, 400, dict(rgb=(1, 1)), dict(rgb=(1, 1)), flip=True)
     return run | dict(optimizer=optimizer(400) | dict(milestones=((320, 0.1),)))
 
 
 RUNS = {
     run.__name__: run
-    for run in (i3d, i3d_flow, two_stream, fused_two_stream, convnet_lstm, c3d, frames, images)
+    for run in (
+        i3d,
+        i3d_flow,
+        two_stream,
+        fused_two_stream,
+        convnet_lstm,
+        c3d,
+        frames,
+        images,
+        resnet,
+    )
 }

@@ -23,6 +23,22 @@ def test_kernels_are_repeated_over_time_and_divided():
     np.testing.assert_array_equal(video["b"], image["b"])
 
 
+def test_a_centred_kernel_gives_every_frames_response():
+    image, x = kernel(3, 3, 2, 4), kernel(1, 6, 5, 5, 2)
+    for frames in (1, 3, 5):
+        like = jax.ShapeDtypeStruct((frames, *image.shape), jnp.float32)
+        video = inflate_params({"w": image}, like={"w": like}, how="centre")["w"]
+        of_video = jax.lax.conv_general_dilated(
+            x, video, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+        of_frames = jax.lax.conv_general_dilated(
+            x[0], image, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        np.testing.assert_allclose(of_video[0], of_frames, atol=1e-5)
+    with pytest.raises(ValueError, match="how is 'center', wanted 'mean' or 'centre'"):
+        inflate_params({"w": image}, like={"w": like}, how="center")
+
+
 def test_any_pytree_is_inflated_into_the_structure_of_like():
     class Layer(NamedTuple):
         w: object

@@ -44,7 +44,15 @@ from i3d_jax.video import planes
 
 TRAINING = 3  # A training step has the multiply-adds of so many forward passes.
 # Default batch sizes; those of other networks are 1.
-BATCHES = {"inception": 16, "convnet_lstm": 2, "c3d": 4, "two_stream": 8, "fused_two_stream": 2}
+BATCHES = {
+    "inception": 16,
+    "convnet_lstm": 2,
+    "c3d": 4,
+    "two_stream": 8,
+    "fused_two_stream": 2,
+    "resnet50": 16,
+    "i3d_r50": 2,
+}
 COMPILING = "compiling; from the cache"
 
 

@@ -1,8 +1,9 @@
 """The networks in PyTorch, which the benchmarks compare with, from the same tables as ours.
 
-They are written as PyTorch ports usually are: convolution, batch norm, ReLU, and TensorFlow's SAME
-padding by F.pad before every convolution and pool, as in piergiaj/pytorch-i3d. Modules have the
-names of our variables, so that `load` can copy these. Videos are [B, C, T, H, W].
+ResNet is in `torch_resnet.py`. The others are written as PyTorch ports usually are: convolution,
+batch norm, ReLU, and TensorFlow's SAME padding by F.pad before every convolution and pool, as in
+piergiaj/pytorch-i3d. Modules have the names of our variables, so that `load` can copy these. Videos
+are [B, C, T, H, W].
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_resnet
 from torch import nn
 
 from i3d_jax.models import c3d, inception
@@ -300,6 +302,8 @@ ZOO = {
     "fused_two_stream": FusedTwoStream,
     "i3d": Inception,
     "two_stream_i3d": lambda classes: TwoStream(classes, dims=3),
+    "resnet50": torch_resnet.ImageResNet,
+    "i3d_r50": torch_resnet.VideoResNet,
 }
 
 
@@ -318,6 +322,9 @@ def build(name: str, num_classes: int, variables: Any, size: int) -> nn.Module:
       size: pixels of its clips.
     """
     model = C3D(num_classes, size) if name == "c3d" else ZOO[name](num_classes)
+    if name in ("resnet50", "i3d_r50"):
+        torch_resnet.load(model, variables)
+        return model
     with torch.no_grad():
         load(model, variables["params"], variables["batch_stats"])
     return model

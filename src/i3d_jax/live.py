@@ -290,7 +290,11 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.chunk and flags.chunk > MAX_CHUNK:
         parser.error(f"--chunk: {flags.chunk} is too large, wanted {MAX_CHUNK} or less")
     _print(f"{source.name}: compiling {info.model}")
-    speed = warm_up(logits)
+    try:
+        speed = warm_up(logits)
+    except ValueError as error:  # A network that takes whole clips.
+        cli.print_error(f"{flags.weights}: {error}")
+        return 2
     _print(
         f"{source.name}: a class is {speed.behind / rate:.2f} s late, for the network looks "
         f"{speed.behind} frames ahead; a chunk of {chunk} frames comes every {chunk / rate:.2f} s, "

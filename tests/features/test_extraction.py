@@ -1,5 +1,7 @@
 """Features of whole videos against one pass of the network, and against windows cut by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from support.small_features import (
     save_video,
     save_weights,
 )
+from support.small_weights import INFO
 
-from i3d_jax import features, flow, video, weights
+from i3d_jax import features, flow, models, video, weights
 from i3d_jax.features import networks
 
 RTOL = 2e-6  # Of the greatest feature.
@@ -292,6 +295,25 @@ def test_networks_of_frames_and_of_16_frames(name, layer, rows, span, folder):
     ]
     wanted = one_pass(path, rgb(folder / "30.mp4")[: rows * span], layer)
     same(found.features, wanted.reshape(rows, -1))
+
+
+@pytest.mark.parametrize(
+    "stem,footprint,fps,rows", [("8x8", (38, 8), 3.75, 2), ("32x2", (150, 2), 15.0, 8)]
+)
+def test_frames_lie_as_far_apart_as_a_networks_clips_have_them(
+    stem, footprint, fps, rows, tmp_path
+):
+    options = dict(width=0.1, depth=14, stem=stem)
+    network = models.build("i3d_r50", num_classes=len(INFO.classes), **options)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 8, 32, 32, 3), "f"))
+    info = dataclasses.replace(
+        INFO, model="i3d_r50", options=options, footprint={"rgb": footprint}, fps=30.0
+    )
+    path = tmp_path / "resnet.safetensors"
+    weights.save(path, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), info)
+    (source,) = features.load([str(path)])
+    assert features.reading_for([source]).fps == fps
+    assert source.grid.spans(16).tolist()[-1] == [16 - rows, 16]
 
 
 @pytest.mark.slow  # Initialises a network.

@@ -45,6 +45,44 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(
     )
 
 
+@pytest.mark.parametrize("large", [0, np.inf])  # Toom-Cook for all convolutions; for none.
+@pytest.mark.parametrize(
+    "window,strides,shape",
+    [
+        ((5, 7, 7), (2, 2, 2), (8, 10, 9)),
+        ((3, 3, 3), (1, 2, 2), (5, 9, 12)),
+        ((7, 7), (2, 2), (10, 9)),
+        ((1, 1), (2, 2), (10, 9)),
+    ],
+)
+def test_symmetric_padding_is_half_the_window_on_both_sides_in_all_forms(
+    window, strides, shape, large, float64, monkeypatch
+):
+    monkeypatch.setattr(convolution, "MIN_MULTIPLY_ADDS", large)
+    monkeypatch.setattr(convolution, "MIN_POSITIONS", 0)
+    x, kernel = random(0, 2, *shape, 3), random(1, *window, 3, 4)
+
+    def loss(convolve, x, kernel):
+        y = convolve(x, kernel)
+        return jnp.sum(jnp.sin(y)), y
+
+    def xlas(x, kernel):
+        return convolution._xla_conv(
+            x, kernel, strides, [(size // 2, size // 2) for size in window]
+        )
+
+    def ours(x, kernel):
+        return convolution.conv(x, kernel, strides, padding="symmetric")
+
+    run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
+    (_, wanted), wanted_grads = run(xlas, x, kernel)
+    for platform in ("cpu", "cuda", "tpu") if large else ("cpu",):
+        with platforms.forms_of(platform):
+            (_, found), grads = run(functools.partial(ours), x, kernel)
+        np.testing.assert_allclose(found, wanted, atol=1e-10)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), grads, wanted_grads)
+
+
 # Toom-Cook has six points and infinity, which is enough for products of seven terms; kernels with
 # more taps take the plain convolution.
 @pytest.mark.parametrize("taps,convolutions", [(5, 7), (6, 7), (7, 1), (9, 1)])

@@ -56,6 +56,62 @@ def test_gradient_of_batch_norm_is_that_of_its_definition(relu, float64):
 
 
 @pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_gradient_of_batch_norm_with_a_scale_is_that_of_its_definition(relu, platform, float64):
+    x, weights, bias = random(0, 6, 4, 3, 5) * 3 + 1, random(1, 6, 4, 3, 5), random(2, 5)
+    scale = jnp.array([1.5, -0.5, 0.0, 0.01, -2.0])
+    norm = layers.BatchNorm(5, 3, relu=relu, initial_scale=1.0)
+    variables = norm.init(jax.random.key(0), x)
+    assert variables["params"]["scale"].tolist() == [1.0] * 5
+    stats = jax.tree.map(jnp.float64, variables["batch_stats"])
+
+    def ours(x, bias, scale):
+        y, new = norm.apply(
+            {"params": {"bias": bias, "scale": scale}, "batch_stats": stats},
+            x,
+            mutable=["batch_stats"],
+        )
+        of_stats = jax.tree.map(lambda x: jnp.sin(100 * x).sum(), new["batch_stats"])
+        return (weights * y).sum() + of_stats["mean"] + of_stats["var"]
+
+    def defined(x, bias, scale):
+        x = x.reshape(3, -1, 5)
+        mean, var = x.mean(1, keepdims=True), x.var(1, keepdims=True)
+        y = (x - mean) / jnp.sqrt(var + 1e-3) * scale[None, None] + bias[None, None]
+        y = (weights * (nn.relu(y) if relu else y).reshape(weights.shape)).sum()
+        kept = (0.999 * old + 0.001 * new.mean((0, 1)) for old, new in ((0, mean), (1, var)))
+        return y + sum(jnp.sin(100 * each).sum() for each in kept)
+
+    with models.forms_of(platform):
+        found = jax.jit(jax.grad(ours, (0, 1, 2)))(x, bias, scale)
+    wanted = jax.jit(jax.grad(defined, (0, 1, 2)))(x, bias, scale)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+def test_at_test_batch_norm_multiplies_by_its_scale_in_all_forms(float64):
+    x, scale, bias = random(0, 2, 3, 6, 6, 8), random(1, 4), random(2, 4)
+    unit = layers.ConvBN(4, (3, 3, 3), (1, 1, 1), dtype=jnp.float64, initial_scale=1.0, relu=False)
+    variables = unit.init(jax.random.key(0), x, False)
+    variables["params"]["bn"] = {"scale": scale, "bias": bias}
+    without = layers.ConvBN(4, (3, 3, 3), (1, 1, 1), dtype=jnp.float64, relu=False).apply(
+        {
+            "params": {**variables["params"], "bn": {"bias": jnp.zeros(4)}},
+            "batch_stats": variables["batch_stats"],
+        },
+        x,
+        False,
+    )
+    for platform in "cpu", "cuda", "tpu":
+        with models.forms_of(platform):
+            np.testing.assert_allclose(
+                unit.apply(variables, x, False),
+                without * scale.reshape(1, 1, 1, 1, 4) + bias.reshape(1, 1, 1, 1, 4),
+                atol=1e-6,
+            )
+
+
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("weights", [(0, 1, 0), (0, 0, 1), (1, 2, 3)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 def test_losses_may_be_of_the_statistics_of_batch_norm(relu, weights, platform, float64):

@@ -42,6 +42,34 @@ def test_max_pool_and_its_gradient_equal_xlas_even_for_ties(window, strides, fra
     np.testing.assert_allclose(our_grad, plain_grad, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "window,strides,padding,pads",
+    [
+        ((1, 3, 3), (2, 2, 2), "symmetric", [(0, 0), (1, 1), (1, 1)]),
+        ((2, 1, 1), (2, 1, 1), "symmetric", [(0, 1), (0, 0), (0, 0)]),
+        ((1, 3, 3), (1, 2, 2), "valid", [(0, 0), (0, 0), (0, 0)]),
+        ((2, 2), (2, 2), "valid", [(0, 0), (0, 0)]),
+    ],
+)
+def test_other_paddings_of_max_pool_and_their_gradients_equal_xlas(
+    window, strides, padding, pads, form, float64
+):
+    rng = np.random.default_rng(0)
+    shape = (2, 5, 9, 12, 3) if len(window) == 3 else (5, 9, 12, 3)
+    x = jnp.asarray(rng.integers(-3, 3, shape).astype(float))
+
+    def loss(pool, x):
+        y = pool(x)
+        return jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y), y
+
+    run = jax.jit(jax.value_and_grad(loss, 1, has_aux=True), static_argnums=0)
+    (_, plain), plain_grad = run(lambda x: nn.max_pool(x, window, strides, pads), x)
+    (_, ours), our_grad = run(lambda x: form(x, window, strides, padding), x)
+    np.testing.assert_array_equal(ours, plain)
+    np.testing.assert_allclose(our_grad, plain_grad, atol=1e-12)
+
+
 @pytest.mark.parametrize("window,strides", WINDOWS)
 def test_half_precision_is_pooled_in_float32(window, strides):
     rng = np.random.default_rng(0)

@@ -15,6 +15,8 @@ SMALL = {
     "fused_two_stream": ({"snippet": 2}, {"rgb": (3, 1), "flow": (6, 1)}),
     "i3d": ({}, {"rgb": (16, 1)}),
     "two_stream_i3d": ({}, {"rgb": (16, 1), "flow": (16, 1)}),
+    "resnet50": ({"depth": 14}, {"rgb": (3, 1)}),
+    "i3d_r50": ({"depth": 14}, {"rgb": (8, 1)}),
 }
 
 

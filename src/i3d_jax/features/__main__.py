@@ -85,7 +85,11 @@ def make_parser() -> cli.Parser:
         "repeat all of its frames (default: pad)",
     )
     add("--per-frame", choices=grids.PER_FRAME, help="one row per frame, from the dense rows")
-    add("--fps", type=_rate, help="frames per second, or own (default: the weights', 25)")
+    add(
+        "--fps",
+        type=_rate,
+        help="frames per second, or own (default: those that the weights take, 25)",
+    )
     add(
         "--crop",
         choices=reading.CROPS,

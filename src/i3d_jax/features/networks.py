@@ -43,6 +43,11 @@ class Source(NamedTuple):
         """ "rgb", "flow" or "rgb+flow"."""
         return self.info.stream
 
+    @property
+    def fps(self) -> float:
+        """Frames per second that the network takes of a video, one after another."""
+        return self.info.fps / next(stride for _, stride in self.info.footprint.values())
+
 
 def load(names: Sequence[str], layer: str = "AvgPool", stream: str | None = None) -> list[Source]:
     """Loads the networks of some weights; those of RGB come first.
@@ -64,7 +69,7 @@ def load(names: Sequence[str], layer: str = "AvgPool", stream: str | None = None
             ("ticks of", one.ticks, found[0].ticks),
             ("a short side of", one.info.short_side, found[0].info.short_side),
             ("a crop of", one.info.crop, found[0].info.crop),
-            ("frames per second:", one.info.fps, found[0].info.fps),
+            ("frames per second:", one.fps, found[0].fps),
         ):
             if own != other:
                 raise weights.WeightsError(f"{name}: has {what} {own}, but {names[0]} {other}")
@@ -76,7 +81,8 @@ def _source(name: str, layer: str) -> Source:
     network, variables, info = weights.network(name)
     timing = network.timing
     per_tick = {timing.frames(stream) for stream in info.footprint}
-    if len(per_tick) > 1 or any(stride > 1 for _, stride in info.footprint.values()):
+    strides = {stride for _, stride in info.footprint.values()}
+    if len(per_tick) > 1 or len(strides) > 1 or timing.last_only:
         raise weights.WeightsError(
             f"{name}: {info.model} takes frames that lie apart, and has no features of all frames"
         )

@@ -65,7 +65,7 @@ def reading_for(sources: list[Source], **options: Any) -> reading.Reading:
     taken = {stream for each in sources for stream in each.info.footprint}
     own = reading.Reading(
         streams=tuple(stream for stream in ("rgb", "flow") if stream in taken),
-        fps=float(info.fps),
+        fps=float(sources[0].fps),
         short_side=info.short_side,
         size=info.crop,
     )

@@ -22,6 +22,7 @@ from i3d_jax.models.network import CHANNELS, Network, check_dtype
 from i3d_jax.models.platforms import compiler_options as compiler_options
 from i3d_jax.models.platforms import forms_of as forms_of
 from i3d_jax.models.platforms import small_rounding_errors as small_rounding_errors
+from i3d_jax.models.resnet import ResNet
 from i3d_jax.models.two_stream import FusedTwoStream, TwoStream
 
 
@@ -35,7 +36,8 @@ class Model(NamedTuple):
       attributes: arguments of the class that are fixed by the model's name.
       train: the paper's training clip (table 1).
       test: the paper's test clip (table 1).
-      backbones: names of the submodules that are Inception networks; "" is the network itself.
+      backbones: names of the submodules that are image networks, or such inflated; "" is the
+        network itself.
       crop: height and width of the input in pixels.
     """
 
@@ -65,6 +67,8 @@ MODELS = {
         {"rgb": (250, 1), "flow": (250, 1)},
         STREAMS,
     ),
+    "resnet50": Model(ResNet, {"dims": 2}, {"rgb": (1, 1)}, {"rgb": (250, 1)}),
+    "i3d_r50": Model(ResNet, {"dims": 3}, {"rgb": (8, 8)}, {"rgb": (32, 8)}),
 }
 
 

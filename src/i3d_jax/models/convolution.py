@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import platforms, toom_cook
-from i3d_jax.models.padding import pad, same_pads
+from i3d_jax.models.padding import pad, pads_of
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -20,9 +20,13 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 
 def conv(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], time_padding: str = "zeros"
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, ...],
+    time_padding: str = "zeros",
+    padding: str = "same",
 ) -> jax.Array:
-    """SAME convolution of x [B, *positions, I] with kernel [*window, I, O].
+    """Convolution of x [B, *positions, I] with kernel [*window, I, O].
 
     Args:
       x: images or videos.
@@ -30,27 +34,26 @@ def conv(
       strides: one per axis of the window.
       time_padding: "zeros" pads with zeros; "edge" repeats a video's first and last frame; "none"
         gives only the outputs whose window lies inside the video.
+      padding: as in `padding.pads_of`.
     """
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
         return _pointwise_conv(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
-        return _edge_padded_conv(x, kernel, strides)
+        return _edge_padded_conv(x, kernel, strides, padding)
     padded = time_padding == "zeros"
     if platform == "cpu" and len(window) == 3:
-        return _conv3d_as_2d(x, kernel, strides, padded)
+        return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
-        return _conv_of_few_channels(x, kernel, strides, padded)
-    if padded or len(window) == 2:
-        return _xla_conv(x, kernel, strides)
-    return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded))
+        return _conv_of_few_channels(x, kernel, strides, padded, padding)
+    return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
 
 
-def _pads(x, kernel, strides, padded):
-    """The padding (before, after) of every axis: SAME, but none in time unless `padded`."""
-    pads = same_pads(x.shape[1:-1], kernel.shape[:-2], strides)
-    return pads if padded or x.ndim == 4 else [(0, 0), *pads[1:]]
+def _pads(x, kernel, strides, padded, padding):
+    """The padding (before, after) of every axis; none in time unless `padded`."""
+    pads = pads_of(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+    return pads if padded or x.ndim == 4 else ((0, 0), *pads[1:])
 
 
 def _outputs(size, taps, stride, pads):
@@ -77,8 +80,8 @@ def _xla_conv(x, kernel, strides, padding: Any = "SAME"):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=form)
 
 
-def _edge_padded_conv(x, kernel, strides):
-    in_time, *in_space = same_pads(x.shape[1:-1], kernel.shape[:3], strides)
+def _edge_padded_conv(x, kernel, strides, padding):
+    in_time, *in_space = pads_of(x.shape[1:-1], kernel.shape[:3], strides, padding)
     x = jnp.pad(x, [(0, 0), in_time, (0, 0), (0, 0), (0, 0)], mode="edge")
     return _xla_conv(x, kernel, strides, [(0, 0), *in_space])
 
@@ -88,7 +91,7 @@ def _edge_padded_conv(x, kernel, strides):
 FEW_CHANNELS, CHANNEL_MULTIPLE = 96, 32
 
 
-def _conv_of_few_channels(x, kernel, strides, padded=True):
+def _conv_of_few_channels(x, kernel, strides, padded=True, padding="same"):
     """The same convolution with more channels and fewer taps, which suits a GPU's matrix units.
 
     First, blocks of pixels as large as the strides become channels. Then all taps along one axis
@@ -96,7 +99,7 @@ def _conv_of_few_channels(x, kernel, strides, padded=True):
     one of images if time has a single tap, or a matrix product if all axes have.
     """
     sizes, window, axes = x.shape[1:-1], kernel.shape[:-2], range(x.ndim - 2)
-    pads = _pads(x, kernel, strides, padded)
+    pads = _pads(x, kernel, strides, padded, padding)
     outputs = [_outputs(*axis) for axis in zip(sizes, window, strides, pads)]
     taps = [-(-size // stride) for size, stride in zip(window, strides)]
     befores = [before for before, _ in pads]
@@ -158,14 +161,14 @@ MIN_MULTIPLY_ADDS, MIN_POSITIONS = 1.5e9, 1000
 SHARE_IN_CHUNKS = 1 / 3
 
 
-def _conv3d_as_2d(x, kernel, strides, padded=True):
+def _conv3d_as_2d(x, kernel, strides, padded=True, padding="same"):
     """The same convolution as 2-D convolutions, which CPUs run several times faster.
 
     Half-precision numbers are computed in float32, as XLA itself does on a CPU.
     """
     dtype, x, kernel, stride = x.dtype, at_least_float32(x), at_least_float32(kernel), strides[0]
-    pads = _pads(x, kernel, strides, padded)
-    (before, _), outputs = pads[0], _outputs(x.shape[1], kernel.shape[0], stride, pads[0])
+    in_time, *in_space = _pads(x, kernel, strides, padded, padding)
+    (before, _), outputs = in_time, _outputs(x.shape[1], kernel.shape[0], stride, in_time)
     if stride > 1:
         x, kernel = _runs_as_channels(x, kernel, before, stride)
         before //= stride
@@ -180,9 +183,9 @@ def _conv3d_as_2d(x, kernel, strides, padded=True):
     y: Any
     least = max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size)
     if step > 1 and work >= least * (1 if padded else SHARE_IN_CHUNKS):
-        y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:])
+        y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:], tuple(in_space))
     else:
-        y = _taps_as_channels(x, kernel, before, outputs, strides[1:])
+        y = _taps_as_channels(x, kernel, before, outputs, strides[1:], tuple(in_space))
     return y.astype(dtype)
 
 
@@ -202,8 +205,8 @@ def _runs_as_channels(x, kernel, before, stride):
     return x, kernel.reshape(taps, *window, stride * inputs, outputs)
 
 
-@functools.partial(jax.jit, static_argnames=("before", "outputs", "strides"))
-def _taps_as_channels(x, kernel, before, outputs, strides):
+@functools.partial(jax.jit, static_argnames=("before", "outputs", "strides", "in_space"))
+def _taps_as_channels(x, kernel, before, outputs, strides, in_space="SAME"):
     """Convolution over time as one 2-D convolution: the taps in time become input channels.
 
     It repeats the inputs. The other way, a sum of shifted outputs, is slower: XLA computes these
@@ -216,4 +219,4 @@ def _taps_as_channels(x, kernel, before, outputs, strides):
     )
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
-    return toom_cook.conv2d_per_frame(x, kernel, strides)
+    return toom_cook.conv2d_per_frame(x, kernel, strides, in_space)

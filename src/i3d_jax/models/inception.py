@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from i3d_jax.models import convolution, streaming
-from i3d_jax.models.network import IMAGE, VIDEO, Network
+from i3d_jax.models.network import IMAGE, VIDEO, Network, frames_as_images, images_as_frames
 from i3d_jax.models.timing import Timing
 
 # Windows and strides are (time, height, width).
@@ -85,9 +85,7 @@ class Inception(Network):
             )
         # The 2-D network's frames are images of one batch.
         of_frames = self.dims == 2 and (streamed or video.ndim == 5)
-        x: Any = video
-        if of_frames:
-            x = streaming.values_of(x).reshape(-1, *streaming.values_of(x).shape[2:])
+        x: Any = frames_as_images(video) if of_frames else video
         x = streaming.per_step(lambda x: x.astype(self.dtype), x)
         unit = self.unit(self.norm_groups(batch, train), time_padding=self.time_padding)
         ends = self.walk(LAYERS, x, train, unit, self.dims)
@@ -98,10 +96,7 @@ class Inception(Network):
                 lambda x: jnp.squeeze(self.classify(x, train, (1,) * self.dims), (-3, -2)), x
             )
         if of_frames:
-            ends = {
-                name: streaming.steps_of(video, end.reshape(batch, length, *end.shape[1:]))
-                for name, end in ends.items()
-            }
+            ends = images_as_frames(video, ends)
         if self.num_classes is None:
             x = streaming.per_step(
                 lambda x: convolution.at_least_float32(jnp.squeeze(x, (-3, -2))), ends["AvgPool"]

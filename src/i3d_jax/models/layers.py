@@ -47,7 +47,7 @@ def parameter(
 
 
 class Conv(nn.Module):
-    """SAME convolution.
+    """Convolution.
 
     Its float32 parameters are `kernel` [*window, I, O] and, with `use_bias`, `bias` [O].
     """
@@ -58,6 +58,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     time_padding: str = "zeros"
     dtype: Any = jnp.float32
+    padding: str = "same"
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
@@ -74,7 +75,11 @@ class Conv(nn.Module):
         if scale is not None:
             kernel = kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,))
         x = convolution.conv(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.time_padding
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.strides,
+            self.time_padding,
+            self.padding,
         )
         if self.use_bias:
             shift = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -112,9 +117,9 @@ class Dropout(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over `groups` groups of clips, with an offset and no scale.
+    """Batch norm over `groups` groups of clips, with an offset and, by option, a scale.
 
-    The published checkpoints have no scale. In training the batch is cut into `groups` equal
+    The release's checkpoints have no scale. In training the batch is cut into `groups` equal
     groups of consecutive clips. Each is normalised by its own statistics, as if it were on its
     own replica. Running statistics are averaged over the groups. One group is synchronised batch
     norm over the whole batch, however many devices hold it. Statistics are float32 and taken
@@ -128,6 +133,7 @@ class BatchNorm(nn.Module):
         has: use less there.
       epsilon: added to the variance.
       relu: whether ReLU follows; both then share one gradient.
+      initial_scale: None is a batch norm without scale.
     """
 
     features: int
@@ -135,8 +141,13 @@ class BatchNorm(nn.Module):
     decay: float = 0.999
     epsilon: float = 1e-3
     relu: bool = False
+    initial_scale: float | None = None
 
     def setup(self):
+        self.scale = None
+        if self.initial_scale is not None:
+            init = nn.initializers.constant(self.initial_scale)
+            self.scale = parameter(self, "scale", init, (self.features,), jnp.float32)
         self.bias = parameter(self, "bias", nn.initializers.zeros, (self.features,), jnp.float32)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
         self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
@@ -147,7 +158,9 @@ class BatchNorm(nn.Module):
         clips = x.reshape(
             self.groups, x.shape[0] // self.groups, math.prod(x.shape[1:-1]), self.features
         )
-        y, mean, var = normalization.normalize(clips, self.bias, self.epsilon, self.relu)
+        y, mean, var = normalization.normalize(
+            clips, self.bias, self.epsilon, self.relu, self.scale
+        )
         if not self.is_initializing():
             for running, value in ((self.mean, mean), (self.var, var)):
                 running.value = moving_average(running.value, value.mean(0), self.decay)
@@ -156,7 +169,7 @@ class BatchNorm(nn.Module):
     def inference_scale_and_shift(self) -> tuple[jax.Array, jax.Array]:
         """The factor and the offset [C] that the running statistics give."""
         return normalization.scale_and_shift(
-            self.mean.value, self.var.value, self.bias, self.epsilon
+            self.mean.value, self.var.value, self.bias, self.epsilon, self.scale
         )
 
 
@@ -187,7 +200,7 @@ def check_groups(batch: int, values: int, groups: int) -> None:
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch norm, ReLU: the release's `Unit3D`."""
+    """Convolution, batch norm and, unless `relu` is False, ReLU: the release's `Unit3D`."""
 
     features: int
     window: tuple[int, ...]
@@ -197,12 +210,17 @@ class ConvBN(nn.Module):
     epsilon: float = 1e-3
     time_padding: str = "zeros"
     dtype: Any = jnp.float32
+    padding: str = "same"
+    initial_scale: float | None = None
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
         if not isinstance(x, streaming.Chunk):
             return self._apply(x, train, self.time_padding)
-        x = streaming.with_past(self, "past", x, self.window[0], self.strides[0])
+        x = streaming.with_past(
+            self, "past", x, self.window[0], self.strides[0], padding=self.padding
+        )
         return x.replace(values=self._apply(x.values, train, "none"))
 
     def _apply(self, x, train: bool, time_padding: str):
@@ -213,18 +231,28 @@ class ConvBN(nn.Module):
             False,
             time_padding,
             self.dtype,
+            self.padding,
             name="conv",
         )
-        norm = BatchNorm(self.features, self.groups, self.decay, self.epsilon, relu=True, name="bn")
+        norm = BatchNorm(
+            self.features,
+            self.groups,
+            self.decay,
+            self.epsilon,
+            self.relu,
+            self.initial_scale,
+            name="bn",
+        )
         if train:
             return norm(conv(x))
         scale, shift = norm.inference_scale_and_shift()
         # A GPU's library fuses the bias and ReLU into the convolution. Dense layers are left out:
         # their kernel is larger than their output.
         if self.window and platforms.platform() == "cuda":
-            return nn.relu(conv(x, scale, shift))
+            y = conv(x, scale, shift)
+            return nn.relu(y) if self.relu else y
         y = conv(x)
         flat = y.reshape(1, 1, -1, self.features)
         return normalization.apply_scale_and_shift(
-            flat, scale[None], shift[None], relu=True
+            flat, scale[None], shift[None], relu=self.relu
         ).reshape(y.shape)

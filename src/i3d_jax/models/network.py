@@ -286,6 +286,26 @@ class Network(nn.Module):
         return convolution.at_least_float32(x)
 
 
+def frames_as_images(video: Any) -> jax.Array:
+    """The frames of videos [B, T, ...], or of a chunk, as one batch of images [B * T, ...]."""
+    values = streaming.values_of(video)
+    return values.reshape(-1, *values.shape[2:])
+
+
+def images_as_frames(video: Any, ends: dict[str, jax.Array]) -> dict[str, Any]:
+    """Undoes `frames_as_images` for activations.
+
+    Args:
+      video: what `frames_as_images` took.
+      ends: the activations of its images, by name.
+    """
+    batch, length = streaming.values_of(video).shape[:2]
+    return {
+        name: streaming.steps_of(video, end.reshape(batch, length, *end.shape[1:]))
+        for name, end in ends.items()
+    }
+
+
 def check_dtype(dtype: Any, what: str) -> None:
     """Raises a ValueError if JAX, as it is configured, would compute in float32 instead.
 

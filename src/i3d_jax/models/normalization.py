@@ -19,9 +19,9 @@ from i3d_jax.models.convolution import at_least_float32
 
 
 def normalize(
-    x: jax.Array, bias: jax.Array, epsilon: float, relu: bool
+    x: jax.Array, bias: jax.Array, epsilon: float, relu: bool, scale: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises x by each group's own statistics and adds a bias.
+    """Normalises x by each group's own statistics, multiplies by a scale and adds a bias.
 
     Forward-mode AD works only under `models.forms_of("plain")`.
 
@@ -30,6 +30,7 @@ def normalize(
       bias: [C].
       epsilon: added to the variance.
       relu: whether ReLU follows.
+      scale: [C]; None is 1.
 
     Returns:
       the normalised x, and the mean and variance [groups, C].
@@ -39,13 +40,14 @@ def normalize(
         if platforms.platform() == "plain"
         else _normalize_with_own_gradient
     )
-    return form(x, bias, epsilon, relu)  # For jvp, use forms_of("plain").
+    return form(x, bias, scale, epsilon, relu)  # For jvp, use forms_of("plain").
 
 
-def scale_and_shift(mean, var, bias, epsilon):
+def scale_and_shift(mean, var, bias, epsilon, scale=None):
     """The factor and the offset that batch norm applies, for given statistics."""
-    scale = lax.rsqrt(var + epsilon)
-    return scale, bias - mean * scale
+    factor = lax.rsqrt(var + epsilon)
+    factor = factor if scale is None else factor * scale
+    return factor, bias - mean * factor
 
 
 def apply_scale_and_shift(x, scale, shift, relu):
@@ -119,7 +121,7 @@ def _sums_jvp(axes, values, tangents):
     return _sums(*values, axes), [_sum(each, axes) for each in tangents[0]]
 
 
-def _normalize_by_batch_statistics(x, bias, epsilon, relu):
+def _normalize_by_batch_statistics(x, bias, scale, epsilon, relu):
     """Batch norm with one pass over x.
 
     It subtracts each group's first value beforehand: E[x^2] - E[x]^2 alone loses the variance
@@ -129,7 +131,8 @@ def _normalize_by_batch_statistics(x, bias, epsilon, relu):
     less = lax.sub(at_least_float32(x), _over_positions(first, x))
     mean, of_squares = _means(less, lax.square(less))
     var = jnp.maximum(of_squares - lax.square(mean), 0.0)
-    y = apply_scale_and_shift(less, *scale_and_shift(mean, var, bias[None], epsilon), relu)
+    scale = None if scale is None else scale[None]
+    y = apply_scale_and_shift(less, *scale_and_shift(mean, var, bias[None], epsilon, scale), relu)
     return y.astype(x.dtype), lax.add(mean, first), var
 
 
@@ -141,10 +144,10 @@ def _first_values(x):
     return lax.index_in_dim(lax.index_in_dim(x, 0, 2, keepdims=False), 0, 1, keepdims=False)
 
 
-def _normalize_by_batch_statistics_fwd(x, bias, epsilon, relu):
-    x, bias = x.value, bias.value
-    y, mean, var = _normalize_by_batch_statistics(x, bias, epsilon, relu)
-    return (y, mean, var), (x, bias, mean, var)
+def _normalize_by_batch_statistics_fwd(x, bias, scale, epsilon, relu):
+    x, bias, scale = x.value, bias.value, None if scale is None else scale.value
+    y, mean, var = _normalize_by_batch_statistics(x, bias, scale, epsilon, relu)
+    return (y, mean, var), (x, bias, scale, mean, var)
 
 
 def _normalize_by_batch_statistics_bwd(epsilon, relu, residual, grads):
@@ -153,24 +156,31 @@ def _normalize_by_batch_statistics_bwd(epsilon, relu, residual, grads):
     Losses do not usually depend on the returned statistics. Their gradients are then symbolic
     zeros, and nothing is computed for them.
     """
-    x, bias, mean, var = residual
+    x, bias, scale, mean, var = residual
     of_y, of_mean, of_var = (None if isinstance(grad, SymbolicZero) else grad for grad in grads)
     of_y = lax.full_like(x, 0) if of_y is None else of_y
     # The square root as var * rsqrt(var): the forward pass has already computed rsqrt.
     deviation = (var + epsilon) * lax.rsqrt(var + epsilon)
     least = (-bias[None] * deviation).astype(mean.dtype)
     centre, spread, least = (_over_positions(each, x) for each in (mean, deviation, least))
+    slope = None
+    if scale is not None:
+        slope = _over_positions(jnp.broadcast_to(scale[None].astype(mean.dtype), mean.shape), x)
 
     def masked(x, grad):
         centred, grad = lax.sub(at_least_float32(x), centre), at_least_float32(grad)
-        return centred, lax.select(
-            lax.gt(centred, least), grad, lax.full_like(grad, 0)
-        ) if relu else grad
+        if relu:
+            scaled = centred if slope is None else lax.mul(centred, slope)
+            grad = lax.select(lax.gt(scaled, least), grad, lax.full_like(grad, 0))
+        return centred, grad
 
     centred, grad = masked(x, of_y)
     number = x.shape[1] * x.shape[2]
     shift, stretch = _means(grad, lax.mul(grad, centred))
-    of_bias = (shift * number).sum(0)
+    of_bias, of_scale = (shift * number).sum(0), None
+    if scale is not None:
+        of_scale = (stretch * (number / deviation)).sum(0).astype(scale.dtype)
+        shift, stretch = shift * scale[None], stretch * scale[None]
     stretch = stretch / (var + epsilon)
     if of_mean is not None:
         shift = shift - of_mean * deviation / number
@@ -180,6 +190,7 @@ def _normalize_by_batch_statistics_bwd(epsilon, relu, residual, grads):
     # otherwise write the gradient, or the mask, to memory in between.
     x, grad, shift, stretch = lax.optimization_barrier((x, of_y, shift, stretch))
     centred, grad = masked(x, grad)
+    grad = grad if slope is None else lax.mul(grad, slope)
     of_x = lax.sub(
         lax.sub(grad, _over_positions(shift, x)), lax.mul(centred, _over_positions(stretch, x))
     )
@@ -189,11 +200,11 @@ def _normalize_by_batch_statistics_bwd(epsilon, relu, residual, grads):
         # convolution's two gradients.
         spread = lax.optimization_barrier(spread)
     of_x = lax.div(of_x, spread)
-    return of_x.astype(x.dtype), of_bias.astype(bias.dtype)
+    return of_x.astype(x.dtype), of_bias.astype(bias.dtype), of_scale
 
 
 _normalize_with_own_gradient = jax.custom_vjp(
-    _normalize_by_batch_statistics, nondiff_argnums=(2, 3)
+    _normalize_by_batch_statistics, nondiff_argnums=(3, 4)
 )
 _normalize_with_own_gradient.defvjp(
     _normalize_by_batch_statistics_fwd, _normalize_by_batch_statistics_bwd, symbolic_zeros=True

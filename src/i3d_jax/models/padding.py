@@ -4,6 +4,39 @@ import jax
 import numpy as np
 from jax import lax
 
+PADDINGS = "same", "symmetric", "valid"
+
+
+def pads_of(
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str = "same",
+) -> tuple[tuple[int, int], ...]:
+    """The padding (before, after) of each axis.
+
+    Args:
+      shape: sizes of the axes.
+      window: of the convolution or pool.
+      strides: of the convolution or pool.
+      padding: "same" is TensorFlow's SAME. "symmetric" is PyTorch's `padding=window // 2` for odd
+        windows: the first output is centred on the first position. Both give ceil(size / stride)
+        outputs. They differ where a stride meets an even size. "valid" is none.
+    """
+    if padding == "same":
+        return tuple(same_pads(shape, window, strides))
+    assert padding in PADDINGS, padding
+    if padding == "valid":
+        return ((0, 0),) * len(window)
+    befores = [(taps - 1) // 2 for taps in window]
+    ends = [
+        (-(-size // stride) - 1) * stride + taps
+        for size, taps, stride in zip(shape, window, strides, strict=True)
+    ]
+    return tuple(
+        (before, max(0, end - size - before)) for before, end, size in zip(befores, ends, shape)
+    )
+
 
 def same_pads(
     shape: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]

@@ -14,7 +14,7 @@ steps that grows from layer to layer: I3D's predictions by 7 steps of 8 frames. 
 branches, those that look less far ahead wait for the others.
 
 The networks' modules take a `Chunk` in the place of a whole video. Most layers handle single steps
-(`per_step`). The others call `with_past`, `max_pool` and `concatenate`.
+(`per_step`). The others call `with_past`, `max_pool`, `concatenate` and `align`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import pooling
-from i3d_jax.models.padding import same_pads
+from i3d_jax.models.padding import pads_of
 
 # Frames that commands take at a time, 0.64 s at 25 per second. Longer chunks take less time per
 # frame, and more memory (docs/performance.md).
@@ -218,6 +218,7 @@ def with_past(
     window: int,
     stride: int = 1,
     fill: float | None = 0.0,
+    padding: str = "same",
 ) -> Chunk:
     """Puts steps of the past before a chunk's: exactly those that the next outputs need.
 
@@ -227,8 +228,9 @@ def with_past(
       x: the chunk, with a number of steps that `stride` divides.
       window: steps that an output sees.
       stride: steps from one output to the next.
-      fill: the value of steps outside of the video, for SAME padding. None: there is no padding;
-        the layer has only outputs whose window lies in the video.
+      fill: the value of steps outside of the video. None: there is no padding; the layer has only
+        outputs whose window lies in the video.
+      padding: "same" or "symmetric", as in `padding.pads_of`.
 
     Returns:
       the chunk of the outputs, n / stride of them, but with the values [B, n - stride + window,
@@ -236,16 +238,17 @@ def with_past(
     """
     if window == stride == 1:
         return x
-    # The padding in front depends on the remainder of the video's length. The layer waits as the
+    # SAME padding in front depends on the remainder of the video's length. The layer waits as the
     # smallest demands, and keeps what the largest demands.
     fronts = [
-        0 if fill is None else same_pads((size,), (window,), (stride,))[0][0]
+        0 if fill is None else pads_of((size,), (window,), (stride,), padding)[0][0]
         for size in range(stride, 2 * stride)
     ]
     number = x.values.shape[1]
     delay = -(-(x.delay + window - min(fronts)) // stride) - 1
     past = delay * stride + max(fronts) - x.delay
-    values = _behind_past(module, name, x, past)
+    # Below 0, the next output begins behind the chunk's first step.
+    values = _behind_past(module, name, x, past) if past > 0 else x.values[:, -past:]
     if fill is not None:
         steps = x._steps(-x.delay - past, number + past)
         inside = (steps >= 0) & (steps < x.count[:, None])
@@ -262,7 +265,12 @@ def with_past(
 
 
 def max_pool(
-    module: nn.Module, name: str, x: Any, window: tuple[int, ...], strides: tuple[int, ...]
+    module: nn.Module,
+    name: str,
+    x: Any,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str = "same",
 ) -> Any:
     """`pooling.max_pool` of an array [B, *positions, C] or of a chunk of videos.
 
@@ -272,19 +280,20 @@ def max_pool(
       x: the array or chunk.
       window: as in `pooling.max_pool`.
       strides: as in `pooling.max_pool`.
+      padding: as in `pooling.max_pool`.
     """
     if not isinstance(x, Chunk):
-        return pooling.max_pool(x, window, strides)
+        return pooling.max_pool(x, window, strides, padding)
     # In space first, so that this is done once per frame.
     in_space = functools.partial(
-        pooling.max_pool, window=(1, *window[1:]), strides=(1, *strides[1:])
+        pooling.max_pool, window=(1, *window[1:]), strides=(1, *strides[1:]), padding=padding
     )
     if (*window[1:], *strides[1:]) != (1,) * (2 * len(window) - 2):
         x = per_step(in_space, x)
     if window[0] == strides[0] == 1:
         return x
     outputs = x.values.shape[1] // strides[0]
-    x = with_past(module, name, x, window[0], strides[0], -jnp.inf)
+    x = with_past(module, name, x, window[0], strides[0], -jnp.inf, padding)
     last = (outputs - 1) * strides[0] + 1
     places = [
         lax.slice_in_dim(x.values, place, place + last, strides[0], 1) for place in range(window[0])
@@ -300,13 +309,19 @@ def concatenate(module: nn.Module, name: str, parts: Sequence[Any]) -> Any:
       name: of the variables there, with the part's number behind it.
       parts: all arrays or all chunks.
     """
-    if isinstance(parts[0], Chunk):
-        latest = max(part.delay for part in parts)
-        parts = [
-            _delayed(module, f"{name}_{number}", part, latest - part.delay)
-            for number, part in enumerate(parts)
-        ]
+    parts = align(module, name, parts)
     return per_step(lambda *arrays: jnp.concatenate(arrays, -1), *parts)
+
+
+def align(module: nn.Module, name: str, parts: Sequence[Any]) -> Sequence[Any]:
+    """Delays chunks to the latest of them; arrays as they are. For arguments see `concatenate`."""
+    if not isinstance(parts[0], Chunk):
+        return parts
+    latest = max(part.delay for part in parts)
+    return [
+        _delayed(module, f"{name}_{number}", part, latest - part.delay)
+        for number, part in enumerate(parts)
+    ]
 
 
 def _delayed(module: nn.Module, name: str, x: Chunk, steps: int) -> Chunk:

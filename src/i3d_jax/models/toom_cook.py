@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from i3d_jax.models.padding import pad, same_pads
+from i3d_jax.models.padding import pad
 
 
 def conv2d_per_frame(x, kernel, strides, padding: Any = "SAME"):
@@ -27,8 +27,8 @@ def conv2d_per_frame(x, kernel, strides, padding: Any = "SAME"):
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-@functools.partial(jax.jit, static_argnames=("before", "outputs", "step", "strides"))
-def conv_over_time(x, kernel, before, outputs, step, strides):
+@functools.partial(jax.jit, static_argnames=("before", "outputs", "step", "strides", "in_space"))
+def conv_over_time(x, kernel, before, outputs, step, strides, in_space):
     """Convolution over time with half of the multiplications, or fewer.
 
     Directly, `step` outputs of `taps` taps take step * taps products. Here they take
@@ -45,18 +45,19 @@ def conv_over_time(x, kernel, before, outputs, step, strides):
       outputs: runs of the result; behind the last run there is padding, as far as it is needed.
       step: outputs that are computed together (see `max_tile_outputs`).
       strides: in height and width.
+      in_space: padding (before, after) of height and width.
     """
-    sizes = before, outputs, step, strides
+    sizes = before, outputs, step, strides, in_space
     return _conv_over_time(x, kernel, sizes)  # For jvp, use forms_of("plain").
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv_over_time(x, kernel, sizes) -> jax.Array:
-    (before, outputs, step, strides), taps = sizes, kernel.shape[0]
+    (before, outputs, step, strides, in_space), taps = sizes, kernel.shape[0]
     of_runs, of_taps, of_products = _transform_matrices(step, taps)
     places, slices = _tile_elements(x, before, outputs, step, taps), _unstack(kernel, 0)
     products = [
-        conv2d_per_frame(_weighted_sum(places, run), _weighted_sum(slices, tap), strides)
+        conv2d_per_frame(_weighted_sum(places, run), _weighted_sum(slices, tap), strides, in_space)
         for run, tap in zip(of_runs.tolist(), of_taps.tolist(), strict=True)
     ]
     y = jnp.stack([_weighted_sum(products, product) for product in of_products.tolist()], 2)
@@ -72,7 +73,7 @@ def _conv_over_time_bwd(sizes, residual, grad):
 
     The products differ only in their weights, so one loop body is traced and compiled for all.
     """
-    (x, kernel), (before, outputs, step, strides) = residual, sizes
+    (x, kernel), (before, outputs, step, strides, in_space) = residual, sizes
     taps = kernel.shape[0]
     of_runs, of_taps, of_products = _transform_matrices(step, taps)
     grad_pads = ((0, 0), (0, -grad.shape[1] % step), (0, 0), (0, 0), (0, 0))
@@ -89,6 +90,7 @@ def _conv_over_time_bwd(sizes, residual, grad):
             _weighted_sum(_unstack(kernel, 0), tap),
             _weighted_sum(_unstack(blocks, 2), product),
             strides,
+            in_space,
         )
 
     weights = [jnp.asarray(each, grad.dtype) for each in (of_runs, of_taps, of_products.T)]
@@ -102,7 +104,7 @@ def _conv_over_time_bwd(sizes, residual, grad):
 _conv_over_time.defvjp(_conv_over_time_fwd, _conv_over_time_bwd)
 
 
-def _conv2d_per_frame_gradients(x, kernel, grad, strides):
+def _conv2d_per_frame_gradients(x, kernel, grad, strides, in_space):
     """The gradients of x and kernel, as convolutions in memory order.
 
     In a loop on a CPU, XLA calls its convolution library only for [B, H, W, C] with [H, W, I, O]
@@ -112,14 +114,14 @@ def _conv2d_per_frame_gradients(x, kernel, grad, strides):
         lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     grads = grad.reshape(-1, *grad.shape[2:])
-    window, befores, afters = kernel.shape[:2], [], []
-    for size, outputs, taps, stride in zip(
-        x.shape[1:3], grads.shape[1:3], window, strides, strict=True
-    ):
-        ((before, _),) = same_pads((size,), (taps,), (stride,))
-        befores.append(before)
-        # The padding is shorter where the outputs end before it.
-        afters.append((outputs - 1) * stride + taps - before - size)
+    window, befores = kernel.shape[:2], [before for before, _ in in_space]
+    # The padding behind is shorter where the outputs end before it.
+    afters = [
+        (outputs - 1) * stride + taps - before - size
+        for size, outputs, taps, stride, before in zip(
+            x.shape[1:3], grads.shape[1:3], window, strides, befores, strict=True
+        )
+    ]
     of_x = conv(
         grads,
         kernel[::-1, ::-1].swapaxes(2, 3),

@@ -1,9 +1,11 @@
 """Initialises a network from the weights of another one, and shows this as a table.
 
-Networks that contain Inceptions take them from the weights of one Inception (paper, section 2.4).
+Networks that contain Inceptions take them from the weights of one Inception (paper, section 2.4),
+and I3D-ResNet takes a ResNet's.
 Kernels are copied, or inflated where they are 3-D. Where a stream has other channels, the first
 kernel is averaged over its input channels and repeated; Wang et al., *Temporal Segment Networks*
-(ECCV 2016, section 3.1) do so for flow. Last layers are always new. Weights of the same kind of
+(ECCV 2016, section 3.1) do so for flow. Last layers are always new, and non-local blocks are that
+the weights lack. Weights of the same kind of
 network give everything but the last layer.
 """
 
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 
 from i3d_jax.inflate import inflate_params, named_leaves
 
-STEM_KERNEL, LAST_LAYER = "Conv_1a/conv/kernel", "Logits"
+STEMS, LAST_LAYER, NON_LOCAL = ("Conv_1a", "conv1"), "Logits", "_nonlocal"
+STEM_KERNELS = tuple(f"{stem}/conv/kernel" for stem in STEMS)
 
 
 class LeafTransfer(NamedTuple):
@@ -40,7 +43,7 @@ def plan_transfer(source: Any, like: Any, backbones: tuple[str, ...]) -> list[Le
     """Lists what `transfer_variables` does with each leaf of a network.
 
     Args:
-      source: variables of an Inception, or of a network like this one.
+      source: variables of an Inception or a ResNet, or of a network like this one.
       like: variables of the network, or their shapes.
       backbones: as in `models.Model`.
     """
@@ -53,7 +56,7 @@ def plan_transfer(source: Any, like: Any, backbones: tuple[str, ...]) -> list[Le
             continue
         given, wanted = tuple(found[name].shape), tuple(value.shape)
         actions = []
-        if name.endswith(STEM_KERNEL) and given[-2] != wanted[-2]:
+        if name.endswith(STEM_KERNELS) and given[-2] != wanted[-2]:
             actions.append(f"averaged over {given[-2]} channels, repeated over {wanted[-2]}")
         if len(given) < len(wanted):
             actions.append(
@@ -81,9 +84,9 @@ def transfer_variables(source: Any, fresh: Any, backbones: tuple[str, ...]) -> A
     """Returns the variables that a network starts training from.
 
     Args:
-      source: variables of an Inception, or of a network like this one.
+      source: variables of an Inception or a ResNet, or of a network like this one.
       fresh: the network's own initial variables, from which new leaves are taken.
-      backbones: names of the submodules that are Inceptions, as in `models.Model`.
+      backbones: names of the submodules that are image networks, as in `models.Model`.
 
     Raises:
       ValueError: `source` lacks what the network needs; the message names every leaf.
@@ -137,7 +140,8 @@ def _set_subtree(tree: Any, place: str, value: Any) -> Any:
 
 
 def _stem_conv(variables: Any) -> Any:
-    return variables["params"].get("Conv_1a", {}).get("conv")
+    stem = next((stem for stem in STEMS if stem in variables["params"]), "")
+    return variables["params"].get(stem, {}).get("conv")
 
 
 def _copy_dicts(tree: Any) -> Any:
@@ -149,7 +153,10 @@ def _copy_dicts(tree: Any) -> Any:
 
 
 def _with_last_layers_of(like: Any, tree: Any) -> Any:
-    """Returns `tree` with the last layers of `like` instead of its own."""
+    """Returns `tree` with the last layers of `like` instead of its own.
+
+    Non-local blocks that it lacks are those of `like`, too.
+    """
     if not isinstance(tree, dict) or not isinstance(like, dict):
         return tree
     kept = {
@@ -157,4 +164,8 @@ def _with_last_layers_of(like: Any, tree: Any) -> Any:
         for name, value in tree.items()
         if name != LAST_LAYER
     }
-    return kept | ({LAST_LAYER: like[LAST_LAYER]} if LAST_LAYER in like else {})
+    return kept | {
+        name: like[name]
+        for name in like
+        if name == LAST_LAYER or name.endswith(NON_LOCAL) and name not in tree
+    }

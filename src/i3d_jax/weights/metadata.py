@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from i3d_jax import models
+from i3d_jax import labels, models
 from i3d_jax.inflate import named_leaves
 from i3d_jax.models.network import CHANNELS
 from i3d_jax.weights.published import WeightsError
@@ -133,6 +133,15 @@ def _is_positive_integer(value: Any, most: int) -> bool:
 def _is_number(value: Any, low: float, high: float) -> bool:
     # False for NaN.
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def class_names(model: str, number: int) -> tuple[str, ...]:
+    """Names of the classes for weights from outside, which come without."""
+    if model == "i3d" and number in (400, 600):
+        return labels.names(f"kinetics_{number}")
+    if model == "inception" and number == 1001:  # TF-Slim's classes.
+        return "background", *(f"ImageNet class {i}" for i in range(1, number))
+    return tuple(f"class {i}" for i in range(number))
 
 
 def to_json(info: Info) -> str:
