@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import platforms, toom_cook
-from i3d_jax.models.padding import pad, pads_of
+from i3d_jax.models.padding import pad, pads_for_xla, pads_of
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -47,6 +47,8 @@ def conv(
         return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
+    if padded:
+        return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
 
 
