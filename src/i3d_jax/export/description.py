@@ -14,8 +14,6 @@ from i3d_jax.models.resnet import ResNet
 FORMAT = "i3d_jax export 1"
 DIMENSIONS = "batch", "time", "height", "width"
 SPACE = "height", "width"
-# XLA cannot decide whether smaller images leave anything after ResNet's five strides of 2.
-LEAST_SIDE = 33
 VALUES = {
     "rgb": "RGB in [-1, 1]: byte / 127.5 - 1",
     "flow": f"optical flow in pixels per frame, u and v, cut to [-{pixels.MAX_FLOW:g}, "
@@ -45,7 +43,7 @@ class Source:
     sizes: Mapping[str, Mapping[str, int | None]]
 
     @property
-    def open(self) -> tuple[str, ...]:
+    def open_dimensions(self) -> tuple[str, ...]:
         """The dimensions that are left open."""
         (sizes, *_) = self.sizes.values()
         return tuple(name for name, size in sizes.items() if size is None)

@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import core, export
+from jax import export
 
 from i3d_jax import files, models
 from i3d_jax.export.description import (
-    LEAST_SIDE,
     SPACE,
     ExportError,
     Source,
@@ -28,6 +27,9 @@ from i3d_jax.models.network import CHANNELS
 
 PLATFORMS = "cpu", "cuda", "tpu"
 LAYOUT = "batch time height width channels"
+# Of an open height or width. JAX cannot decide whether smaller images leave anything after five
+# strides of 2 and a pool without padding.
+LEAST_SIDE = 65
 PROGRAM, ABOUT = "program.bin", "about.json"
 
 
@@ -42,7 +44,10 @@ def write(path: pathlib.Path, source: Source) -> dict[str, Any]:
       ExportError: JAX cannot leave these dimensions open in this network.
       OSError: the file cannot be written.
     """
-    about = describe(source, LAYOUT) | {"jax": jax.__version__}
+    about = {**describe(source, LAYOUT), "jax": jax.__version__}
+    if {*source.open_dimensions} & {*SPACE}:
+        for each in about["inputs"].values():
+            each["least_side"] = LEAST_SIDE
     program = bytes(exported(source).serialize())
     with files.atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         # Without a time of day, so that equal networks are equal files.
@@ -60,7 +65,7 @@ def exported(source: Source) -> export.Exported:
     Raises:
       ExportError: as `write`.
     """
-    own = {*source.open} <= {"batch"}
+    own = {*source.open_dimensions} <= {"batch"}
     run = _by_platform(source) if own else _with_forms(source, "tpu")
 
     def network(video: Any) -> dict[str, jax.Array]:
@@ -70,15 +75,17 @@ def exported(source: Source) -> export.Exported:
         with _without_locations():
             return export.export(jax.jit(network), platforms=PLATFORMS)(_input(source))
     except (
-        core.InconclusiveDimensionOperation,
+        jax.errors.InconclusiveDimensionOperation,
         jax.errors.JAXTypeError,
         AssertionError,  # Of JAX, for sizes about which it knows too little.
+        ValueError,
     ) as error:
         if own:
             raise
+        why = str(error).splitlines()[0] if str(error) else "it cannot compare sizes"
         raise ExportError(
-            f"{source.info.model}: JAX cannot leave {', '.join(source.open)} open together: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{source.info.model}: JAX cannot leave {', '.join(source.open_dimensions)} open together "
+            f"({why}); leave fewer open"
         ) from error
 
 
@@ -109,10 +116,10 @@ def _by_platform(source: Source) -> Callable:
 
 def _input(source: Source) -> Any:
     """The shapes of the input, with symbols for open dimensions."""
-    constraints = [f"{name} >= {LEAST_SIDE}" for name in source.open if name in SPACE]
+    constraints = [f"{name} >= {LEAST_SIDE}" for name in source.open_dimensions if name in SPACE]
     timing = source.network.timing
     (stream, *_) = source.sizes
-    if "time" in source.open:
+    if "time" in source.open_dimensions:
         constraints.append(f"time >= {timing.least * timing.frames(stream)}")
     scope = export.SymbolicScope(constraints)
     shapes = {}
