@@ -141,7 +141,7 @@ def test_the_released_i3d_gives_its_golden_logits_at_all_sizes(shared_data, tmp_
     session, metadata = export(path, tmp_path)
     released = sum(leaf.nbytes for leaf in jax.tree.leaves(weights.load(path)))
     assert abs((tmp_path / "x.onnx").stat().st_size / released - 1) < 0.01
-    for shape in (1, 9, 224, 224), (3, 17, 224, 224), (1, 16, 240, 320):
+    for shape in (1, 9, 224, 224), (2, 17, 240, 320):
         video = clip(shape)
         logits, ends = ours(path, video)
         found = run(session, video)

@@ -83,9 +83,10 @@ def exported(source: Source) -> export.Exported:
         if own:
             raise
         why = str(error).splitlines()[0] if str(error) else "it cannot compare sizes"
+        dimensions = ", ".join(source.open_dimensions)
         raise ExportError(
-            f"{source.info.model}: JAX cannot leave {', '.join(source.open_dimensions)} open together "
-            f"({why}); leave fewer open"
+            f"{source.info.model}: JAX cannot leave {dimensions} open together ({why}); leave "
+            "fewer open"
         ) from error
 
 
