@@ -59,35 +59,43 @@ def write(path: pathlib.Path, source: Source) -> dict[str, Any]:
 def exported(source: Source) -> export.Exported:
     """The program of a network, for PLATFORMS.
 
-    It has each platform's own forms of the layers. With sizes other than the batch's open, it has
-    XLA's own operations everywhere, as the forms are chosen by sizes.
+    It has each platform's own forms of the layers. Where these depend on sizes that are open, which
+    are height and width, and for ResNet time, it has XLA's own operations on all platforms.
 
     Raises:
       ExportError: as `write`.
     """
-    own = {*source.open_dimensions} <= {"batch"}
-    run = _by_platform(source) if own else _with_forms(source, "tpu")
-
-    def network(video: Any) -> dict[str, jax.Array]:
-        return run(source.variables, video)
-
-    try:
-        with _without_locations():
-            return export.export(jax.jit(network), platforms=PLATFORMS)(_input(source))
-    except (
+    undecided = (
         jax.errors.InconclusiveDimensionOperation,
         jax.errors.JAXTypeError,
         AssertionError,  # Of JAX, for sizes about which it knows too little.
-        ValueError,
-    ) as error:
-        if own:
-            raise
+        ValueError,  # Of networks.
+    )
+    if not {*source.open_dimensions} & {*SPACE}:
+        try:
+            return _export(source, _by_platform(source))
+        except undecided:
+            if "time" not in source.open_dimensions:
+                raise
+    try:
+        return _export(source, _with_forms(source, "tpu"))
+    except undecided as error:
         why = str(error).splitlines()[0] if str(error) else "it cannot compare sizes"
         dimensions = ", ".join(source.open_dimensions)
         raise ExportError(
             f"{source.info.model}: JAX cannot leave {dimensions} open together ({why}); leave "
             "fewer open"
         ) from error
+
+
+def _export(source: Source, run: Callable) -> export.Exported:
+    """The program of a function of variables and video, with a network's variables."""
+
+    def network(video: Any) -> dict[str, jax.Array]:
+        return run(source.variables, video)
+
+    with _without_locations():
+        return export.export(jax.jit(network), platforms=PLATFORMS)(_input(source))
 
 
 def _with_forms(source: Source, platform: str) -> Callable:
