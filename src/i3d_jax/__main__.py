@@ -24,6 +24,7 @@ COMMANDS = {
     "flow": ("i3d_jax.flow.__main__", "compute optical flow of video files"),
     "features": ("i3d_jax.features.__main__", "compute features of videos over time"),
     "fvd": ("i3d_jax.fvd.__main__", "compute the Fréchet Video Distance of generated videos"),
+    "export": ("i3d_jax.export.__main__", "write a network as StableHLO or ONNX"),
     "datasets": ("i3d_jax.datasets.__main__", "check, prepare and show data sets"),
     "train": ("i3d_jax.main", "train a model, or resume its training"),
     "evaluate": ("i3d_jax.evaluate", "run the paper's test on a data set"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from i3d_jax.models import platforms, toom_cook
-from i3d_jax.models.padding import pad, pads_of
+from i3d_jax.models.padding import pad, pads_for_xla, pads_of
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -39,7 +39,9 @@ def conv(
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
     if all(n == 1 for n in window + strides):
         kernel = kernel.reshape(kernel.shape[-2:])
-        return _pointwise_conv(x, kernel) if platform == "cpu" else jnp.dot(x, kernel)
+        # JAX cannot always tell the sign of the product of sizes that an export leaves open.
+        flat = platform == "cpu" and all(isinstance(size, int) for size in x.shape[1:])
+        return _pointwise_conv(x, kernel) if flat else jnp.dot(x, kernel)
     if time_padding == "edge" and len(window) == 3:
         return _edge_padded_conv(x, kernel, strides, padding)
     padded = time_padding == "zeros"
@@ -47,6 +49,8 @@ def conv(
         return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
+    if padded:
+        return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
 
 
@@ -173,16 +177,18 @@ def _conv3d_as_2d(x, kernel, strides, padded=True, padding="same"):
         x, kernel = _runs_as_channels(x, kernel, before, stride)
         before //= stride
     taps = kernel.shape[0]
-    # The number of outputs at once that needs the fewest products.
+    # The number of outputs at once that needs the fewest products; one where an export leaves the
+    # number of frames open.
     most = 2 if platforms.has_small_rounding_errors() else 4
-    steps = range(1, min(most, toom_cook.max_tile_outputs(taps)) + 1)
+    most = min(most, toom_cook.max_tile_outputs(taps)) if isinstance(outputs, int) else 1
+    steps = range(1, most + 1)
     step = min(steps, key=lambda step: (-(-outputs // step) * (step + taps - 1), step))
     # An export can leave the number of clips open; the choice is then made for one clip.
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
-    work = clips * outputs * math.prod(x.shape[2:4]) * kernel.size / math.prod(strides[1:])
-    y: Any
     least = max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size)
-    if step > 1 and work >= least * (1 if padded else SHARE_IN_CHUNKS):
+    least *= math.prod(strides[1:]) * (1 if padded else SHARE_IN_CHUNKS)
+    y: Any
+    if step > 1 and clips * outputs * math.prod(x.shape[2:4]) * kernel.size >= least:
         y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:], tuple(in_space))
     else:
         y = _taps_as_channels(x, kernel, before, outputs, strides[1:], tuple(in_space))

@@ -1,5 +1,7 @@
 """Padding at the borders of images and the ends of videos."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax import lax
@@ -36,6 +38,25 @@ def pads_of(
     return tuple(
         (before, max(0, end - size - before)) for before, end, size in zip(befores, ends, shape)
     )
+
+
+def pads_for_xla(
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str = "same",
+) -> Any:
+    """`pads_of` in a form that XLA's operations also take for sizes that an export leaves open.
+
+    Arguments are those of `pads_of`.
+    """
+    if all(isinstance(size, int) for size in shape):
+        return pads_of(shape, window, strides, padding)
+    if padding == "symmetric" and all(taps % 2 for taps in window):
+        # What it has too much after the last window changes nothing.
+        return tuple((taps // 2, taps // 2) for taps in window)
+    assert padding != "symmetric" or max(window) <= 2, "larger even windows are centred otherwise"
+    return "VALID" if padding == "valid" else "SAME"
 
 
 def same_pads(

@@ -12,7 +12,7 @@ from jax import lax
 
 from i3d_jax.models import platforms
 from i3d_jax.models.convolution import at_least_float32
-from i3d_jax.models.padding import pad, pads_of
+from i3d_jax.models.padding import pad, pads_for_xla, pads_of
 
 
 def max_pool(
@@ -35,8 +35,7 @@ def max_pool(
 
 def _xla_max_pool(x, window, strides, padding="same"):
     """XLA's own max-pool."""
-    pads: Any = pads_of(x.shape[1:-1], window, strides, padding)
-    return nn.max_pool(x, window, strides, pads)
+    return nn.max_pool(x, window, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "padding"))
