@@ -187,3 +187,15 @@ def test_weights_of_flow_are_refused(run, folder):
     small_features.save_weights(folder, "flow")
     status, _, err = run("a.npy", "b.npy", weights="flow.safetensors")
     assert status == 2 and "flow.safetensors" in err
+
+
+def test_the_loader_of_files_is_said_where_it_was_used(run):
+    flags = "--convention", "cd-fvd", "--bootstrap", 0, "--resolution", 48
+    loaded = "48x48 antialiased and cropped, then "
+    assert loaded not in run("a.npy", "b.npy", *flags)[1]
+    assert f"; (real), {loaded}(generated) 32x32" in run("a.npy", "videos", *flags)[1]
+    assert run("videos", "--save", "v.npz", *flags[:2], *flags[4:])[0] == 1
+    status, out, _ = run("v.npz", "videos", *flags)
+    assert status == 1 and f"; {loaded}32x32" in out
+    status, _, err = run("v.npz", "a.npy", *flags[:4], "--resolution", 40)
+    assert status == 2 and "was measured with resolution 48, and 40 is asked for" in err

@@ -246,8 +246,13 @@ class _Run:
         if None in found:
             raise ValueError(f"{name}: none of {len(numbers)} videos can be used")
         return {
-            each: (about | self._settings(self.rows[each], role), measured)
-            for each, measured in zip(requests, found, strict=True)
+            each: (
+                about
+                | self._settings(self.rows[each], role)
+                | {"resolution": request.input.resolution},
+                measured,
+            )
+            for (each, request), measured in zip(requests.items(), found, strict=True)
             if measured is not None
         }
 
@@ -271,7 +276,10 @@ class _Run:
             if each not in found:
                 raise ValueError(f"{path}: has no {each}; it has {', '.join(found)}")
             own = found[each][0]
-            for name, value in self._settings(row, role).items():
+            wanted = self._settings(row, role)
+            if own.get("resolution") is not None:  # Of an array there is none.
+                wanted["resolution"] = row.resolution
+            for name, value in wanted.items():
                 if own.get(name) != value and not self.flags.allow_different:
                     raise ValueError(
                         f"{path}: {each} was measured with {name} {own.get(name)!r}, and "
@@ -289,7 +297,6 @@ class _Run:
         return {
             "layer": row.layer,
             "resize": row.resize,
-            "resolution": row.resolution,
             "norm_epsilon": row.norm_epsilon,
             "frames": row.frames,
             "stride": self.flags.stride,

@@ -16,7 +16,6 @@ SHARED = (
     "fingerprint",
     "layer",
     "resize",
-    "resolution",
     "side",
     "norm_epsilon",
     "frames",
@@ -64,9 +63,11 @@ class Report(NamedTuple):
 
 def differences(real: Mapping[str, Any], generated: Mapping[str, Any]) -> list[str]:
     """The settings in which two sets differ that must share them, each as a phrase."""
+    # Arrays do not go through a loader, and have no resolution.
+    both = real.get("resolution") and generated.get("resolution")
     return [
         f"{name} {real.get(name)!r} and {generated.get(name)!r}"
-        for name in SHARED
+        for name in (*SHARED, *(["resolution"] if both else []))
         if real.get(name) != generated.get(name)
     ]
 
@@ -155,16 +156,22 @@ def settings_text(
 ) -> str:
     """Every setting in words, after the convention's name."""
     resize = resizing.RESIZES[real["resize"]].replace("224", str(real["side"]))
-    before = f"{real['resolution']}x{real['resolution']} antialiased and cropped, then "
+    loaded = [_loaded(each) for each in (real, generated)]
+    before = loaded[0] if loaded[0] == loaded[1] else f"{loaded[0]}(real), {loaded[1]}(generated) "
     stride = "" if real["stride"] == 1 else f", every {real['stride']}th"
     rate = "" if real["fps"] is None else f" at {real['fps']:g} frames per second"
     chosen = [_chosen(each) for each in (real, generated)]
     clips = chosen[0] if chosen[0] == chosen[1] else f"{chosen[0]} (real), {chosen[1]} (generated)"
     return (
         f"{name}: {real['weights']} {real['layer']}; {real['frames']} frames{stride}{rate}; "
-        f"{clips}; {before if real['resolution'] else ''}{resize}; "
+        f"{clips}; {before}{resize}; "
         f"batch-norm epsilon {real['norm_epsilon']:g}; ddof {convention.ddof}"
     )
+
+
+def _loaded(settings: Mapping[str, Any]) -> str:
+    side = settings["resolution"]
+    return f"{side}x{side} antialiased and cropped, then " if side else ""
 
 
 def _chosen(settings: Mapping[str, Any]) -> str:
