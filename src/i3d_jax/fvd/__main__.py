@@ -37,6 +37,7 @@ from i3d_jax.fvd.clips import Selection
 from i3d_jax.fvd.conventions import CONVENTIONS, SAMPLINGS, VARIANTS, Convention
 from i3d_jax.fvd.measuring import Input, Measured, Network, Request
 from i3d_jax.stopping import StoppedError, catch_stop_signals
+from i3d_jax.weights import published
 
 ROLES = "real", "generated"
 
@@ -262,8 +263,7 @@ class _Run:
             layer = next(iter(self.rows.values())).layer
             network = measuring.load(self.flags.weights, layer, self.flags.batch_size)
             fingerprint = weights.fingerprint(network.source.variables)
-            known = {each.tensors_sha256: name for name, each in weights.PUBLISHED.items()}
-            name = known.get(fingerprint, pathlib.Path(self.flags.weights).name)
+            name = published.name_of(fingerprint) or pathlib.Path(self.flags.weights).name
             about = {"weights": name, "fingerprint": fingerprint, "side": network.side}
             self._network = network, about
         return self._network

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from i3d_jax.evaluation import metrics
 from i3d_jax.fvd import frechet, statistics
 
 REPLICATES = 200
-NORMAL_QUANTILE = 1.959963984540054  # Of the normal distribution, for 95 % intervals.
 
 
 class Interval(NamedTuple):
@@ -61,7 +61,7 @@ def bootstrap(
     draws = [_Draws(each, videos, ddof) for each, videos in given]
     found = [_distance(*(each.draw(rng) for each in draws)) for _ in range(replicates)]
     error = float(np.std(found, ddof=1))
-    half = NORMAL_QUANTILE * error
+    half = metrics.NORMAL_QUANTILE * error
     return Interval(error, max(0.0, value - half), value + half)
 
 

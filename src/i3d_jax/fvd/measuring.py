@@ -274,7 +274,7 @@ def measure(
             facts = item
         else:
             targets = _targets(item, requests, collected, network.side)
-            digest, is_static = item.digest, item.is_static
+            digest, is_static = item.digest if keep else b"", item.is_static
             for how, each in targets.items():
                 batches[how.norm_epsilon].add(item.frames, how, each)
                 for target in each:

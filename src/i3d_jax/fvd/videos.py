@@ -109,12 +109,17 @@ class VideoFiles:
 
     def __init__(self, folder: pathlib.Path, names: list[str], fps: float | None):
         self.names, self._folder, self._fps = sorted(names), folder, fps
+        self._rates: dict[int, float] = {}
 
     def where(self, number: int) -> str:
         return os.path.join(self._folder, self.names[number])
 
     def _rate(self, number: int) -> float:
-        return float(video.frame_rate(self.where(number)) if self._fps is None else self._fps)
+        if self._fps is not None:
+            return self._fps
+        if number not in self._rates:  # It reads the whole file.
+            self._rates[number] = float(video.frame_rate(self.where(number)))
+        return self._rates[number]
 
     def length(self, number: int) -> tuple[int, float | None]:
         rate = self._rate(number)

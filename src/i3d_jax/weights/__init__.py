@@ -302,9 +302,8 @@ def _infer_info(tensors: dict[str, np.ndarray], path: pathlib.Path) -> Info:
     options = {} if stem.shape[-1] == 64 else {"width": stem.shape[-1] / 64}
     stream = "flow" if stem.shape[-2] == 2 else "rgb"
     classes = metadata.class_names(network, len(bias))
-    whole = published.fingerprint(tensor_crcs(tensors))
-    names = [name for name, entry in PUBLISHED.items() if entry.tensors_sha256 == whole]
-    source = f"{names[0]} of deepmind/kinetics-i3d" if names else str(path)
+    name = published.name_of(published.fingerprint(tensor_crcs(tensors)))
+    source = f"{name} of deepmind/kinetics-i3d" if name else str(path)
     return Info(network, classes, options, footprint={stream: (250, 1)}, source=source)
 
 

@@ -117,9 +117,7 @@ def _published_by_order(tensors: Mapping[str, np.ndarray]) -> Imported | None:
 
 def _published_name(imported: Imported) -> str | None:
     """The published checkpoint that has exactly these tensors."""
-    whole = published.fingerprint(tensor_crcs(imported.variables))
-    names = published.PUBLISHED.items()
-    return next((name for name, each in names if each.tensors_sha256 == whole), None)
+    return published.name_of(published.fingerprint(tensor_crcs(imported.variables)))
 
 
 def _identify(

@@ -143,6 +143,12 @@ def fingerprint(crcs: Mapping[str, int]) -> str:
     ).hexdigest()
 
 
+def name_of(tensors_sha256: str) -> str | None:
+    """The name of the published checkpoint with this `fingerprint`, or None."""
+    names = PUBLISHED.items()
+    return next((name for name, each in names if each.tensors_sha256 == tensors_sha256), None)
+
+
 def variable_path(published: str) -> str:
     """Our path of a published tensor: Conv3d_1a_7x7/conv_3d/w is params/Conv_1a/conv/kernel."""
     name = published
