@@ -113,10 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.simplefilter("default", video.DamageWarning)
             warnings.showwarning = lambda message, *_: _say(str(message))
             run = _Run(flags, rows, stopped)
-            found = [
-                run.measure(name, role)
-                for name, role in zip(flags.sets, _roles(flags), strict=True)
-            ]
+            roles = _roles(flags)
+            # All are opened before the first is measured, which can take hours.
+            opened = [run.open(*each) for each in zip(flags.sets, roles, strict=True)]
+            found = [run.measure(*each) for each in zip(flags.sets, opened, roles, strict=True)]
         if flags.save:
             _save(flags, found)
         else:
@@ -194,17 +194,26 @@ class _Run:
         self.unusable = 0
         self._network: tuple[Network, dict[str, Any]] | None = None
 
-    def measure(self, name: str, role: str) -> Sets:
-        """The measured set of that name, by convention.
+    def open(self, name: str, role: str) -> Sets | videos.VideoSet:
+        """The measured set of a file, by convention, or the videos of that name.
 
         Raises:
-          ValueError: the set has no usable videos, or was measured otherwise than is asked for.
+          ValueError: there are no videos, or the set was measured otherwise than is asked for.
           OSError: it cannot be read.
-          StoppedError: a signal came.
         """
         if saved.is_saved(path := pathlib.Path(name)):
             return self._read(path, role)
-        given = videos.open_set(name, self.flags.fps, self.flags.data_dir)
+        return videos.open_set(name, self.flags.fps, self.flags.data_dir)
+
+    def measure(self, name: str, given: Sets | videos.VideoSet, role: str) -> Sets:
+        """The measured set, by convention, of what `open` gave.
+
+        Raises:
+          ValueError: none of the videos can be used.
+          StoppedError: a signal came.
+        """
+        if isinstance(given, dict):
+            return given
         network, about = self._load()
         first = next(iter(self.rows.values()))
         measuring.check_frames(network, first.frames)
