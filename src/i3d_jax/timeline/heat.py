@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from i3d_jax import flow, models, pixels, weights
@@ -86,7 +87,7 @@ class HeatMaps:
 
         self._program = jax.jit(program, compiler_options=models.compiler_options())
 
-    def count(self, streams: Mapping[str, Sequence]) -> int:
+    def count(self, streams: Mapping[str, Any]) -> int:
         """The whole ticks that the frames of a clip make."""
         return min(len(x) // self.network.timing.frames(name) for name, x in streams.items())
 
@@ -160,7 +161,7 @@ def video_heat(
     found = {}
     for layer, rate in heat.rates.items():
         maps = _join([int(first / rate) for first in firsts], [each[layer] for each in pieces])
-        scaled = np.asarray(saliency.normalised(maps[None]))[0]
+        scaled = np.asarray(saliency.normalised(jnp.asarray(maps)[None]))[0]
         centres = (np.arange(len(maps)) + 0.5) * float(rate) * seconds
         found[saliency.stream_of(layer, tuple(info.footprint))] = VideoHeat(scaled, centres)
     return found
