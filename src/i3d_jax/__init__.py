@@ -6,7 +6,7 @@
 The package has layers. A module imports from its own layer's folder and from the layers below it,
 never from those above (`tests/test_architecture.py`):
 
-    main, predict, evaluate, live          the commands: parse, call, print
+    main, predict, evaluate, live, demo    the commands: parse, call, print
     export                                 networks as StableHLO and ONNX
     timeline                               predictions over time, from the stream
     training                               the loop, its step, checkpoints, config
