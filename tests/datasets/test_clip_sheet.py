@@ -15,7 +15,7 @@ from i3d_jax.pictures import text
 from i3d_jax.training import config_files, loop
 from i3d_jax.video import h264, planes
 
-# "two" has images of another size first, "rgb" is quick to set up.
+# "two" is pretrained on images; "rgb" is quick to set up.
 CONFIG = """
 from ml_collections import ConfigDict
 
