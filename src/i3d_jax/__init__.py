@@ -19,7 +19,7 @@ stands in the top layer:
     weights                                published and own weights, by name or file
     models                                 the networks, their layers, the platforms' forms of these
     video                                  decoding, H.264, packed frames
-    compilation, distributed, inflate, labels, pixels, prefetch
+    compilation, distributed, inflate, labels, pictures, pixels, prefetch
     cli, files, stopping                   the ground floor
 """
 
