@@ -33,6 +33,11 @@ def test_a_visitor_who_leaves_leaves_no_file(visits, tmp_path):
     assert files_of(tmp_path) == [] and not visits.is_here("ann")
 
 
+def test_results_that_are_too_old_are_removed(visits, tmp_path):
+    visits.forget_owner_of(visits.begin("ann", uploaded(visits)))
+    assert files_of(tmp_path) == [] and not visits.is_here("ann")
+
+
 def test_a_file_that_two_visitors_uploaded_stays_until_both_have_left(visits, tmp_path):
     upload = uploaded(visits)
     visits.begin("ann", upload)

@@ -22,9 +22,13 @@ import socket
 import tempfile
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 from i3d_jax import cli, compilation, weights
 from i3d_jax.weights.published import PUBLISHED
+
+if TYPE_CHECKING:
+    from i3d_jax.demo.analysis import Network
 
 
 def make_parser() -> cli.Parser:
@@ -115,22 +119,21 @@ def free_port(host: str, port: int) -> int:
         raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
 
 
-def _load(names: list[str]) -> dict:
+def _load(names: list[str]) -> "dict[str, Network]":
     """The networks of weights, by their labels."""
-    from i3d_jax.demo.analysis import Network
+    from i3d_jax.demo.analysis import Network, label_of
 
-    networks: dict[str, Network] = {}
+    labels: dict[str, str] = {}
     for name in names:
-        network = Network(name)
-        if network.label in networks:
-            raise weights.WeightsError(
-                f"{name}: has the same name as {networks[network.label].name}; rename one"
-            )
-        networks[network.label] = network
-    return networks
+        other = labels.setdefault(label_of(name), name)
+        if other != name:
+            raise weights.WeightsError(f"{name}: has the same name as {other}; rename one of them")
+    return {label: Network(name) for label, name in labels.items()}
 
 
-def _serve(root: pathlib.Path, networks: dict, port: int, flags: argparse.Namespace) -> None:
+def _serve(
+    root: pathlib.Path, networks: "dict[str, Network]", port: int, flags: argparse.Namespace
+) -> None:
     """Starts the server and says where it is."""
     from i3d_jax.demo.visits import Visits
     from i3d_jax.video import DamageWarning

@@ -1,6 +1,5 @@
 """What the page shows of a video: classes over time, heat maps, optical flow, features."""
 
-import argparse
 import os
 import pathlib
 import warnings
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from i3d_jax import features, files, video, weights
-from i3d_jax.features import __main__ as features_command
+from i3d_jax.features import records
 from i3d_jax.features.jobs import Job
 from i3d_jax.flow.colours import flow_to_rgb
 from i3d_jax.flow.videos import flow_of_frames
@@ -46,7 +45,7 @@ class Network:
 
     Attributes:
       name: the same.
-      label: what visitors see: no folders of the server.
+      label: what visitors see of it.
       info: of the weights.
 
     Raises:
@@ -54,7 +53,7 @@ class Network:
     """
 
     def __init__(self, name: str):
-        self.name, self.label = name, pathlib.PurePath(name).name
+        self.name, self.label = name, label_of(name)
         network, variables, self.info = weights.network(name)
         self.fingerprint = weights.fingerprint(variables)
         self.rows = rows.LogitStream(network, variables, self.info)
@@ -76,6 +75,11 @@ class Network:
             sources = features.load([self.name])
             self._extraction = features.Extraction(sources, features.reading_for(sources))
         return self._extraction
+
+
+def label_of(name: str) -> str:
+    """What visitors see of the name of weights: no folders of the server."""
+    return pathlib.PurePath(name).name
 
 
 class _Counter:
@@ -343,7 +347,6 @@ def write_features(
     ((_, computed),) = features.extract([found.path], what, counted)
     if isinstance(computed, VideoError):
         raise computed
-    flags = argparse.Namespace(layer="AvgPool", flow_preset="opencv", format="npz")
-    settings = features_command.settings_of(what, flags)
-    outputs = features_command.Outputs("npz", settings, [network.label])
+    settings = records.settings_of(what, "AvgPool", "opencv", "npz")
+    outputs = records.Outputs("npz", settings, [network.label])
     outputs.write(Job(found.path, target.with_name(target.name.removesuffix(".npz"))), computed)

@@ -193,6 +193,11 @@ class Actions:
         """Removes the files of a visitor who has left; ends what is computed for him."""
         self._visits.forget(_visitor(request))
 
+    def expire(self, found: Analysis | None) -> None:
+        """Removes the files of a visitor whose results are too old."""
+        if found is not None:
+            self._visits.forget_owner_of(found.path)
+
     def _check_here(self, visitor: str) -> None:
         if not self._visits.is_here(visitor):
             raise FileNotFoundError
@@ -248,7 +253,7 @@ def build(networks: dict[str, Network], limits: Limits, visits: Visits) -> gr.Bl
         analytics_enabled=False,
         delete_cache=(60, STATE_SECONDS),
     ) as blocks:
-        state = gr.State(time_to_live=STATE_SECONDS)
+        state = gr.State(time_to_live=STATE_SECONDS, delete_callback=actions.expire)
         gr.Markdown(INTRODUCTION.format(seconds=limits.seconds))
         with gr.Row():
             with gr.Column():

@@ -76,7 +76,13 @@ class Visits:
 
     def forget(self, visitor: str) -> None:
         """Removes the files of a visitor, but for those that others have, too."""
-        folder = self._folder(visitor)
+        self._forget_folder(self._folder(visitor))
+
+    def forget_owner_of(self, video: pathlib.Path) -> None:
+        """Removes the files of the visitor for whom `begin` returned this path."""
+        self._forget_folder(video.parents[1])
+
+    def _forget_folder(self, folder: pathlib.Path) -> None:
         for own in folder.glob("*/*"):
             self._forget_file(own)
         shutil.rmtree(folder, ignore_errors=True)
