@@ -1,17 +1,20 @@
 """What the page shows of a video."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_features, small_fvd
+from support import small_fvd
 from support.videos import clip, damaged_mjpeg, encode, numbered, steady
 
 from i3d_jax import models, predict, weights
 from i3d_jax.demo import analysis
 from i3d_jax.features import __main__ as features_command
+from i3d_jax.timeline import heat
 from i3d_jax.video import VideoError
 
 FRAMES = 48
@@ -175,14 +178,21 @@ def test_damage_is_told_without_folders_of_the_server(network, tmp_path):
     assert "damaged" in sentence and str(tmp_path) not in sentence
 
 
-@pytest.mark.slow
-def test_networks_of_two_streams_have_heat_maps_of_each(tmp_path, folder):
-    network = analysis.Network(small_features.save_other_weights(tmp_path, "two_stream_i3d"))
-    found = analysis.analyse(folder / "numbered.mp4", network, 60)
-    (best,) = analysis.likeliest(found, 1)
-    analysis.explain(found, network, best)
-    assert [*found.heat[best]] == ["rgb", "flow"]
-    assert analysis.frame_with_heat(found, 1.0, best, "flow").shape == (360, 480, 3)
+def test_networks_of_two_streams_have_heat_maps_of_each_and_rgb_comes_first(found, monkeypatch):
+    at = np.array([0.5])
+    maps = {
+        "flow": heat.VideoHeat(np.zeros((1, 2, 2), np.float32), at),
+        "rgb": heat.VideoHeat(np.ones((1, 2, 2), np.float32), at),
+    }
+    monkeypatch.setattr(heat, "video_heat", lambda *_, **__: maps)
+    footprint = {"rgb": (250, 1), "flow": (250, 1)}
+    network: Any = SimpleNamespace(heat=None, info=SimpleNamespace(footprint=footprint))
+    found = found._replace(heat={})
+    analysis.explain(found, network, 3)
+    assert [*found.heat[3]] == ["rgb", "flow"]
+    middles = [analysis.frame_with_heat(found, 1, 3, stream)[180, 240] for stream in found.heat[3]]
+    # Viridis ends in yellow, and begins in violet.
+    assert middles[0][0] > middles[0][2] + 50 and middles[1][2] > middles[1][1] + 20
 
 
 def test_networks_that_take_whole_clips_are_refused_when_they_are_loaded(tmp_path):

@@ -229,7 +229,8 @@ def _telling_errors(name: str) -> Iterator[None]:
     except FileNotFoundError:
         reason = "is not on the server any more: choose it again"
     except weights.WeightsError as error:
-        reason = f"these weights have no features: {error}"
+        cli.print_error(error)  # It names the file of the weights.
+        reason = "this network has no features of all frames"
     except Exception as error:  # noqa: BLE001 - the server goes on.
         cli.print_error(f"{name}: {cli.one_line(error)}")
         memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
