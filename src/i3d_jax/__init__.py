@@ -4,7 +4,8 @@
 `from i3d_jax import video, weights`.
 
 The package has layers. A module imports from its own layer's folder and from the layers below it,
-never from those above (`tests/test_architecture.py`):
+never from those above (`tests/test_architecture.py`). A folder's `__main__` is a command, and
+stands in the top layer:
 
     main, predict, evaluate, live          the commands: parse, call, print
     export                                 networks as StableHLO and ONNX
