@@ -3,12 +3,16 @@
 import pathlib
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 from support.small_weights import INFO, small_variables
 
 from i3d_jax import models, weights
-from i3d_jax.timeline import drawing
+from i3d_jax.pictures import png
+from i3d_jax.timeline import annotated, contact_sheet, drawing
 from i3d_jax.timeline.drawing import Drawing
+from i3d_jax.video import h264
 
 CLASSES = ("playing cricket", "playing cards", "Golf Putting", "yoga")
 
@@ -39,6 +43,20 @@ def folder(tmp_path, monkeypatch):
 def test_files_that_cannot_be_meant_are_an_error(out, inputs, message, folder):
     with pytest.raises(ValueError, match=message):
         Drawing(pathlib.Path(out), None).check_files(inputs)
+
+
+def test_only_files_of_its_own_are_replaced(folder):
+    (folder / "other.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+    Image.new("RGB", (4, 4)).save(folder / "other.png")
+    (folder / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="--video: other.mp4 is there already, and is no annot"):
+        Drawing(pathlib.Path("other.mp4"), None).check_files(["clip.mp4"])
+    for name in "other.png", "text.png":
+        with pytest.raises(ValueError, match=f"--picture: {name} is there already, and is no co"):
+            Drawing(None, pathlib.Path(name)).check_files(["clip.mp4"])
+    h264.write("own.mp4", np.zeros((1, 32, 32, 3), np.uint8), comment=annotated.COMMENT)
+    png.write(pathlib.Path("own.png"), np.zeros((4, 4, 3), np.uint8), contact_sheet.SOFTWARE)
+    Drawing(pathlib.Path("own.mp4"), pathlib.Path("own.png")).check_files(["clip.mp4"])
 
 
 def test_a_picture_is_a_png(folder):

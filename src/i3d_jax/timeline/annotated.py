@@ -23,6 +23,7 @@ from i3d_jax.timeline.rows import VideoRows
 from i3d_jax.video import h264
 
 FPS = 25
+COMMENT = "i3d_jax annotated video"  # Tells our MP4 files from others.
 MOST_AHEAD = 4  # Frames that are drawn before they are encoded.
 FULL_COLOUR = 5.0  # Pixels; motion that is shown in full colour, as by `python -m i3d_jax.flow`.
 
@@ -277,4 +278,4 @@ def write_video(
             yield frame
             advance(1)
 
-    return h264.write(path, counted(), fps=FPS)
+    return h264.write(path, counted(), fps=FPS, comment=COMMENT)

@@ -3,15 +3,15 @@
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from i3d_jax import files, video
-from i3d_jax.pictures import bars, layout, sheet, strip, text
+from i3d_jax import video
+from i3d_jax.pictures import bars, layout, png, sheet, strip, text
 from i3d_jax.pictures.layout import MARGIN, Box
 from i3d_jax.timeline import annotated
 from i3d_jax.timeline.annotated import FPS, Watched
 
 MOMENTS = 8
+SOFTWARE = "i3d_jax contact sheet"  # Tells our PNG files from others.
 WIDTH, SIZE = 1200, 22  # Pixels, of the picture and of its text.
 
 
@@ -72,9 +72,7 @@ def write(path: pathlib.Path, watched: Watched, moments: int = MOMENTS) -> None:
       VideoError: the video cannot be read.
       OSError: the file cannot be written.
     """
-    picture = Image.fromarray(draw(watched, moments))
-    with files.atomic_write(path) as written:
-        picture.save(written, format="png", optimize=True)
+    png.write(path, draw(watched, moments), SOFTWARE)
 
 
 def _row(

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from i3d_jax import flow, weights
 from i3d_jax.models import Network
-from i3d_jax.pictures import layout
+from i3d_jax.pictures import layout, png
 from i3d_jax.timeline import annotated, contact_sheet
 from i3d_jax.timeline.annotated import Explanation, Watched
 from i3d_jax.timeline.heat import HeatMaps, VideoHeat, video_heat
 from i3d_jax.timeline.rows import VideoRows
+from i3d_jax.video import h264
 
 
 class Explainer(NamedTuple):
@@ -55,8 +56,11 @@ class Drawing(NamedTuple):
         Raises:
           ValueError: there is not exactly one video, or a file cannot be written there.
         """
-        targets = {"--video": (self.video, ".mp4"), "--picture": (self.picture, ".png")}
-        for flag, (path, suffix) in targets.items():
+        targets = {
+            "--video": (self.video, ".mp4", "annotated video"),
+            "--picture": (self.picture, ".png", "contact sheet"),
+        }
+        for flag, (path, suffix, kind) in targets.items():
             if path is None:
                 continue
             if len(paths) != 1:
@@ -71,6 +75,8 @@ class Drawing(NamedTuple):
                 raise ValueError(f"{flag}: {path} is a folder, wanted a file")
             if path.exists() and os.path.exists(paths[0]) and path.samefile(paths[0]):
                 raise ValueError(f"{flag}: {path} is the video to read; name another file")
+            if path.exists() and not _is_ours(path):
+                raise ValueError(f"{flag}: {path} is there already, and is no {kind} of ours")
 
     def explainer(
         self, names: Sequence[str], networks: Sequence[tuple[Network, Any, weights.Info]]
@@ -154,6 +160,13 @@ class Drawing(NamedTuple):
             contact_sheet.write(self.picture, watched)
         if self.video is not None:
             annotated.write_video(self.video, watched, advance)
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    """Whether a file is one that a `Drawing` may replace."""
+    if path.suffix.lower() == ".png":
+        return png.is_of_kind(path, contact_sheet.SOFTWARE)
+    return h264.comment_of(path) == annotated.COMMENT
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:
