@@ -39,6 +39,14 @@ def test_a_written_video_has_its_frames_and_plays_on_phones(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_file_keeps_a_comment(tmp_path):
+    h264.write(tmp_path / "a.mp4", moving(2), comment="made by a test")
+    h264.write(tmp_path / "b.mp4", moving(2))
+    (tmp_path / "c.mp4").write_text("no video")
+    found = [h264.comment_of(tmp_path / f"{name}.mp4") for name in "abcd"]
+    assert found == ["made by a test", None, None, None]
+
+
 def test_the_rate_is_the_one_asked_for(tmp_path):
     assert h264.write(tmp_path / "a.mp4", moving(20), fps=10) == 20
     assert video.frame_rate(tmp_path / "a.mp4") == 10

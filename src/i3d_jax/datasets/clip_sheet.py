@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image, PngImagePlugin
 
-from i3d_jax import files, pixels
+from i3d_jax import pixels
 from i3d_jax.datasets import pipeline
 from i3d_jax.datasets.clips import ClipBuilder
 from i3d_jax.flow.colours import flow_to_rgb
 from i3d_jax.models.timing import Timing
-from i3d_jax.pictures import layout, text
+from i3d_jax.pictures import layout, png, text
 from i3d_jax.pictures.sheet import sheet
 from i3d_jax.video import planes
 
@@ -232,10 +231,7 @@ def write(path: pathlib.Path, picture: np.ndarray) -> None:
       path: of the file.
       picture: uint8 [H, W, 3].
     """
-    about = PngImagePlugin.PngInfo()
-    about.add_text("Software", SOFTWARE)
-    with files.atomic_write(path) as written:
-        Image.fromarray(picture).save(written, "PNG", pnginfo=about)
+    png.write(path, picture, SOFTWARE)
 
 
 def check_target(path: pathlib.Path) -> None:
@@ -249,12 +245,5 @@ def check_target(path: pathlib.Path) -> None:
         raise ValueError(f"--out: {path}: wanted a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--out: {path.absolute().parent}: no such folder")
-    if not path.exists():
-        return
-    try:
-        with Image.open(path, formats=["PNG"]) as found:
-            if found.info.get("Software") == SOFTWARE:
-                return
-    except (OSError, ValueError, SyntaxError):
-        pass
-    raise ValueError(f"--out: {path}: is there already, and is no sheet of clips")
+    if path.exists() and not png.is_of_kind(path, SOFTWARE):
+        raise ValueError(f"--out: {path}: is there already, and is no sheet of clips")

@@ -66,6 +66,7 @@ def write(
     *,
     fps: int | Fraction = 25,
     crf: int = WATCHED_CRF,
+    comment: str | None = None,
 ) -> int:
     """Writes frames as a video that phones and browsers play: H.264 in MP4, YUV 4:2:0, BT.709.
 
@@ -77,6 +78,7 @@ def write(
       frames: uint8 [H, W, 3]; H and W must be even.
       fps: frames per second.
       crf: x264's constant rate factor; lower is better.
+      comment: text that the file has with it (see `comment_of`).
 
     Returns:
       the number of frames.
@@ -101,6 +103,8 @@ def write(
         try:
             muxing = {"movflags": "+faststart"}
             with av.open(f"file:{temporary}", "w", format="mp4", options=muxing) as container:
+                if comment is not None:
+                    container.metadata["comment"] = comment
                 stream = _add_stream(container, height, width, "yuv420p", fps, WATCHED_GOP)
                 stream.options = {"crf": str(crf), "preset": "fast"}
                 encoder = stream.codec_context
@@ -111,6 +115,15 @@ def write(
         except av.error.FFmpegError as error:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     return count
+
+
+def comment_of(path: str | os.PathLike) -> str | None:
+    """The comment that a video file has with it; None if it has none, or is no video."""
+    try:
+        with av.open(f"file:{os.fspath(path)}", **OPEN_OPTIONS) as container:
+            return container.metadata.get("comment")
+    except (av.error.FFmpegError, OSError):
+        return None
 
 
 def _checked_shape(
