@@ -50,8 +50,8 @@ def take(address: str, clip: pathlib.Path, seconds: str) -> bytes:
         page.locator("input[type=file]").set_input_files(clip)
         page.locator("video").wait_for()
         page.get_by_role("button", name="Analyse").click()
-        frame = page.locator(".block", has=page.get_by_text("Where the network looked")).locator("img")
-        frame = frame.last
+        block = page.locator(".block", has=page.get_by_text("Where the network looked"))
+        frame = block.locator("img").last
         before = frame.get_attribute("src")
         now = page.get_by_label("number input for Time in seconds")
         now.fill(seconds)
