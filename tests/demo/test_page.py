@@ -82,6 +82,8 @@ def server(folder, temporary):
     }
     limits = "--max-seconds", "6", "--max-megabytes", "2"
     weights = "--weights", str(folder / "small.safetensors")
+    # If these tests run in the background of a shell, their children would ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
         (temporary / "errors").open("w") as errors,
         subprocess.Popen(
@@ -92,6 +94,7 @@ def server(folder, temporary):
             env=environment,
         ) as process,
     ):
+        signal.signal(signal.SIGINT, before)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
