@@ -16,20 +16,28 @@ from paper.runs import Run
 from i3d_jax import cli
 
 SEED = miniature.CHOICE_SEED
-# Of each network: steps and learning rates that were tried.
-VIDEOS = {
-    "i3d": ((250, 0.01), (250, 0.02), (250, 0.05)),
-    "i3d_flow": ((250, 0.02), (250, 0.05)),
-    "two_stream": ((250, 0.02), (250, 0.05)),
-    "fused_two_stream": ((250, 0.02), (250, 0.05)),
-    "convnet_lstm": ((800, 0.05), (800, 0.1)),
-    "c3d": ((250, 0.01), (250, 0.02)),
-}
-TRANSFER = {
-    "original": ((150, 0.02), (150, 0.05)),
-    "fixed": ((150, 0.05), (150, 0.2)),
-    "full": ((150, 0.01), (150, 0.02)),
-}
+# Network, whether images came first, steps, learning rate.
+VIDEOS = (
+    ("i3d", True, 250, 0.01),
+    ("i3d", True, 250, 0.02),
+    ("i3d", True, 400, 0.02),
+    ("i3d", True, 400, 0.05),
+    ("i3d", False, 400, 0.02),
+    ("i3d", False, 400, 0.05),
+    ("c3d", False, 400, 0.01),
+    ("c3d", False, 400, 0.02),
+    ("convnet_lstm", True, 800, 0.05),
+    ("convnet_lstm", True, 1200, 0.05),
+)
+# How I3D on RGB is trained on the small data set, steps, learning rate.
+TRANSFER = (
+    ("original", 200, 0.02),
+    ("original", 200, 0.05),
+    ("fixed", 200, 0.05),
+    ("fixed", 200, 0.2),
+    ("full", 200, 0.01),
+    ("full", 200, 0.02),
+)
 
 
 def held_out(run: Run, steps: int, lr: float) -> Run:
@@ -43,16 +51,9 @@ def held_out(run: Run, steps: int, lr: float) -> Run:
 
 def runs() -> list[Run]:
     on_large = [
-        held_out(on_videos(name, SEED, first), *each)
-        for name, tried in VIDEOS.items()
-        for first in ((True, False) if name != "c3d" else (False,))
-        for each in tried
+        held_out(on_videos(name, SEED, first), steps, lr) for name, first, steps, lr in VIDEOS
     ]
-    on_small = [
-        held_out(on_transfer("i3d", SEED, how), *each)
-        for how, tried in TRANSFER.items()
-        for each in tried
-    ]
+    on_small = [held_out(on_transfer("i3d", SEED, how), steps, lr) for how, steps, lr in TRANSFER]
     return on_large + on_small
 
 

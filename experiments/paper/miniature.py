@@ -10,7 +10,10 @@ another seed and on training videos alone, of which a fifth was held out. Then e
 once for each of SEEDS, on all training videos.
 """
 
+import functools
 from typing import Any
+
+from ml_collections import ConfigDict
 
 import paper.variants  # noqa: F401 - adds networks to those that configs know
 from i3d_jax.training import config_files
@@ -33,19 +36,24 @@ def schedule(steps: int, lr: float) -> dict[str, Any]:
 
 # Chosen by `choices.py`: of each run of configs/moving_shapes.py, and of table 4's three ways.
 ON_VIDEOS = {
-    "i3d": schedule(250, 0.02),
-    "i3d_flow": schedule(250, 0.02),
-    "two_stream": schedule(250, 0.02),
-    "fused_two_stream": schedule(250, 0.02),
+    "i3d": schedule(400, 0.02),
+    "i3d_flow": schedule(400, 0.02),
+    "two_stream": schedule(400, 0.02),
+    "fused_two_stream": schedule(400, 0.02),
     "convnet_lstm": schedule(800, 0.05),
-    "c3d": schedule(250, 0.02),
+    "c3d": schedule(400, 0.02),
 }
 ON_TRANSFER = {
-    "original": schedule(150, 0.02),
-    "fixed": schedule(150, 0.1) | {"freeze_backbone": True},
-    "full": schedule(150, 0.01),
+    "original": schedule(200, 0.02),
+    "fixed": schedule(200, 0.1) | {"freeze_backbone": True},
+    "full": schedule(200, 0.01),
 }
 WITHOUT_IMAGES = ("c3d",)  # There is no image network that they could start from.
+
+
+@functools.cache
+def load(name: str) -> ConfigDict:
+    return config_files.load(f"moving_shapes:{name}")
 
 
 def settings(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def settings(name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
       seed: its seed.
       changes: values by path, "optimizer.lr".
     """
-    config = config_files.load(f"moving_shapes:{name}").to_dict()
+    config = load(name).to_dict()
     config.pop("pretrain", None)
     for path, value in ({"seed": seed, "test_split": "validation"} | changes).items():
         *parents, key = path.split(".")
@@ -100,7 +108,7 @@ def on_videos(
             on_videos("i3d", seed, images_first),
             on_videos("i3d_flow", seed, images_first, dataset),
         )
-        return Run(full_name, seed, {"dataset": {"name": dataset}}, parts=parts)
+        return Run(full_name, seed, {"dataset": {"name": dataset}}, kind="sum", parts=parts)
     own = {"dataset.name": dataset} | ON_VIDEOS[name] | (changes or {})
     start = images(seed) if origin == "images" else None
     return Run(full_name, seed, settings(name, seed, own), start, inflation)
@@ -123,7 +131,7 @@ def on_transfer(name: str, seed: int, how: str, images_first: bool = True, split
         parts = tuple(
             on_transfer(stream, seed, how, images_first, split) for stream in ("i3d", "i3d_flow")
         )
-        return Run(full_name, seed, {"dataset": {"name": dataset}}, parts=parts)
+        return Run(full_name, seed, {"dataset": {"name": dataset}}, kind="sum", parts=parts)
     own = {"dataset.name": dataset, "test_split": "test"} | ON_TRANSFER[how]
     if name == "convnet_lstm":
         own |= schedule(*lstm_schedule())

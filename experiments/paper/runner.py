@@ -4,6 +4,8 @@ A run that is interrupted resumes when the same command is given again. A run th
 and the others go on.
 """
 
+import base64
+import contextlib
 import datetime
 import json
 import os
@@ -13,13 +15,13 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from i3d_jax import cli, compilation, files, weights
+from i3d_jax import cli, compilation, datasets, files, weights
 from i3d_jax.evaluation import metrics, protocol
 from i3d_jax.evaluation import results as evaluations
 from i3d_jax.inflate import inflate_params, named_leaves
@@ -124,6 +126,8 @@ def main(table: Table, arguments: Sequence[str] | None = None, doc: str | None =
 def state(places: Places, run: Run) -> str:
     """What there is of a run, in a few words."""
     found = results.find(places.results, run)
+    if found is not None and "scores" not in found:
+        return "done"
     if found is not None:
         return f"top-1 {found['scores']['top1']:.1%} ({found['seconds']:.0f} s)"
     if why := results.why_stale(places.results, run):
@@ -170,7 +174,8 @@ def complete(run: Run, places: Places) -> None:
         # Weights and predictions are not in git: on another machine they are made again.
         if not places.has_outputs(need):
             complete(need, places)
-    content = (add_logits if run.parts else train)(run, places)
+    make = {"train": train, "sum": add_logits, "filters": first_filters}[run.kind]
+    content = make(run, places)
     if results.find(places.results, run) is None:
         results.write(results.path_of(places.results, run.name), content)
 
@@ -181,34 +186,48 @@ def train(run: Run, places: Places) -> dict[str, Any]:
     config = dict(run.config)
     dataset, test_split = config["dataset"]["name"], config["test_split"]
     config["dataset"] = config["dataset"] | {"data_dir": places.data}
-    # The test is `evaluate_weights`, which keeps the predictions. `train` makes one of a batch.
-    config["test_split"] = f"{test_split}[:32]" if "[" not in test_split else test_split
+    # The test is `evaluate_weights`, which keeps the predictions. `train` makes one of a few clips.
+    config["test_split"] = f"{test_split}[:5%]" if "[" not in test_split else test_split
     if run.start is not None:
         config["init_from"] = str(starting_weights(run, places))
-    began, cpu_began = time.time(), time.process_time()
-    is_trained = (folder / "weights.safetensors").exists()
-    resumed = config["steps"] if is_trained else last_step(folder)
     compilation.enable_persistent_cache()
-    if not is_trained:
-        loop.train(str(folder), **config)
-    scores = test(folder, dataset, test_split, places, folder / "test")
-    seconds, cpu_seconds = time.time() - began, time.process_time() - cpu_began
+    datasets.prepared(dataset, places.data)  # Before the clock starts.
+    with clock(folder / "sittings.json"):
+        if not (folder / "weights.safetensors").exists():
+            loop.train(str(folder), **config)
+        scores = test(folder, dataset, test_split, places, folder / "test")
     logged = [line for line in read_log(folder) if "loss" in line]
+    speeds = [line["clips_per_second"] for line in logged[1:]]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     jax.clear_caches()
     return content(run, folder, scores) | {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
-        "resumed_from": resumed,
-        "clips_per_second": round(
-            statistics.median(line["clips_per_second"] for line in logged[1:]), 1
-        ),
+        **files.read_json(folder / "sittings.json"),
+        "clips_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "parameters": parameters(folder / "weights.safetensors"),
         "curve": [
             [line["step"], round(line["loss"], 4), round(line["accuracy"], 4)]
             for line in thinned(logged, 40)
         ],
     }
+
+
+@contextlib.contextmanager
+def clock(path: pathlib.Path) -> Iterator[None]:
+    """Adds the seconds of a block, and those of all cores, to a file, unless it is killed."""
+    earlier = files.read_json(path) if path.exists() else {}
+    began, cpu_began = time.time(), time.process_time()
+    try:
+        yield
+    finally:
+        spent = {
+            "seconds": time.time() - began,
+            "cpu_seconds": time.process_time() - cpu_began,
+            "sittings": 1,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(
+            path, {name: round(earlier.get(name, 0) + value, 1) for name, value in spent.items()}
+        )
 
 
 def test(
@@ -264,12 +283,25 @@ def add_logits(run: Run, places: Places) -> dict[str, Any]:
     }
 
 
-def content(run: Run, folder: pathlib.Path, scores: dict[str, Any]) -> dict[str, Any]:
+def first_filters(run: Run, places: Places) -> dict[str, Any]:
+    """The first layer's filters of a run's parts; returns the content of its result file.
+
+    Filters are bytes from 1 to 255, where 128 is zero, each scaled by its own greatest value.
+    """
+    kernels = {}
+    for part in run.parts:
+        params = weights.load(places.folder(part) / "weights.safetensors")["params"]
+        kernel = np.asarray(params["Conv_1a"]["conv"]["kernel"])
+        scaled = kernel / abs(kernel).reshape(-1, kernel.shape[-1]).max(0)
+        stored = np.rint(127 * scaled + 128).astype(np.uint8)
+        text = base64.b64encode(stored.tobytes()).decode()
+        kernels[part.name] = {"shape": kernel.shape, "base64": text}
+    return about(run) | {"seconds": 0.0, "filters": kernels}
+
+
+def about(run: Run) -> dict[str, Any]:
     """What all result files have."""
-    wanted = {"loss", "clips"} | {
-        f"{name}{end}" for name in SCORES for end in ("", "_low", "_high")
-    }
-    found = {
+    return {
         "name": run.name,
         "seed": run.seed,
         "fingerprint": run.fingerprint,
@@ -278,6 +310,15 @@ def content(run: Run, folder: pathlib.Path, scores: dict[str, Any]) -> dict[str,
         "versions": fingerprint.versions(),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
+    }
+
+
+def content(run: Run, folder: pathlib.Path, scores: dict[str, Any]) -> dict[str, Any]:
+    """What the result files of tests have."""
+    wanted = {"loss", "clips"} | {
+        f"{name}{end}" for name in SCORES for end in ("", "_low", "_high")
+    }
+    found = about(run) | {
         "scores": {name: value for name, value in scores.items() if name in wanted},
         "streams": {name: scores[name] for name in ("rgb_top1", "flow_top1") if name in scores},
     }
@@ -322,12 +363,6 @@ def parameters(path: pathlib.Path) -> int:
 def read_log(folder: pathlib.Path) -> list[dict[str, Any]]:
     lines = files.complete_lines(folder / "log.jsonl", truncate=False)
     return [json.loads(line) for line in lines]
-
-
-def last_step(folder: pathlib.Path) -> int:
-    """The step of the last checkpoint; 0 if there is none."""
-    names = [path.name for path in (folder / "checkpoints").glob("*")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def thinned(lines: list[Any], most: int) -> list[Any]:

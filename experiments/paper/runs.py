@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 
 class Run(NamedTuple):
-    """A training run with its test, or a sum of the logits of several.
+    """A training run with its test, or what is made of the outputs of several.
 
     Attributes:
       name: unique; the result file is named after it.
       seed: of everything random.
       config: arguments of `loop.train`, but for the data's folder and the starting weights; of a
-        sum the data set alone.
+        sum the data set alone; of filters nothing.
       start: the run whose weights it starts from; None: none.
       inflation: how kernels of images become those of videos (`inflate_params`): "mean", "centre".
-      parts: the runs whose logits are added; () for a training run.
+      kind: "train"; "sum", of the logits of its parts; "filters", the first layers of its parts.
+      parts: the runs that a sum, or filters, are made of.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     start: "Run | None" = None
     inflation: str = "mean"
+    kind: str = "train"
     parts: "tuple[Run, ...]" = ()
 
     @property
@@ -38,6 +40,7 @@ class Run(NamedTuple):
             "start": self.start and [self.start.name, self.start.fingerprint],
             "inflation": self.inflation,
             "parts": [[part.name, part.fingerprint] for part in self.parts],
+            **({} if self.kind == "train" else {"kind": self.kind}),
         }
         return json.loads(json.dumps(described))
 
