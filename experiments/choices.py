@@ -29,6 +29,7 @@ VIDEOS = (
     ("convnet_lstm", True, 800, 0.05),
     ("convnet_lstm", True, 1200, 0.05),
 )
+LARGE = 400, 0.02  # Of the run from which "fixed" and "full" start.
 # How I3D on RGB is trained on the small data set, steps, learning rate.
 TRANSFER = (
     ("original", 200, 0.02),
@@ -53,7 +54,11 @@ def runs() -> list[Run]:
     on_large = [
         held_out(on_videos(name, SEED, first), steps, lr) for name, first, steps, lr in VIDEOS
     ]
-    on_small = [held_out(on_transfer("i3d", SEED, how), steps, lr) for how, steps, lr in TRANSFER]
+    large = held_out(on_videos("i3d", SEED), *LARGE)
+    on_small = []
+    for how, steps, lr in TRANSFER:
+        run = held_out(on_transfer("i3d", SEED, how), steps, lr)
+        on_small.append(run if how == "original" else run._replace(start=large))
     return on_large + on_small
 
 

@@ -3,8 +3,8 @@
     python experiments/figure4.py --preset miniature
     python experiments/figure4.py --preset paper --weights rgb_imagenet flow_imagenet
 
-The miniature's picture is results/figure4.png. The picture of published weights, or of files, is
-drawn into runs/figure4.png; it needs nothing but the weights.
+Each filter is a column, scaled to its own greatest value; grey is zero. The picture of published
+weights, or of files, is drawn into runs/figure4.png; it needs nothing but the weights.
 """
 
 import argparse

@@ -29,15 +29,7 @@ from paper.runs import Run, unique
 from i3d_jax import cli, files
 
 REPORT = pathlib.Path(__file__).parent / "REPORT.md"
-TABLES = {
-    "Table 1: parameters and clips": table1,
-    "Table 2: five architectures": table2,
-    "Table 3: from scratch, and images first": table3,
-    "Table 4: a smaller data set": table4,
-    "Table 5: the mean of three splits": table5,
-    "Ablations of I3D on RGB": ablations,
-    "Figure 4: filters of the first layer": figure4,
-}
+TABLES = (table1, table2, table3, table4, table5, ablations, figure4)
 # Of three values, the 97.5 % quantile of Student's distribution with so many degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -231,9 +223,14 @@ def run_rows(folder: pathlib.Path, runs: list[Run]) -> list[list[str]]:
     return rows
 
 
+def paragraphs(doc: str | None) -> list[str]:
+    """The paragraphs of a script's docstring, without commands."""
+    return [part for part in (doc or "").strip().split("\n\n") if not part.startswith(" ")]
+
+
 def all_runs() -> list[Run]:
     """The runs of all tables, each once."""
-    return unique([run for module in TABLES.values() for run in module.TABLE.runs()])
+    return unique([run for module in TABLES for run in module.TABLE.runs()])
 
 
 def unexpected(folder: pathlib.Path, runs: list[Run]) -> list[str]:
@@ -293,7 +290,7 @@ Percent of 20 test videos per class, the mean over seeds. For one seed, the 95 %
 10 in 20 is 30 to 70 %, and that of 20 in 20 is 84 to 100 %.""",
         class_table(folder),
         "## How rates and steps were chosen",
-        (choices.__doc__ or "").split("\n\n")[2],
+        *paragraphs(choices.__doc__)[1:],
         choices.TABLE.text(folder),
         "## All runs",
         """
@@ -314,9 +311,9 @@ def render(folder: pathlib.Path, write_pictures: bool = False) -> str:
     runs = all_runs()
     missing = [run.name for run in runs if results.find(folder, run) is None]
     parts = summary(folder, runs, missing)
-    for title, module in TABLES.items():
-        body = module.TABLE.text(folder)
-        parts += [f"## {title}", (module.__doc__ or "").split("\n\n")[0], body]
+    for module in TABLES:
+        title, *remarks = paragraphs(module.__doc__)
+        parts += [f"## {title.rstrip('.')}", *remarks, module.TABLE.text(folder)]
     parts += details(folder, runs)
     if missing:
         parts += ["## Not run", "\n".join(f"- {name}" for name in missing)]

@@ -1,9 +1,9 @@
-"""Table 1: parameters, and the footprints of training and test clips. Nothing is trained.
+"""Table 1: parameters, and the footprints of training and test clips.
 
     python experiments/table1.py
 
-Parameters are counted in the networks as built, for 400 classes, and beside them those of the
-miniature, for 24.
+Nothing is trained. Parameters are counted in the networks as built, for 400 classes; beside them
+are those of the miniature's, for 24.
 """
 
 import pathlib

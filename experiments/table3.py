@@ -1,7 +1,10 @@
 """Table 3: training from scratch, and from an image network whose filters are inflated.
 
-python experiments/table3.py --preset miniature
-python experiments/table3.py --preset paper --data-dir data
+    python experiments/table3.py --preset miniature
+    python experiments/table3.py --preset paper --data-dir data
+
+Runs with the same seed see the same clips in the same order. Two-Stream is trained end to end; its
+rows for one stream are that stream of the same network.
 """
 
 import functools

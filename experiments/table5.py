@@ -1,7 +1,9 @@
 """Table 5: I3D on the smaller data set, the mean of its three splits.
 
-python experiments/table5.py --preset miniature
-python experiments/table5.py --preset paper --data-dir data
+    python experiments/table5.py --preset miniature
+    python experiments/table5.py --preset paper --data-dir data
+
+Everything is trained further (Full-FT).
 """
 
 import functools
