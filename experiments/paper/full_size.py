@@ -56,6 +56,8 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
     Returns:
       the exit status: that of the first command that fails, 1 if data is missing.
     """
+    if not commands:
+        print("# no full-size runs")
     chosen = [
         command
         for command in commands

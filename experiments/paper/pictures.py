@@ -32,7 +32,8 @@ def curves(folder: pathlib.Path, path: pathlib.Path) -> None:
     """Draws the loss of training batches by step, from scratch and images first."""
     picture = figure.Figure(figsize=(10, 6), layout="constrained")
     for ax, (name, title) in zip(picture.subplots(2, 3).flat, NETWORKS.items(), strict=True):
-        for first, label in ((True, "images first"), (False, "from scratch")):
+        kinds = (True, "images first", "C0"), (False, "from scratch", "C1")
+        for first, label, colour in kinds:
             if name == "c3d" and first:
                 continue
             found = found_of(folder, name, images_first=first)
@@ -42,9 +43,8 @@ def curves(folder: pathlib.Path, path: pathlib.Path) -> None:
             loss = np.mean([[point[1] for point in each["curve"]] for each in found], 0)
             kernel = np.ones(SMOOTH) / SMOOTH
             seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
-            ax.plot(
-                steps[SMOOTH - 1 :], np.convolve(loss, kernel, "valid"), label=f"{label}, {seeds}"
-            )
+            smooth = np.convolve(loss, kernel, "valid")
+            ax.plot(steps[SMOOTH - 1 :], smooth, colour, label=f"{label}, {seeds}")
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
