@@ -4,6 +4,7 @@ Costs are accelerator-hours of one H200 in bfloat16: steps times clips per step,
 clips per second (docs/performance.md).
 """
 
+import fnmatch
 import shlex
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
     Args:
       commands: in the order in which they must run.
       data_dir: folder of prepared data sets.
-      only: parts of names of commands; None: all.
+      only: see `is_chosen`.
       go: whether to run them.
 
     Returns:
@@ -58,11 +59,7 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
     """
     if not commands:
         print("# no full-size runs")
-    chosen = [
-        command
-        for command in commands
-        if only is None or any(part in command.name for part in only)
-    ]
+    chosen = [command for command in commands if is_chosen(command.name, only)]
     for command in chosen:
         cost = "" if command.hours is None else f": {command.hours:,.1f} h, {command.basis}"
         print(f"# {command.name}{cost}\n{shlex.join(command.line)}\n")
@@ -82,6 +79,11 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
         if status := subprocess.run(command.line, check=False).returncode:
             return status
     return 1 if missing else 0
+
+
+def is_chosen(name: str, only: Sequence[str] | None) -> bool:
+    """Whether a name is one of some, in which "*" is any text; None: all names are."""
+    return only is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
 
 
 def lack(dataset: str, data_dir: str) -> str | None:

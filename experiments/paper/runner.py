@@ -90,7 +90,9 @@ def main(table: Table, arguments: Sequence[str] | None = None, doc: str | None =
         default="miniature",
         help="miniature: on moving_shapes, on this machine; paper: full size (default: miniature)",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="runs whose names contain these")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help='runs of these names; "*i3d*" is all with i3d'
+    )
     parser.add_argument(
         "--budget-minutes", type=float, metavar="M", help="start no run after so many minutes"
     )
@@ -103,11 +105,7 @@ def main(table: Table, arguments: Sequence[str] | None = None, doc: str | None =
     if flags.preset == "paper":
         return full_size.main(table.commands(flags.data_dir), flags.data_dir, flags.only, flags.go)
     places = Places(flags.results, flags.work, flags.data_dir)
-    runs = [
-        run
-        for run in unique(table.runs())
-        if flags.only is None or any(part in run.name for part in flags.only)
-    ]
+    runs = [run for run in unique(table.runs()) if full_size.is_chosen(run.name, flags.only)]
     try:
         if flags.list:
             print("\n".join(f"{run.name}: {state(places, run)}" for run in runs))

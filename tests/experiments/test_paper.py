@@ -92,8 +92,11 @@ def test_no_run_starts_after_the_budget(places, trained, capsys):
 
 def test_only_runs_with_a_name_are_made_and_what_they_need(places, trained):
     images = make_run("images")
-    start(places, make_run("a", images), make_run("b"), options=["--only", "a"])
+    runs = make_run("a", images), make_run("ab"), make_run("b")
+    start(places, *runs, options=["--only", "a"])
     assert trained == ["images", "a"]
+    start(places, *runs, options=["--only", "a*"])
+    assert trained == ["images", "a", "ab"]
 
 
 def test_weights_that_another_machine_has_are_made_again_and_its_result_stays(
