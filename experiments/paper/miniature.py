@@ -40,8 +40,8 @@ ON_VIDEOS = {
     "i3d_flow": schedule(400, 0.02),
     "two_stream": schedule(400, 0.02),
     "fused_two_stream": schedule(400, 0.02),
-    "convnet_lstm": schedule(800, 0.05),
-    "c3d": schedule(400, 0.02),
+    "convnet_lstm": schedule(1200, 0.05),
+    "c3d": schedule(400, 0.01),
 }
 ON_TRANSFER = {
     "original": schedule(200, 0.02),
