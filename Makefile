@@ -10,12 +10,14 @@ BIN := $(VENV)/bin
 MAIN := $(BIN)/python -m i3d_jax.main
 SHAPES := --config=moving_shapes
 
+PREDICT := $(BIN)/python -m i3d_jax.predict
 EVALUATE := $(BIN)/python -m i3d_jax.evaluate
+RELEASE := $(I3D_JAX_TEST_DATA)/kinetics-i3d
 OTHERS := i3d_flow two_stream fused_two_stream convnet_lstm c3d
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo zoo experiments test test-all lint docs clean
+.PHONY: demo zoo experiments test test-all lint docs pictures clean
 .DELETE_ON_ERROR:
 
 # Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
@@ -60,6 +62,18 @@ lint: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# The pictures of README and the site, of real clips by the release's weights (see CONTRIBUTING.md); three minutes.
+# That of the web page needs Chromium.
+pictures: $(VENV)/installed
+	test -d "$(RELEASE)" || { echo "I3D_JAX_TEST_DATA must name the folder that CONTRIBUTING.md describes"; exit 2; }
+	mkdir -p $(RUNS)
+	$(PREDICT) --weights $(RELEASE)/checkpoints/rgb_scratch --explain --show-flow \
+	  --picture docs/images/overview.png --video $(RUNS)/annotated.mp4 $(RELEASE)/v_CricketShot_g04_c01_rgb.gif
+	$(BIN)/python -c 'from PIL import Image; from i3d_jax import video; \
+	  Image.fromarray(video.decode("$(RUNS)/annotated.mp4", start=20, frames=1)[0]).save("docs/images/annotated.png")'
+	$(BIN)/python docs/demo_picture.py "$(I3D_JAX_TEST_DATA)/clips/flipping_a_pancake.mkv" docs/images/demo.png \
+	  --weights $(RELEASE)/checkpoints/rgb_scratch
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11")'

@@ -22,7 +22,9 @@ def drawn_layers() -> list[set[str]]:
 
 
 def layer(module: str) -> int:
-    """The number of a module's layer, counted from the top."""
+    """The number of a module's layer, counted from the top; a folder's command is in the first."""
+    if module.endswith(".__main__"):
+        return 0
     name = module.split(".")[1]
     return next(number for number, names in enumerate(drawn_layers()) if name in names)
 

@@ -67,7 +67,7 @@ def test_an_unknown_command_is_one_line_that_names_the_others(monkeypatch, capsy
     assert ended(dispatcher.main) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(
-        "i3d-jax: there is no command 'predct'; there are predict, live, weights, "
+        "i3d-jax: there is no command 'predct'; there are predict, live, demo, weights, "
     )
     assert errors.count("\n") == 1
 

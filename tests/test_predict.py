@@ -11,6 +11,7 @@ import av.error
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from support.small_weights import INFO, small_variables
 from support.videos import damaged_mjpeg
 
@@ -381,6 +382,82 @@ def test_rows_that_lie_elsewhere_in_time_are_not_added(streams, tmp_path, capsys
     assert predict.main([*flags, "x.mp4"]) == 2
     message = f"{names[1]}: its predictions lie elsewhere in time than {names[0]}'s"
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow  # Compiles Grad-CAM.
+def test_a_drawn_video_is_as_long_as_the_clip_and_the_whole_clip_is_classified(
+    files, tmp_path, capsys
+):
+    outputs = ["--video", str(tmp_path / "out.mp4"), "--picture", str(tmp_path / "out.png")]
+    arguments = ["--json", "--top-k", "7", *outputs, "--explain-class", "c"]
+    assert run(files, *arguments, str(files / "other.mp4")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [printed[name] for name in ("video", "annotated", "picture", "frames")] == [
+        str(files / "other.mp4"),
+        str(tmp_path / "out.mp4"),
+        str(tmp_path / "out.png"),
+        30,
+    ]
+    assert run(files, "--timeline", str(tmp_path), "--json", "--top-k", "7", printed["video"]) == 0
+    assert json.loads(capsys.readouterr().out)["top"] == printed["top"]
+    drawn = video.decode(tmp_path / "out.mp4")
+    assert drawn.shape == (30, 720, 1280, 3)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.width == 1200
+    # Without heat, the middle of the frame is another one.
+    assert run(files, "--video", str(tmp_path / "plain.mp4"), printed["video"]) == 0
+    plain = video.decode(tmp_path / "plain.mp4")
+    assert abs(plain[:, 200:300, 300:400].astype(int) - drawn[:, 200:300, 300:400]).mean() > 10
+    text = capsys.readouterr().out
+    assert text.startswith(f"{printed['video']} (30 frames) -> {tmp_path}/plain.mp4\n")
+
+
+@pytest.mark.slow  # Compiles whole networks, and flow.
+def test_drawings_of_two_streams_show_flow_and_the_heat_of_both(streams, tmp_path, capsys):
+    names = [
+        each for name in ("w", "flow") for each in ("--weights", f"{streams}/{name}.safetensors")
+    ]
+    arguments = ["--flow-preset", "fast", "--picture", str(tmp_path / "out.png"), "--explain"]
+    assert predict.main([*arguments, *names, str(streams / "good.mp4")]) == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.height > 700  # Three rows: frames, heat, flow.
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--explain"], "--explain wants --video OUT.mp4 or --picture OUT.png"),
+        (["--explain-class", "a"], "--explain-class wants --video OUT.mp4 or --picture OUT.png"),
+        (["--show-flow"], "--show-flow wants --video OUT.mp4 or --picture OUT.png"),
+        (["--video", "o.mp4", "--timeline", "o"], "--timeline goes neither with --video nor"),
+        (["--picture", "o.png", "--timeline", "o"], "--timeline goes neither with --video nor"),
+        (["--video", "o.avi"], "--video: o.avi has another extension than .mp4"),
+        (["--video", "no/o.mp4"], "--video: no/o.mp4 cannot be written: there is no folder no"),
+        (["--picture", "o.png", "other.mp4"], "--picture: 2 videos to draw, wanted one"),
+        (["--video", "good.mp4"], "--video: good.mp4 is the video to read; name another file"),
+        (["--video", "o.mp4", "--explain-class", "x"], "none of the 7 classes is 'x'"),
+        (["--video", "o.mp4", "--explain", "--weights", "w.safetensors"], "take rgb, wanted one"),
+    ],
+)
+def test_drawings_that_cannot_be_meant_are_one_line_and_status_2(
+    arguments, message, files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in "good.mp4", "other.mp4", "w.safetensors":
+        (tmp_path / name).symlink_to(files / name)
+    assert run(files, *arguments, "good.mp4") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and err.count("\n") == 1
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "short.mp4", "missing.mp4"])
+def test_a_video_that_cannot_be_drawn_is_named_and_leaves_nothing(name, files, tmp_path, capsys):
+    assert run(files, "--video", str(tmp_path / "o.mp4"), str(files / name)) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if str(files / name) in line]
+    assert out == "" and len(lines) == 1 and "Traceback" not in err
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("name", ["-clip.mp4", "--json.mp4"])

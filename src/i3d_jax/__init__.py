@@ -4,9 +4,10 @@
 `from i3d_jax import video, weights`.
 
 The package has layers. A module imports from its own layer's folder and from the layers below it,
-never from those above (`tests/test_architecture.py`):
+never from those above (`tests/test_architecture.py`). A folder's `__main__` is a command, and
+stands in the top layer:
 
-    main, predict, evaluate, live          the commands: parse, call, print
+    main, predict, evaluate, live, demo    the commands: parse, call, print
     export                                 networks as StableHLO and ONNX
     timeline                               predictions over time, from the stream
     training                               the loop, its step, checkpoints, config
@@ -18,7 +19,7 @@ never from those above (`tests/test_architecture.py`):
     weights                                published and own weights, by name or file
     models                                 the networks, their layers, the platforms' forms of these
     video                                  decoding, H.264, packed frames
-    compilation, distributed, inflate, labels, pixels, prefetch
+    compilation, distributed, inflate, labels, pictures, pixels, prefetch
     cli, files, stopping                   the ground floor
 """
 

@@ -19,6 +19,7 @@ from i3d_jax import cli
 COMMANDS = {
     "predict": ("i3d_jax.predict", "classify the action in video files"),
     "live": ("i3d_jax.live", "classify a webcam, a stream or a file as it plays"),
+    "demo": ("i3d_jax.demo.__main__", "serve a web page that analyses videos"),
     "weights": ("i3d_jax.weights.__main__", "list, fetch, verify and convert weights"),
     "models": ("i3d_jax.models.__main__", "print the zoo: parameters, multiply-adds, memory"),
     "flow": ("i3d_jax.flow.__main__", "compute optical flow of video files"),

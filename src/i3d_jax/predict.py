@@ -5,6 +5,7 @@
     python -m i3d_jax.predict --json --top-k 3 *.mp4 > predictions.jsonl
     python -m i3d_jax.predict --weights runs/i3d/weights.safetensors folder/
     python -m i3d_jax.predict --timeline out match.mp4
+    python -m i3d_jax.predict --video seen.mp4 --picture seen.png --explain match.mp4
 
 Videos are taken as in the paper's test (section 3): 25 frames per second, short side 256, centre
 crop 224, the first 10 seconds. The network runs over all of these at once, and its logits are
@@ -14,6 +15,11 @@ averaged. Flow is computed for networks that take it, as by `python -m i3d_jax.f
 With --timeline DIR the whole video is classified, however long it is, and DIR gets for each video
 NAME the classes over time: NAME.json, with the start, end and centre of each row in seconds, its
 likeliest classes and those of the video's mean; and NAME.png, a picture of them.
+
+With --video OUT.mp4 or --picture OUT.png the whole of one video is classified, and drawn with its
+classes as bars and over time: as a video, or as a contact sheet. --explain adds heat maps: where
+the network sees the likeliest class, or that of --explain-class, by Grad-CAM. Flow is drawn in
+colours if a network takes it, or with --show-flow.
 
 Predictions go to stdout. A video that cannot be read is named on stderr; the others go on, and the
 exit status is 1.
@@ -27,7 +33,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +44,9 @@ from i3d_jax.models import Network
 from i3d_jax.prefetch import prefetch
 from i3d_jax.timeline import report, rows
 from i3d_jax.video import listing
+
+if TYPE_CHECKING:
+    from i3d_jax.timeline import drawing
 
 # Of "rgb", uint8 [T, H, W, 3], and "flow", f32 [T, H, W, 2] in [-1, 1], what a network takes.
 Streams = dict[str, np.ndarray]
@@ -199,19 +208,26 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder for the classes over time of whole videos, as JSON and PNG",
     )
+    _add_drawing_flags(parser)
     flags = parser.parse_args(arguments)
     compilation.enable_persistent_cache()
     try:
-        pairs, paths = [], []
+        pairs, paths, wanted, explainer = [], [], _drawing(flags), None
         if flags.timeline:
             pairs = report.targets(flags.videos, flags.timeline)
         else:
             paths = [path for name in flags.videos for path in _videos(name)]
-        names = flags.weights or weights.DEFAULTS[flags.stream or "rgb"]
-        classifiers = load_classifiers(names, flags.stream)
         if flags.timeline:
             importlib.import_module("matplotlib.figure")  # Some environments lack it: say so now.
+        if wanted:
+            wanted.check_files(paths)
+        names = flags.weights or weights.DEFAULTS[flags.stream or "rgb"]
+        classifiers = load_classifiers(names, flags.stream)
+        if flags.timeline or wanted:
             _check_equal_rows(names, classifiers)
+        if wanted:
+            networks = [(one.network, one.variables, one.info) for one in classifiers]
+            explainer = wanted.explainer(names, networks)
     except (OSError, ValueError) as error:
         cli.print_error(error)
         return 2
@@ -220,7 +236,57 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: tqdm.tqdm.write(str(message), file=sys.stderr)
         if flags.timeline:
             return _predict_timelines(pairs, names, classifiers, flags)
+        if wanted:
+            return _predict_drawn(paths[0], classifiers, wanted, explainer, flags)
         return _predict_all(paths, classifiers, flags)
+
+
+def _add_drawing_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--video",
+        type=pathlib.Path,
+        metavar="OUT.mp4",
+        help="draw the classes of every moment of a video beside it",
+    )
+    parser.add_argument(
+        "--picture",
+        type=pathlib.Path,
+        metavar="OUT.png",
+        help="draw moments of a video, and its classes over time, as one picture",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="draw heat maps: where the likeliest class is seen",
+    )
+    parser.add_argument(
+        "--explain-class", metavar="NAME", help="draw heat maps of this class instead"
+    )
+    parser.add_argument(
+        "--show-flow", action="store_true", help="draw the flow, also of networks that take RGB"
+    )
+
+
+def _drawing(flags: argparse.Namespace) -> "drawing.Drawing | None":
+    """What shall be drawn; None: nothing. Raises a ValueError for flags that contradict."""
+    if not (flags.video or flags.picture):
+        for flag in "explain_class", "explain", "show_flow":
+            if getattr(flags, flag):
+                flag = flag.replace("_", "-")
+                raise ValueError(f"--{flag} wants --video OUT.mp4 or --picture OUT.png")
+        return None
+    if flags.timeline:
+        raise ValueError("--timeline goes neither with --video nor with --picture")
+    from i3d_jax.timeline import drawing  # Some environments lack what it needs.
+
+    return drawing.Drawing(
+        flags.video,
+        flags.picture,
+        flags.explain or flags.explain_class is not None,
+        flags.explain_class,
+        flags.show_flow,
+        flags.top_k,
+    )
 
 
 def _predict_all(paths: list[str], classifiers: list[Classifier], flags: argparse.Namespace) -> int:
@@ -329,6 +395,37 @@ def _timeline(path, classifiers, streams, flags, advance) -> rows.VideoRows:
         raise
     except Exception as error:
         raise video.VideoError(path, f"cannot be classified: {cli.one_line(error)}") from error
+
+
+def _predict_drawn(
+    path: str,
+    classifiers: list[Classifier],
+    wanted: "drawing.Drawing",
+    explainer: "drawing.Explainer | None",
+    flags: argparse.Namespace,
+) -> int:
+    """Draws a video and prints its mean; returns the exit status."""
+    streams = [rows.LogitStream(one.network, one.variables, one.info) for one in classifiers]
+    infos = [one.info for one in classifiers]
+    settings = flow.PRESETS[flags.flow_preset]
+    with tqdm.tqdm(unit="frame", disable=None) as bar:
+        try:
+            found = _timeline(path, classifiers, streams, flags, bar.update)
+            wanted.draw(path, found, infos, explainer, settings, bar.update)
+        except video.VideoError as error:
+            tqdm.tqdm.write(cli.one_line(error), file=sys.stderr)
+            return 1
+        except OSError as error:
+            cli.print_error(error)
+            return 2
+        except Exception as error:  # noqa: BLE001 - of the device's memory, for example
+            tqdm.tqdm.write(f"{path}: cannot be drawn: {cli.one_line(error)}", file=sys.stderr)
+            return 1
+    outputs = {"annotated": flags.video, "picture": flags.picture}
+    made = {name: str(out) for name, out in outputs.items() if out is not None}
+    mean = found.logits.mean(0)
+    print(_report(path, mean, found.frames, infos[0].classes, flags.top_k, flags.json, **made))
+    return 0
 
 
 def _settings(names, classifiers: list[Classifier], flags: argparse.Namespace) -> dict[str, Any]:

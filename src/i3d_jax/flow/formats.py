@@ -48,7 +48,7 @@ def write_npz(path: pathlib.Path, flow: Flow, _: float) -> None:
 
 def write_colours(path: pathlib.Path, flow: Flow, full_colour: float) -> None:
     """Writes flow as a video in colours."""
-    path.write_bytes(h264.encode(flow_to_rgb(frame, full_colour) for frame in flow))
+    h264.write(path, (flow_to_rgb(frame, full_colour) for frame in flow))
 
 
 def write_pngs(path: pathlib.Path, flow: Flow, full_colour: float) -> None:

@@ -46,6 +46,11 @@ class ConvNetLSTM(Network):
     def timing(self) -> Timing:
         return Timing(last_only=True)
 
+    @nn.nowrap
+    def endpoint_path(self, name: str) -> tuple[str, ...]:
+        """See `Network`."""
+        return "inception", name
+
     @nn.compact
     def __call__(self, video: jax.Array, train: bool = False, endpoints: bool = False):
         """See `Network`."""

@@ -198,8 +198,28 @@ class Network(nn.Module):
                 x = block(Mixed)(tuple(map(self.scaled_channels, spec)), unit, dims, name=name)(
                     x, train
                 )
-            ends[name] = x
+            ends[name] = x = self.endpoint(name, x)
         return ends
+
+    @nn.nowrap
+    def endpoint(self, name: str, x: Any) -> Any:
+        """The activations of a layer, plus what the collection "perturbations" adds to them.
+
+        Without the collection this is x. The gradient by what is added is the gradient by the
+        activations (`evaluation.saliency`).
+
+        Args:
+          name: of the layer.
+          x: its activations.
+        """
+        if self.has_variable("perturbations", name):
+            x = x + jnp.reshape(self.get_variable("perturbations", name), x.shape)
+        return x
+
+    @nn.nowrap
+    def endpoint_path(self, name: str) -> tuple[str, ...]:
+        """The place of a layer's perturbation in the collection "perturbations"."""
+        return tuple(name.split("/"))
 
     @nn.nowrap
     def check_stream(self, video: Any, what: str, axes: dict[int, str], train: bool) -> None:

@@ -209,7 +209,7 @@ class ResNet(Network):
                     if self.non_local != "none" and name in NON_LOCAL_STAGES and number % 2:
                         each = f"{each}_nonlocal"
                         x = non_local(self.non_local, unit, dims, name=each)(x, train)
-            ends[name] = x
+            ends[name] = x = self.endpoint(name, x)
         return ends
 
     def _average(self, x: jax.Array) -> jax.Array:

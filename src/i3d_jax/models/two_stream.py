@@ -115,10 +115,12 @@ class FusedTwoStream(Streams):
         x = streaming.concatenate(self, "waiting", [ends["rgb/Mixed_5c"], ends["flow/Mixed_5c"]])
         three, one = (3, 3, 3), (1, 1, 1)
         unit = self.unit(self.norm_groups(streaming.values_of(x).shape[0], train))
-        x = ends["Conv_6a"] = unit(self.scaled_channels(512), three, one, name="Conv_6a")(
+        x = unit(self.scaled_channels(512), three, one, name="Conv_6a")(
             x, self.trains_backbone(train)
         )
-        x = ends["MaxPool_6a"] = streaming.max_pool(self, "MaxPool_6a", x, three, one)
+        x = ends["Conv_6a"] = self.endpoint("Conv_6a", x)
+        x = streaming.max_pool(self, "MaxPool_6a", x, three, one)
+        x = ends["MaxPool_6a"] = self.endpoint("MaxPool_6a", x)
         x = ends["AvgPool"] = streaming.per_step(
             lambda x: convolution.at_least_float32(x).mean((2, 3)), x
         )

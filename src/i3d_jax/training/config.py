@@ -94,6 +94,25 @@ def validate(config: dict, run: Callable) -> None:
             raise ConfigError(f"config.pretrain: {error}") from None
 
 
+def validate_clips(config: dict, builder: datasets.ClipBuilder, run: Callable) -> None:
+    """Checks what a config says of its clips, and nothing that depends on the machine.
+
+    Args:
+      config: the arguments of `run` but `workdir`.
+      builder: of its data set, which is prepared.
+      run: `loop.train`.
+
+    Raises:
+      ConfigError: as in `validate`.
+    """
+    check_arguments("config", run, config, workdir="")
+    _check_numbers(config)
+    for name in ("dataset", "train_clips", "eval_clips"):
+        _check_section(name, config[name])
+    check_splits(builder, config, run)
+    _check_streams(config, builder)
+
+
 def check_splits(builder: datasets.ClipBuilder, config: dict, run: Callable) -> None:
     """Checks that a data set that is prepared has the splits.
 

@@ -9,7 +9,7 @@ import functools
 import pathlib
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -423,15 +423,28 @@ def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _batches(run: Run, start: int) -> Any:
+def _batches(run: Run, start: int) -> Generator[dict, None, None]:
+    return training_batches(run.config, run.builder.records(run.config["train_split"]), start)
+
+
+def training_batches(
+    config: dict, records: Sequence[dict], start: int = 0
+) -> Generator[dict, None, None]:
+    """Yields this process's share of a run's training batches (see `pipeline.train_batches`).
+
+    Args:
+      config: the run's; "seed" must be in it.
+      records: of its training split.
+      start: the step to begin with.
+    """
     return pipeline.train_batches(
-        run.builder.records(run.config["train_split"]),
-        batch_size=run.config["batch_size"],
-        seed=run.config["seed"],
+        records,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
         start=start,
         process=jax.process_index(),
         processes=jax.process_count(),
-        **run.config["train_clips"],
+        **config["train_clips"],
     )
 
 

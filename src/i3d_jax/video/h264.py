@@ -1,26 +1,33 @@
-"""Writes the H.264 files that records hold: RGB or flow at 25 frames per second.
+"""Writes H.264: the files that records hold, and videos for people to watch.
 
-Encoding is deterministic: the same frames give the same bytes. Flow is one grey full-range video
-with u above v, quantised by `pixels.flow_bytes`.
+Records are RGB or flow at 25 frames per second. Their encoding is deterministic: the same frames
+give the same bytes. Flow is one grey full-range video with u above v, quantised by
+`pixels.flow_bytes`.
 """
 
 import io
 import itertools
 import os
+import pathlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import av
 import av.container
 import av.error
 import av.video.reformatter
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+from i3d_jax import files
 from i3d_jax.video import decoding
 from i3d_jax.video.decoding import FPS, OPEN_OPTIONS, VideoError
 
 # A key frame every 16 frames keeps seeking cheap.
 GOP, RGB_CRF, FLOW_CRF = 16, 18, 15
+# Of videos that are watched: a player can jump to every other second.
+WATCHED_GOP, WATCHED_CRF = 50, 20
 
 
 def encode(
@@ -43,16 +50,7 @@ def encode(
     Raises:
       ValueError: there are no frames, or they have another shape.
     """
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise ValueError("encode: no frames")
-    if first.ndim != 3 or first.shape[-1] not in (2, 3) or first.shape[0] % 2 or first.shape[1] % 2:
-        raise ValueError(
-            f"encode: frames of shape {first.shape}, wanted [H, W, 3 or 2] with even H and W"
-        )
-    height, width, channels = first.shape
-    frames = itertools.chain([first], frames)
+    (height, width, channels), frames = _checked_shape("encode", frames, (3, 2))
     if channels == 3:
         images = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames)
         return _encode(images, height, width, "yuv420p", fps, RGB_CRF if crf is None else crf, gop)
@@ -60,6 +58,93 @@ def encode(
     stacks = (np.moveaxis(frame, -1, 0).reshape(2 * height, width) for frame in frames)
     images = (av.VideoFrame.from_ndarray(stack, format="gray") for stack in stacks)
     return _encode(images, 2 * height, width, "gray", fps, FLOW_CRF if crf is None else crf, gop)
+
+
+def write(
+    path: str | os.PathLike,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: int | Fraction = 25,
+    crf: int = WATCHED_CRF,
+    comment: str | None = None,
+) -> int:
+    """Writes frames as a video that phones and browsers play: H.264 in MP4, YUV 4:2:0, BT.709.
+
+    Frames are taken one by one, so they need not fit into memory. The file replaces `path` when it
+    is complete. A player can start before it has all of it.
+
+    Args:
+      path: of the MP4 file.
+      frames: uint8 [H, W, 3]; H and W must be even.
+      fps: frames per second.
+      crf: x264's constant rate factor; lower is better.
+      comment: text that the file has with it (see `comment_of`).
+
+    Returns:
+      the number of frames.
+
+    Raises:
+      ValueError: there are no frames, or they have another shape.
+      OSError: the file cannot be written; the error names it.
+    """
+    (height, width, _), frames = _checked_shape("write", frames, (3,))
+    scaler, count = av.video.reformatter.VideoReformatter(), 0
+
+    def images() -> Iterator[av.VideoFrame]:
+        nonlocal count
+        # FFmpeg's default is BT.601, which players do not expect of videos of this size.
+        options: dict[str, Any] = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+        options["interpolation"] = decoding.BILINEAR
+        for count, frame in enumerate(frames, 1):
+            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            yield scaler.reformat(image, format="yuv420p", **options)
+
+    with files.atomic_write(pathlib.Path(path)) as temporary:
+        try:
+            muxing = {"movflags": "+faststart"}
+            with av.open(f"file:{temporary}", "w", format="mp4", options=muxing) as container:
+                if comment is not None:
+                    container.metadata["comment"] = comment
+                stream = _add_stream(container, height, width, "yuv420p", fps, WATCHED_GOP)
+                stream.options = {"crf": str(crf), "preset": "fast"}
+                encoder = stream.codec_context
+                encoder.color_range = ColorRange.MPEG
+                encoder.colorspace = Colorspace.ITU709
+                encoder.color_primaries, encoder.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+                _mux_all(container, stream, images())
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    return count
+
+
+def comment_of(path: str | os.PathLike) -> str | None:
+    """The comment that a video file has with it; None if it has none, or is no video."""
+    try:
+        with av.open(f"file:{os.fspath(path)}", **OPEN_OPTIONS) as container:
+            return container.metadata.get("comment")
+    except (av.error.FFmpegError, OSError):
+        return None
+
+
+def _checked_shape(
+    function: str, frames: Iterable[np.ndarray], channels: tuple[int, ...]
+) -> tuple[tuple[int, ...], Iterator[np.ndarray]]:
+    """The shape of the first frame, and all frames; an error if H.264 cannot hold them."""
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{function}: no frames")
+    if (
+        first.ndim != 3
+        or first.shape[-1] not in channels
+        or first.shape[0] % 2
+        or first.shape[1] % 2
+    ):
+        wanted = " or ".join(map(str, channels))
+        raise ValueError(
+            f"{function}: frames of shape {first.shape}, wanted [H, W, {wanted}] with even H and W"
+        )
+    return first.shape, itertools.chain([first], frames)
 
 
 class Transcoded(NamedTuple):
@@ -126,23 +211,31 @@ def _encode(
 ) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = height, width
-        stream.pix_fmt = pix_fmt
+        stream = _add_stream(container, height, width, pix_fmt, fps, gop)
         if pix_fmt == "gray":
-            # 0 to 255, not 16 to 235.
-            stream.codec_context.color_range = av.video.reformatter.ColorRange.JPEG
-        stream.gop_size = gop
+            stream.codec_context.color_range = ColorRange.JPEG  # 0 to 255, not 16 to 235.
         stream.codec_context.thread_count = 1
         # x264's macroblock tree reads memory that it has not written, so that one video gives
         # different files (seen with AVX-512 at widths such as 72). With 16 frames from key frame to
         # key frame it gains little.
         params = {"crf": crf, "preset": "fast", "tune": "fastdecode", "x264-params": "mbtree=0"}
         stream.options = {name: str(value) for name, value in params.items()}
-        for image in images:
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
+        _mux_all(container, stream, images)
     return file.getvalue()
+
+
+def _add_stream(
+    container: Any, height: int, width: int, pix_fmt: str, fps: int | Fraction, gop: int
+) -> Any:
+    stream = container.add_stream("libx264", rate=fps)
+    stream.height, stream.width, stream.pix_fmt, stream.gop_size = height, width, pix_fmt, gop
+    return stream
+
+
+def _mux_all(container: Any, stream: Any, images: Iterable[av.VideoFrame]) -> None:
+    for image in images:
+        container.mux(stream.encode(image))
+    container.mux(stream.encode())
 
 
 def check_flow(path: str | os.PathLike) -> None:
@@ -158,7 +251,7 @@ def check_flow(path: str | os.PathLike) -> None:
             track = container.streams.video[0]
             decoder = track.codec_context
             kind = container.format.name.split(",")[0], decoder.name, float(track.average_rate or 0)
-            full_range = decoder.color_range == av.video.reformatter.ColorRange.JPEG
+            full_range = decoder.color_range == ColorRange.JPEG
     except (av.error.FFmpegError, IndexError):
         raise VideoError(name, "cannot be decoded") from None
     if kind != ("mov", "h264", FPS) or not full_range:
