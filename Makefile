@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
 DATA ?= $(RUNS)/data
+# Minutes for runs of the paper's experiments that have no result yet.
+BUDGET ?= 0
 
 BIN := $(VENV)/bin
 MAIN := $(BIN)/python -m i3d_jax.main
@@ -15,7 +17,7 @@ OTHERS := i3d_flow two_stream fused_two_stream convnet_lstm c3d
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo zoo test test-all lint docs pictures clean
+.PHONY: demo zoo experiments test test-all lint docs pictures clean
 .DELETE_ON_ERROR:
 
 # Trains an image network on shapes, inflates it, trains I3D on moving shapes; then the image network on single frames.
@@ -36,6 +38,12 @@ zoo: demo $(OTHERS:%=$(RUNS)/%/weights.safetensors)
 $(RUNS)/%/weights.safetensors: demo
 	$(MAIN) $(SHAPES):$* --workdir=$(RUNS)/$* --config.dataset.data_dir=$(DATA) \
 	  $(if $(filter c3d,$*),,--config.init_from=$(RUNS)/i3d/pretrain/weights.safetensors)
+
+# The paper's tables in miniature: experiments/REPORT.md and its pictures, from the results that there are.
+# `make experiments BUDGET=60` also makes runs that have none, for an hour; the next call goes on.
+experiments: $(VENV)/installed
+	-$(BIN)/python experiments/run_all.py --budget-minutes $(BUDGET) --work $(RUNS)/paper --data-dir $(DATA)
+	$(BIN)/python experiments/report.py
 
 # Ten minutes on two cores.
 test: $(VENV)/installed

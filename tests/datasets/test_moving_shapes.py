@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i3d_jax import datasets, pixels, video
-from i3d_jax.datasets import annotations, moving_shapes, video_files
+from i3d_jax.datasets import annotations, moving_shapes, other_shapes, video_files
 
 MOVEMENTS = moving_shapes.MOVEMENTS
 MOVING = [movement for movement, (_, _, turn) in MOVEMENTS.items() if not turn]
@@ -205,3 +205,108 @@ def test_all_that_was_annotated_is_there(builders):
         }
         assert set(found["train"]["classes"]) == set(moving_shapes.CLASSES[name])
         assert not (builders[name].final.parent / f"{builders[name].version}.parts").exists()
+
+
+# Mean of three colours at nine places of the first and the 17th frame, as version 2.0.0 was first.
+EARLIER = {
+    ("cross", "turning clockwise", 7, True, True): (
+        [[84.3, 104.3, 91.7], [80.0, 173.7, 66.0], [110.0, 114.7, 94.7]],
+        [[84.3, 104.3, 91.7], [80.0, 170.0, 66.0], [110.0, 114.7, 94.7]],
+    ),
+    ("disc", "moving left", 0, False, False): (
+        [[66.3, 73.3, 58.3], [66.3, 47.7, 88.3], [93.3, 62.3, 208.3]],
+        [[66.3, 73.3, 58.3], [66.3, 47.7, 88.3], [159.7, 62.3, 79.7]],
+    ),
+}
+
+
+@pytest.mark.parametrize("video", EARLIER, ids=lambda video: video[0])
+def test_videos_and_images_are_those_of_the_first_2_0_0(video):
+    shape, movement, *seed = video
+    frames, _ = moving_shapes.render(shape, movement, np.random.default_rng(seed))
+    found = frames[::16, 10::18, 10::18].mean(-1)
+    np.testing.assert_allclose(found, EARLIER[video], atol=1.1)  # A value rounded otherwise.
+
+
+@pytest.mark.parametrize("config", ["videos", "images", "videos_tvl1"])
+def test_names_and_seeds_of_videos_and_images_are_those_of_the_first_2_0_0(config):
+    moving = config != "images"
+    last = moving_shapes.samples(config, "train", 2)[-1]
+    number, label = (47, "cross turning anticlockwise") if moving else (7, "cross")
+    assert last == (f"train{number:05d}", label, [number, True, moving])
+    first = moving_shapes.samples(config, "validation", 2)[0]
+    assert first.id == "validation00000" and first.seed == [0, False, moving]
+
+
+def test_each_transfer_split_trains_on_another_third_and_tests_on_the_rest():
+    trained, per_class = [], moving_shapes.CLIPS_PER_CLASS["transfer_1"]
+    for config in moving_shapes.TRANSFER:
+        train, test = (
+            moving_shapes.samples(config, split, per_class[split]) for split in ("train", "test")
+        )
+        assert (len(train), len(test)) == (480, 960)
+        seeds = [{(sample.label, *sample.seed) for sample in part} for part in (train, test)]
+        assert not seeds[0] & seeds[1] and len(seeds[0] | seeds[1]) == 1440
+        for part, count in ((train, 20), (test, 40)):
+            labels = [sample.label for sample in part]
+            assert {labels.count(label) for label in labels} == {count}
+        trained.append(seeds[0])
+    assert len(set.union(*trained)) == 1440
+
+
+OTHER = list(other_shapes.MOVEMENTS)
+
+
+@pytest.mark.parametrize("shape", other_shapes.SHAPES)
+def test_the_first_frame_of_other_shapes_does_not_depend_on_the_movement(shape):
+    videos = [
+        other_shapes.render(shape, movement, np.random.default_rng(3), 2, 56)[0]
+        for movement in OTHER
+    ]
+    for other in videos[1:]:
+        np.testing.assert_array_equal(other[0], videos[0][0])
+        assert (other[1] != videos[0][1]).any()
+
+
+@pytest.mark.parametrize("movement", OTHER)
+@pytest.mark.parametrize("shape", other_shapes.SHAPES)
+def test_flow_of_other_shapes_says_where_their_pixels_go(shape, movement):
+    for seed in range(2):
+        frames, flow = other_shapes.render(shape, movement, np.random.default_rng(seed), 32, 56)
+        assert flow.shape == (*frames.shape[:3], 2) and (flow[-1] != 0).any()
+        right, opposite, still = (
+            np.median(errors(frames, flow, sign * flow)) for sign in (1, -1, 0)
+        )
+        assert right < 10 and opposite > 1.2 * right and still > right
+
+
+def test_movements_of_other_shapes_are_pairs_of_opposites_and_shapes_and_movements_are_others():
+    assert not set(other_shapes.SHAPES) & set(moving_shapes.SHAPES)
+    assert not set(OTHER) & set(MOVEMENTS)
+    for one, other in zip(OTHER[::2], OTHER[1::2], strict=True):
+        pair = np.array([other_shapes.MOVEMENTS[one], other_shapes.MOVEMENTS[other]])
+        np.testing.assert_array_equal(pair[0], -pair[1])
+
+
+@pytest.mark.slow
+def test_videos_with_tv_l1_flow_are_those_with_the_renderers(tmp_path, monkeypatch):
+    configs = "videos", "videos_tvl1"
+    for name in configs:
+        classes = ["cross moving left", "disc moving up"]
+        monkeypatch.setitem(moving_shapes.CLASSES, name, classes)
+        monkeypatch.setitem(moving_shapes.CLIPS_PER_CLASS, name, {"validation": 1})
+    exact, computed = (
+        datasets.prepared(f"moving_shapes/{name}", str(tmp_path)) for name in configs
+    )
+    assert exact.flow_recipe is None and computed.flow_recipe["preset"] == "fast"
+    for one, other in zip(exact.records("validation"), computed.records("validation"), strict=True):
+        assert one["video"] == other["video"] and one["label"] == other["label"]
+        flows = [
+            pixels.MAX_FLOW * pixels.to_unit(video.decode(record["flow"], stream="flow"))
+            for record in (one, other)
+        ]
+        moving = abs(flows[0]).max(-1) > 0.6
+        # In the movement's direction, but by no means equal.
+        along = (flows[0] * flows[1]).sum(-1)[moving] / (flows[0] ** 2).sum(-1)[moving]
+        assert 0.2 < np.median(along) < 1.2
+        assert abs(flows[0] - flows[1])[moving].mean() > 0.05

@@ -162,6 +162,10 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             self.source.flow is not None or self.source.flow_preset is not None
         )
 
+    def flow_preset(self) -> str | None:
+        """The preset of `flow.PRESETS` to compute flow with; None: it is not computed."""
+        return None if self.source is None else self.source.flow_preset
+
     def rows(self, lists: Sequence[pathlib.Path]) -> list[annotations.Row]:
         """Reads the lists of clips."""
         raise shards.PrepareError(f"{self.full_name} generates its own videos")
@@ -197,7 +201,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config=None):
         downloads = pathlib.Path(dl_manager.download_dir)
-        preset = None if self.source is None else self.source.flow_preset
+        preset = self.flow_preset()
         recipe = self._flow_folder_recipe() if preset is None else flow.recipe(preset)
         result = shards.prepare(
             self.clips(downloads / self.name / self.config_name / str(self.version)),

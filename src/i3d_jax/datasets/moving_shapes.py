@@ -9,19 +9,24 @@ back on the other. So a single frame tells the shape, but nothing of the movemen
 and an unordered set of frames does not tell a movement from its reversal (accuracy 1 in 2).
 
 The videos are written as H.264 files with a CSV of annotations in Kinetics' layout, and prepared as
-Kinetics is. Their flow comes from the renderer, so it is exact. The config `images` takes the place
-of ImageNet: still images (videos of one frame), whose class is the shape.
+Kinetics is. Their flow comes from the renderer, so it is exact; `videos_tvl1` has the same videos
+with TV-L1's flow. The config `images` takes the place of ImageNet: still images (videos of one
+frame), whose class is the shape.
+
+The configs `transfer_1` to `transfer_3` take the place of UCF-101's three splits: a smaller data
+set of other shapes, textures and movements (`other_shapes`). Each split trains on a third of the
+same videos, and is tested on the others.
 """
 
 import concurrent.futures
 import pathlib
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from i3d_jax import pixels
-from i3d_jax.datasets import annotations, clips, video_files
+from i3d_jax.datasets import annotations, clips, other_shapes, video_files
 from i3d_jax.prefetch import usable_cores
 from i3d_jax.video import h264
 
@@ -37,6 +42,7 @@ MOVEMENTS = {
     "turning clockwise": (0, 0, 1),
     "turning anticlockwise": (0, 0, -1),
 }
+TRANSFER = tuple(f"transfer_{number}" for number in (1, 2, 3))
 CLASSES = {
     "videos": [f"{shape} {movement}" for shape in SHAPES for movement in MOVEMENTS],
     "images": list(SHAPES),
@@ -45,6 +51,15 @@ CLIPS_PER_CLASS = {
     "videos": {"train": 100, "validation": 20},
     "images": {"train": 600, "validation": 100},
 }
+for table in CLASSES, CLIPS_PER_CLASS:
+    table["videos_tvl1"] = table["videos"]  # The same videos, with other flow.
+for config in TRANSFER:
+    CLASSES[config] = [
+        f"{shape} {movement}"
+        for shape in other_shapes.SHAPES
+        for movement in other_shapes.MOVEMENTS
+    ]
+    CLIPS_PER_CLASS[config] = {"train": 20, "test": 40}
 
 
 class MovingShapes(clips.ClipBuilder):
@@ -66,6 +81,15 @@ class MovingShapes(clips.ClipBuilder):
             name="videos", description=f"{FRAMES} frames; the class is shape and movement."
         ),
         tfds.core.BuilderConfig(name="images", description="One frame; the class is the shape."),
+        tfds.core.BuilderConfig(
+            name="videos_tvl1", description="The same videos; their flow is TV-L1's."
+        ),
+        *(
+            tfds.core.BuilderConfig(
+                name=name, description=f"Other shapes and movements, split {name[-1]} of three."
+            )
+            for name in TRANSFER
+        ),
     ]
 
     def classes(self) -> list[str]:
@@ -75,7 +99,10 @@ class MovingShapes(clips.ClipBuilder):
         return list(CLIPS_PER_CLASS[self.config_name])
 
     def will_have_flow(self) -> bool:
-        return self.config_name == "videos"
+        return self.config_name != "images"
+
+    def flow_preset(self) -> str | None:
+        return "fast" if self.config_name == "videos_tvl1" else None
 
     def clips(self, folder: pathlib.Path) -> list[video_files.Clip]:
         lists = [
@@ -83,45 +110,87 @@ class MovingShapes(clips.ClipBuilder):
             for split in CLIPS_PER_CLASS[self.config_name].items()
         ]
         rows = annotations.kinetics(lists, self.classes())
-        flow = folder / "flow" if self.will_have_flow() else None
+        rendered = self.will_have_flow() and self.flow_preset() is None
+        flow = folder / "flow" if rendered else None
         return video_files.clips(rows, folder / "videos", flow)
+
+
+class Sample(NamedTuple):
+    """One video of a data set.
+
+    Attributes:
+      id: its name.
+      label: its class, "disc moving left"; of images the shape alone.
+      seed: of all that is random in it.
+    """
+
+    id: str
+    label: str
+    seed: list[int]
+
+
+def samples(config: str, split: str, count: int) -> list[Sample]:
+    """The videos of a split.
+
+    Args:
+      config: a key of CLASSES.
+      split: "train", "validation" or "test".
+      count: number of videos per class.
+    """
+    names = CLASSES[config]
+    if config not in TRANSFER:
+        # The seed depends on split and config, so that no video is in two of them.
+        seed = [split == "train", config != "images"]
+        return [
+            Sample(f"{split}{number:05d}", names[number % len(names)], [number, *seed])
+            for number in range(count * len(names))
+        ]
+    found = []
+    for number in range(count * len(names)):
+        example, label = divmod(number, len(names))
+        # Every third example is in this split's training set, the two after it in its test set.
+        group, third = (example, 0) if split == "train" else (example // 2, 1 + example % 2)
+        example = 3 * group + (TRANSFER.index(config) + third) % 3
+        number = example * len(names) + label
+        found.append(Sample(f"transfer{number:05d}", names[label], [number, 2, True]))
+    return found
 
 
 def write_videos(folder: pathlib.Path, config: str, split: str, count: int) -> pathlib.Path:
     """Writes the videos of a split to `folder`/videos, and their flow to `folder`/flow.
 
-    Images have no flow.
+    Images, and videos whose flow is to be computed, have no flow.
 
     Args:
       folder: where to write.
-      config: "videos" or "images".
-      split: "train" or "validation".
+      config: a key of CLASSES.
+      split: "train", "validation" or "test".
       count: number of videos per class.
 
     Returns:
       the path of their CSV of annotations.
     """
-    names, moving = CLASSES[config], config == "videos"
-    for label in names:
+    frames, with_flow = 1 if config == "images" else FRAMES, config in ("videos", *TRANSFER)
+    draw = other_shapes.render if config in TRANSFER else render
+    for label in CLASSES[config]:
         (folder / "videos" / split / label).mkdir(parents=True, exist_ok=True)
-        if moving:
+        if with_flow:
             (folder / "flow" / split / label).mkdir(parents=True, exist_ok=True)
 
-    def write(number: int) -> dict:
-        label = names[number % len(names)]
-        shape, _, movement = label.partition(" ")
-        # The seed depends on split and config, so that no video is in two of them.
-        rng = np.random.default_rng([number, split == "train", moving])
-        frames, flow = render(shape, movement or "moving left", rng, FRAMES if moving else 1)
-        identity, end = f"{split}{number:05d}", -(-len(frames) // 25)
-        path = pathlib.Path(split, label, annotations.file_name(identity, 0, end))
-        (folder / "videos" / path).write_bytes(h264.encode(frames))
-        if moving:
+    def write(sample: Sample) -> dict:
+        shape, _, movement = sample.label.partition(" ")
+        rng = np.random.default_rng(sample.seed)
+        video, flow = draw(shape, movement or "moving left", rng, frames, SIZE)
+        end = -(-len(video) // 25)
+        path = pathlib.Path(split, sample.label, annotations.file_name(sample.id, 0, end))
+        (folder / "videos" / path).write_bytes(h264.encode(video))
+        if with_flow:
             (folder / "flow" / path).write_bytes(h264.encode(pixels.flow_bytes(flow)))
-        return dict(zip(annotations.COLUMNS, (label, identity, 0, end, split), strict=True))
+        columns = sample.label, sample.id, 0, end, split
+        return dict(zip(annotations.COLUMNS, columns, strict=True))
 
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
-        rows = list(pool.map(write, range(count * len(names))))
+        rows = list(pool.map(write, samples(config, split, count)))
     path = folder / f"{split}.csv"
     annotations.write_kinetics(path, rows)
     return path

@@ -4,7 +4,7 @@ The table is from figure 3 of the paper and the release's `i3d.py`. The 2-D netw
 axis, so branch 2 is 3x3, not 5x5. Its variables have the same tree structure as the 3-D ones.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,7 @@ class Inception(Network):
         "edge" a video of one repeated image gives exactly the image's response at its ends too.
     """
 
+    table: ClassVar[tuple[tuple, ...]] = LAYERS  # Experiments have others.
     dims: int = 3
     time_padding: str = "zeros"
 
@@ -88,7 +89,7 @@ class Inception(Network):
         x: Any = frames_as_images(video) if of_frames else video
         x = streaming.per_step(lambda x: x.astype(self.dtype), x)
         unit = self.unit(self.norm_groups(batch, train), time_padding=self.time_padding)
-        ends = self.walk(LAYERS, x, train, unit, self.dims)
+        ends = self.walk(self.table, x, train, unit, self.dims)
         # At 224x224 this pools 7x7 pixels. Other sizes are averaged over all of space too.
         x = ends["AvgPool"] = average_pool(self, "AvgPool", ends["Mixed_5c"], self.dims)
         if self.num_classes is not None:
