@@ -29,7 +29,7 @@ def grad_cam(
     The score is the class's logit, before the softmax. A layer's map is the sum of its channels,
     each times the mean of the score's gradient over space, per step in time; negative values are 0.
     It is pure, and works under `jit` with static `network` and `layers`. At the last layers it
-    takes as long as a forward pass, at early ones up to twice as long.
+    takes as long as a forward pass, at early ones up to 1.7 times as long (docs/performance.md).
 
     Args:
       variables: of the network.
