@@ -45,7 +45,7 @@ ON_VIDEOS = {
 }
 ON_TRANSFER = {
     "original": schedule(200, 0.02),
-    "fixed": schedule(200, 0.1) | {"freeze_backbone": True},
+    "fixed": schedule(200, 0.2) | {"freeze_backbone": True},
     "full": schedule(200, 0.02),
 }
 WITHOUT_IMAGES = ("c3d",)  # There is no image network that they could start from.
