@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from i3d_jax.models import platforms, toom_cook
 from i3d_jax.models.padding import pad, pads_for_xla, pads_of
@@ -49,6 +50,8 @@ def conv(
         return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
+    if platform == "tpu" and x.shape[-1] % 8 and _has_few_phases(x, strides):
+        return _conv_of_phases(x, kernel, strides, padded, padding)
     if padded:
         return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
@@ -132,6 +135,71 @@ def _conv_of_few_channels(x, kernel, strides, padded=True, padding="same"):
     if kernel.shape[0] == 1 and len(axes) == 3:
         return toom_cook.conv2d_per_frame(x, kernel[0], (1, 1), "VALID")
     return _xla_conv(x, kernel, (1,) * len(axes), "VALID")
+
+
+def _has_few_phases(x, strides):
+    """Whether x is for `_conv_of_phases`; that takes no sizes that an export leaves open."""
+    few = x.shape[-1] * math.prod(strides[-2:]) <= FEW_CHANNELS
+    return few and all(isinstance(size, int) for size in x.shape[1:])
+
+
+def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
+    """The same convolution with more channels and fewer taps, which suits a TPU's memory.
+
+    A TPU's convolutions pad channels to 128, with which RGB takes 42 times its memory. First, the
+    pixels at each phase of the strides in space become channels. Then all taps along one axis
+    after another become channels, as long as these stay few.
+    """
+    # Until there are as many channels as there will be: XLA by itself would begin with the layout
+    # that the convolution takes.
+    x = _rows_innermost(x)
+    axes, strides, window = range(x.ndim - 2), list(strides), list(kernel.shape[:-2])
+    pads = _pads(x, kernel, strides, padded, padding)
+    outputs = [_outputs(*axis) for axis in zip(x.shape[1:-1], window, strides, pads)]
+    befores, parts, kernels = [before for before, _ in pads], [x], [kernel]
+    for i in axes[-2:]:
+        step, front = strides[i], befores[i] % strides[i]
+        parts = _phases(parts, 1 + i, step, front)
+        kernels = _phases(kernels, i, step, 0)
+        strides[i], window[i], befores[i] = 1, kernels[0].shape[i], befores[i] // step
+    for i in axes:
+        if x.shape[-1] * len(parts) * window[i] > FEW_CHANNELS:
+            break
+        last = (outputs[i] - 1) * strides[i] + 1
+        after = last + window[i] - 1 - befores[i] - parts[0].shape[1 + i]
+        parts = [
+            lax.slice_in_dim(part, tap, tap + last, strides[i], 1 + i)
+            for part in [pad(part, 1 + i, befores[i], after) for part in parts]
+            for tap in range(window[i])
+        ]
+        kernels = _phases(kernels, i, window[i], 0)
+        strides[i], window[i], befores[i] = 1, 1, 0
+    x, kernel = jnp.concatenate(parts, -1), jnp.concatenate(kernels, -2)
+    ends = [(outputs[i] - 1) * strides[i] + window[i] - befores[i] - x.shape[1 + i] for i in axes]
+    return _xla_conv(x, kernel, tuple(strides), [*zip(befores, ends)])
+
+
+@jax.custom_jvp
+def _rows_innermost(x):
+    """x [..., H, W, C], laid out in memory as [..., C, H, W]."""
+    return with_layout_constraint(
+        x, Layout((*range(x.ndim - 3), x.ndim - 1, x.ndim - 3, x.ndim - 2))
+    )
+
+
+@_rows_innermost.defjvp
+def _rows_innermost_jvp(primals, tangents):
+    # JAX constrains the gradient, too, of which XLA's CPU backend returns other values where it is
+    # a program's result (jax 0.10.2).
+    return _rows_innermost(*primals), tangents[0]
+
+
+def _phases(arrays, axis, step, front):
+    """Every `step`-th position of arrays from each of the first on, behind `front` zeros."""
+    arrays = [pad(each, axis, front, -(front + each.shape[axis]) % step) for each in arrays]
+    return [
+        lax.slice_in_dim(each, phase, None, step, axis) for each in arrays for phase in range(step)
+    ]
 
 
 def _blocks_as_channels(x, blocks, axis):
