@@ -13,7 +13,7 @@ class Chip(NamedTuple):
     """A kind of TPU chip, with its published figures.
 
     Attributes:
-      memory: bytes of HBM per chip.
+      memory: bytes of a chip's HBM that programs can have, as the compiler says.
       flops: floating-point operations per second of a chip, in bfloat16.
       bandwidth: bytes per second between a chip and its HBM.
       topology: the smallest one of a whole host.
@@ -30,10 +30,10 @@ class Chip(NamedTuple):
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm. A v4 chip's two cores share its
 # memory and, as "megacore", are one device to JAX.
 CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, "v4:2x2x1", {"chip_config_name": "megacore"}),
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, "v5e:2x2", {}),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, "v5p:2x2x1", {}),
-    "v6e": Chip(32 * 2**30, 918e12, 1640e9, "v6e:2x2", {}),
+    "v4": Chip(30.75 * 2**30, 275e12, 1228e9, "v4:2x2x1", {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, "v5e:2x2", {}),
+    "v5p": Chip(95.74 * 2**30, 459e12, 2765e9, "v5p:2x2x1", {}),
+    "v6e": Chip(31.25 * 2**30, 918e12, 1640e9, "v6e:2x2", {}),
 }
 MAX_CHIPS = 256
 

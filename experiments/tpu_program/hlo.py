@@ -1,8 +1,9 @@
 """Reads the optimised HLO of a compiled TPU program: its buffers, collectives and donated state."""
 
+import collections
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BITS = {
     "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16,
@@ -12,6 +13,7 @@ KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast", "ragged-all-to-all",
 )  # fmt: skip
+CONTROL = "while", "call", "conditional"
 FREE = "parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all"
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
@@ -100,7 +102,7 @@ def instructions(text: str) -> list[Instruction]:
             found.append(
                 Instruction(
                     of,
-                    _kind(opcode, [line for each in called for line in bodies[each][1]])
+                    _kind([line for each in called for line in bodies[each][1]])
                     if opcode == "fusion"
                     else opcode,
                     arrays_of(shapes),
@@ -126,22 +128,27 @@ def _computations(text: str) -> dict[str, tuple[bool, list[str]]]:
 
 
 TELLING = (
-    "convolution", "select-and-scatter", "reduce-window", "scatter", "gather", "sort", "reduce",
-)  # fmt: skip
+    "convolution",
+    "select-and-scatter",
+    "reduce-window",
+    "scatter",
+    "gather",
+    "sort",
+    "reduce",
+)
+COPIES = {"copy", "transpose", "convert", "reshape"}
+SLICES = {"pad", "slice", "concatenate", "dynamic-slice", "dynamic-update-slice", "broadcast"}
 
 
-def _kind(opcode: str, fused: list[str]) -> str:
-    opcodes = [match[3] for line in fused if (match := _INSTRUCTION.match(line))]
+def _kind(fused: list[str]) -> str:
+    """What a fusion is: the most telling opcode of those fused."""
+    opcodes = {match[3] for line in fused if (match := _INSTRUCTION.match(line))} - {*FREE}
     for kind in TELLING:
         if kind in opcodes:
             return kind
-    work = [each for each in opcodes if each not in FREE]
-    if all(each in ("copy", "transpose", "convert", "reshape") for each in work):
+    if opcodes <= COPIES:
         return "copy"
-    if all(each in ("copy", "transpose", "convert", "pad", "slice", "concatenate", "reshape",
-                    "dynamic-update-slice", "dynamic-slice", "broadcast") for each in work):  # fmt: skip
-        return "pad, slice"
-    return "elementwise"
+    return "pad, slice" if opcodes <= COPIES | SLICES else "elementwise"
 
 
 def collectives(text: str) -> list[tuple[str, int]]:
@@ -175,37 +182,57 @@ def donated(text: str) -> int:
 def bytes_moved(each: Instruction, results: dict[str, tuple[Array, ...]]) -> int:
     """Bytes of HBM that an instruction reads and writes, with padding.
 
+    An operand counts as a whole, also where only a slice of it is read.
+
     Args:
       each: the instruction.
       results: of all instructions, by name.
     """
+    if each.kind in FREE + CONTROL or each.kind.endswith("-done"):
+        return 0
     operands = [array for name in each.operands for array in results.get(name, ())]
     written = list(each.arrays)
-    if "dynamic-update-slice" in each.name or each.kind == "dynamic-update-slice":
+    if "dynamic-update-slice" in each.name:
         # It writes into its largest operand, and only what the others give.
-        operands = sorted(operands, key=lambda array: array.padded)[:-1]
-        written = operands
-    if each.kind.endswith(
-        "-start"
-    ):  # The results of a copy beside the program are its operands, too.
-        operands, written = [], [array for array in written if array.size > 4]
+        operands = written = sorted(operands, key=lambda array: array.padded)[:-1]
+    if each.kind.endswith("-start"):
+        operands = []  # They are among its results.
     return sum(array.padded for array in (*operands, *written) if not array.fast)
 
 
-def traffic(found: list[Instruction]) -> dict[str, float]:
-    """Bytes that instructions read from and write to HBM, with padding, by kind; loops run once.
-
-    An operand counts as a whole, also where only a slice of it is read.
+def traffic(found: list[Instruction]) -> dict[str, int]:
+    """Bytes of HBM that a program's instructions read and write, by kind; loops count once.
 
     Args:
       found: of `instructions`.
     """
-    results = {each.name: each.arrays for each in found}
-    moved: dict[str, float] = {}
+    results, moved = {each.name: each.arrays for each in found}, collections.Counter()
     for each in found:
-        if each.kind in FREE or each.kind in ("while", "call", "conditional"):
-            continue
-        if each.kind.endswith("-done"):
-            continue
-        moved[each.kind] = moved.get(each.kind, 0.0) + bytes_moved(each, results)
-    return dict(sorted(moved.items(), key=lambda item: -item[1]))
+        moved[each.kind] += bytes_moved(each, results)
+    return {kind: size for kind, size in moved.most_common() if size}
+
+
+def largest(found: list[Instruction], number: int) -> list[dict[str, Any]]:
+    """The largest arrays that a program writes to HBM.
+
+    Args:
+      found: of `instructions`.
+      number: of arrays.
+
+    Returns:
+      for each its "bytes" with padding, its "array" (type, shape, layout), the "kind" of the
+      instruction, and its "origin" in JAX.
+    """
+    arrays = [
+        {"bytes": array.padded, "array": array.text, "kind": each.kind, "origin": each.origin}
+        for each in found
+        for array in each.arrays
+        if each.kind not in FREE + CONTROL and not array.fast
+    ]
+    return sorted(arrays, key=lambda array: -array["bytes"])[:number]
+
+
+def memory_error(message: str) -> str:
+    """What the compiler says of a program that does not fit: "needed of available"."""
+    sizes = re.findall(r"([\d.]+[KMGT])\b", message)
+    return " of ".join(sizes[:2]) or message.splitlines()[0]

@@ -24,6 +24,13 @@ def test_the_compiler_has_its_options(backend, monkeypatch):
     assert platforms.compiler_options() is None
 
 
+def test_options_can_be_those_of_another_platform():
+    ours, of_tpus = platforms.compiler_options(), platforms.compiler_options("tpu")
+    assert of_tpus and ours and not {*ours} & {*of_tpus}
+    assert all(name.startswith("xla_tpu_") for name in of_tpus)
+    assert platforms.compiler_options("rocm") is None
+
+
 @pytest.mark.parametrize("backend,known", [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
 def test_forms_are_those_of_what_the_process_computes_on(backend, known, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from i3d_jax.models import platforms, toom_cook
 from i3d_jax.models.padding import pad, pads_for_xla, pads_of
@@ -38,7 +37,8 @@ def conv(
       padding: as in `padding.pads_of`.
     """
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
-    if all(n == 1 for n in window + strides):
+    # A TPU lays out the result of a product in another way than convolutions take it.
+    if all(n == 1 for n in window + strides) and (platform != "tpu" or len(window) < 2):
         kernel = kernel.reshape(kernel.shape[-2:])
         # JAX cannot always tell the sign of the product of sizes that an export leaves open.
         flat = platform == "cpu" and all(isinstance(size, int) for size in x.shape[1:])
@@ -150,53 +150,50 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
     pixels at each phase of the strides in space become channels. Then all taps along one axis
     after another become channels, as long as these stay few.
     """
-    # Until there are as many channels as there will be: XLA by itself would begin with the layout
-    # that the convolution takes.
-    x = _rows_innermost(x)
     axes, strides, window = range(x.ndim - 2), list(strides), list(kernel.shape[:-2])
     pads = _pads(x, kernel, strides, padded, padding)
     outputs = [_outputs(*axis) for axis in zip(x.shape[1:-1], window, strides, pads)]
-    befores, parts, kernels = [before for before, _ in pads], [x], [kernel]
-    for i in axes[-2:]:
-        step, front = strides[i], befores[i] % strides[i]
-        parts = _phases(parts, 1 + i, step, front)
-        kernels = _phases(kernels, i, step, 0)
-        strides[i], window[i], befores[i] = 1, kernels[0].shape[i], befores[i] // step
+    phases = [1] * (x.ndim - 4) + strides[-2:]
+    taps = [-(-size // phase) for size, phase in zip(window, phases)]
+    channels, as_channels = x.shape[-1] * math.prod(phases), []
     for i in axes:
-        if x.shape[-1] * len(parts) * window[i] > FEW_CHANNELS:
+        channels *= taps[i]
+        if channels > FEW_CHANNELS:
             break
+        as_channels.append(i)
+    # All padding comes first, and only the convolution's own later: XLA then keeps rows of pixels
+    # innermost in memory until there are as many channels as there will be.
+    befores = [before for before, _ in pads]
+    for i in axes:
+        front = befores[i] if i in as_channels else befores[i] % phases[i]
+        size = front + x.shape[1 + i]
+        whole = -(-size // phases[i]) * phases[i]
+        if i in as_channels:
+            steps = strides[i] // phases[i]
+            whole = max(whole, ((outputs[i] - 1) * steps + taps[i]) * phases[i])
+        x = pad(x, 1 + i, front, whole - size)
+        befores[i] = (befores[i] - front) // phases[i]
+        strides[i] //= phases[i]
+    parts, kernels = [x], [kernel]
+    for i in axes:
+        parts, kernels = _phases(parts, 1 + i, phases[i]), _phases(kernels, i, phases[i])
+    for i in as_channels:
         last = (outputs[i] - 1) * strides[i] + 1
-        after = last + window[i] - 1 - befores[i] - parts[0].shape[1 + i]
         parts = [
             lax.slice_in_dim(part, tap, tap + last, strides[i], 1 + i)
-            for part in [pad(part, 1 + i, befores[i], after) for part in parts]
-            for tap in range(window[i])
+            for part in parts
+            for tap in range(taps[i])
         ]
-        kernels = _phases(kernels, i, window[i], 0)
-        strides[i], window[i], befores[i] = 1, 1, 0
+        kernels = _phases(kernels, i, taps[i])
+        strides[i], taps[i] = 1, 1
     x, kernel = jnp.concatenate(parts, -1), jnp.concatenate(kernels, -2)
-    ends = [(outputs[i] - 1) * strides[i] + window[i] - befores[i] - x.shape[1 + i] for i in axes]
+    ends = [(outputs[i] - 1) * strides[i] + taps[i] - befores[i] - x.shape[1 + i] for i in axes]
     return _xla_conv(x, kernel, tuple(strides), [*zip(befores, ends)])
 
 
-@jax.custom_jvp
-def _rows_innermost(x):
-    """x [..., H, W, C], laid out in memory as [..., C, H, W]."""
-    return with_layout_constraint(
-        x, Layout((*range(x.ndim - 3), x.ndim - 1, x.ndim - 3, x.ndim - 2))
-    )
-
-
-@_rows_innermost.defjvp
-def _rows_innermost_jvp(primals, tangents):
-    # JAX constrains the gradient, too, of which XLA's CPU backend returns other values where it is
-    # a program's result (jax 0.10.2).
-    return _rows_innermost(*primals), tangents[0]
-
-
-def _phases(arrays, axis, step, front):
-    """Every `step`-th position of arrays from each of the first on, behind `front` zeros."""
-    arrays = [pad(each, axis, front, -(front + each.shape[axis]) % step) for each in arrays]
+def _phases(arrays, axis, step):
+    """Every `step`-th position of arrays, from each of the first on; zeros fill up the last."""
+    arrays = [pad(each, axis, 0, -each.shape[axis] % step) for each in arrays]
     return [
         lax.slice_in_dim(each, phase, None, step, axis) for each in arrays for phase in range(step)
     ]
