@@ -4,6 +4,7 @@ Windows and strides are (time, height, width), or (height, width) for images.
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -174,9 +175,7 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
         x = pad(x, 1 + i, front, whole - size)
         befores[i] = (befores[i] - front) // phases[i]
         strides[i] //= phases[i]
-    parts, kernels = [x], [kernel]
-    for i in axes:
-        parts, kernels = _phases(parts, 1 + i, phases[i]), _phases(kernels, i, phases[i])
+    parts, kernels = _phases(x, 1, phases), _phases(kernel, 0, phases)
     for i in as_channels:
         last = (outputs[i] - 1) * strides[i] + 1
         parts = [
@@ -184,19 +183,33 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
             for part in parts
             for tap in range(taps[i])
         ]
-        kernels = _phases(kernels, i, taps[i])
+        kernels = [
+            lax.slice_in_dim(each, tap, tap + 1, axis=i)
+            for each in kernels
+            for tap in range(taps[i])
+        ]
         strides[i], taps[i] = 1, 1
     x, kernel = jnp.concatenate(parts, -1), jnp.concatenate(kernels, -2)
     ends = [(outputs[i] - 1) * strides[i] + taps[i] - befores[i] - x.shape[1 + i] for i in axes]
     return _xla_conv(x, kernel, tuple(strides), [*zip(befores, ends)])
 
 
-def _phases(arrays, axis, step):
-    """Every `step`-th position of arrays, from each of the first on; zeros fill up the last."""
-    arrays = [pad(each, axis, 0, -each.shape[axis] % step) for each in arrays]
-    return [
-        lax.slice_in_dim(each, phase, None, step, axis) for each in arrays for phase in range(step)
-    ]
+def _phases(x, axis, steps):
+    """Every position at multiples of `steps` along consecutive axes, and those that follow it.
+
+    Args:
+      x: is filled up with zeros to whole blocks of `steps`.
+      axis: the first axis.
+      steps: one per axis.
+
+    Returns:
+      an array for each place in a block, in memory order.
+    """
+    for i, step in enumerate(steps, axis):
+        x = pad(x, i, 0, -x.shape[i] % step)
+    strides = [1] * axis + [*steps] + [1] * (x.ndim - axis - len(steps))
+    starts = itertools.product(*map(range, strides))
+    return [lax.slice(x, start, x.shape, strides) for start in starts]
 
 
 def _blocks_as_channels(x, blocks, axis):
