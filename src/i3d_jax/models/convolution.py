@@ -51,7 +51,7 @@ def conv(
         return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
-    if platform == "tpu" and x.shape[-1] % 8 and _has_few_phases(x, strides):
+    if platform == "tpu" and len(window) == 3 and _has_few_phases(x, strides):
         return _conv_of_phases(x, kernel, strides, padded, padding)
     if padded:
         return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
@@ -139,74 +139,63 @@ def _conv_of_few_channels(x, kernel, strides, padded=True, padding="same"):
 
 
 def _has_few_phases(x, strides):
-    """Whether x is for `_conv_of_phases`; that takes no sizes that an export leaves open."""
-    few = x.shape[-1] * math.prod(strides[-2:]) <= FEW_CHANNELS
-    return few and all(isinstance(size, int) for size in x.shape[1:])
+    """Whether a video is for `_conv_of_phases`; that takes no sizes that an export leaves open."""
+    phases = math.prod(strides[1:])
+    known = all(isinstance(size, int) for size in x.shape[1:])
+    return known and phases > 1 and x.shape[-1] * phases <= FEW_CHANNELS
 
 
 def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
-    """The same convolution with more channels and fewer taps, which suits a TPU's memory.
+    """The same convolution of videos with more channels and fewer taps, for a TPU's memory.
 
-    A TPU's convolutions pad channels to 128, with which RGB takes 42 times its memory. First, the
-    pixels at each phase of the strides in space become channels. Then all taps along one axis
-    after another become channels, as long as these stay few.
+    A TPU pads a video's channels to 128, with which RGB takes 42 times its memory. First, the
+    pixels at each phase of the strides in space become channels. Then the taps in time do, if the
+    channels stay few. Images need none of this: a TPU lays out a batch of them in the place of the
+    channels.
     """
-    axes, strides, window = range(x.ndim - 2), list(strides), list(kernel.shape[:-2])
-    pads = _pads(x, kernel, strides, padded, padding)
-    outputs = [_outputs(*axis) for axis in zip(x.shape[1:-1], window, strides, pads)]
-    phases = [1] * (x.ndim - 4) + strides[-2:]
-    taps = [-(-size // phase) for size, phase in zip(window, phases)]
-    channels, as_channels = x.shape[-1] * math.prod(phases), []
-    for i in axes:
-        channels *= taps[i]
-        if channels > FEW_CHANNELS:
-            break
-        as_channels.append(i)
-    # All padding comes first, and only the convolution's own later: XLA then keeps rows of pixels
-    # innermost in memory until there are as many channels as there will be.
+    pads, taps = _pads(x, kernel, strides, padded, padding), kernel.shape[0]
+    outputs = [_outputs(*axis) for axis in zip(x.shape[1:4], kernel.shape, strides, pads)]
     befores = [before for before, _ in pads]
-    for i in axes:
-        front = befores[i] if i in as_channels else befores[i] % phases[i]
-        size = front + x.shape[1 + i]
-        whole = -(-size // phases[i]) * phases[i]
-        if i in as_channels:
-            steps = strides[i] // phases[i]
-            whole = max(whole, ((outputs[i] - 1) * steps + taps[i]) * phases[i])
-        x = pad(x, 1 + i, front, whole - size)
-        befores[i] = (befores[i] - front) // phases[i]
-        strides[i] //= phases[i]
-    parts, kernels = _phases(x, 1, phases), _phases(kernel, 0, phases)
-    for i in as_channels:
-        last = (outputs[i] - 1) * strides[i] + 1
+    # All padding but the convolution's own comes first: XLA then keeps rows of pixels innermost in
+    # memory until there are as many channels as there will be.
+    for i in (1, 2):
+        front = befores[i] % strides[i]
+        x = pad(x, 1 + i, front, -(front + x.shape[1 + i]) % strides[i])
+        kernel = pad(kernel, i, 0, -kernel.shape[i] % strides[i])
+    with_time = x.shape[-1] * math.prod(strides[1:]) * taps <= FEW_CHANNELS
+    if with_time:
+        last = (outputs[0] - 1) * strides[0] + 1
+        x = pad(x, 1, befores[0], last + taps - 1 - befores[0] - x.shape[1])
+    parts, kernels = _phases(x, 2, strides[1:]), _phases(kernel, 1, strides[1:])
+    time_stride, time_pads = strides[0], pads[0]
+    if with_time:
         parts = [
-            lax.slice_in_dim(part, tap, tap + last, strides[i], 1 + i)
+            lax.slice_in_dim(part, tap, tap + last, time_stride, 1)
             for part in parts
-            for tap in range(taps[i])
+            for tap in range(taps)
         ]
-        kernels = [
-            lax.slice_in_dim(each, tap, tap + 1, axis=i)
-            for each in kernels
-            for tap in range(taps[i])
-        ]
-        strides[i], taps[i] = 1, 1
+        kernels = [each[tap : tap + 1] for each in kernels for tap in range(taps)]
+        time_stride, time_pads = 1, (0, 0)
     x, kernel = jnp.concatenate(parts, -1), jnp.concatenate(kernels, -2)
-    ends = [(outputs[i] - 1) * strides[i] + taps[i] - befores[i] - x.shape[1 + i] for i in axes]
-    return _xla_conv(x, kernel, tuple(strides), [*zip(befores, ends)])
+    in_space = [
+        (before, outputs[i] - 1 + kernel.shape[i] - before - x.shape[1 + i])
+        for i in (1, 2)
+        for before in [befores[i] // strides[i]]
+    ]
+    return _xla_conv(x, kernel, (time_stride, 1, 1), [time_pads, *in_space])
 
 
 def _phases(x, axis, steps):
     """Every position at multiples of `steps` along consecutive axes, and those that follow it.
 
     Args:
-      x: is filled up with zeros to whole blocks of `steps`.
+      x: of whole blocks of `steps`.
       axis: the first axis.
       steps: one per axis.
 
     Returns:
       an array for each place in a block, in memory order.
     """
-    for i, step in enumerate(steps, axis):
-        x = pad(x, i, 0, -x.shape[i] % step)
     strides = [1] * axis + [*steps] + [1] * (x.ndim - axis - len(steps))
     starts = itertools.product(*map(range, strides))
     return [lax.slice(x, start, x.shape, strides) for start in starts]
