@@ -72,7 +72,7 @@ def _array(kind: str, dims: str, layout: str) -> Array:
     bits = BITS[kind]
     text = f"{kind}[{dims}]" + (f"{{{layout}}}" if layout else "")
     size = [-(-math.prod(each) * bits // 8) for each in (minor, padded)]
-    return Array(text, *size, "S(1)" in layout)
+    return Array(text, *size, re.search(r"S\([1-9]\)", layout) is not None)
 
 
 def instructions(text: str) -> list[Instruction]:

@@ -7,9 +7,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tpu_compile
 from tpu_program import hlo
+
+from i3d_jax import models
+from i3d_jax.training import optimizers
+from i3d_jax.training.step import initial_state
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -55,6 +61,8 @@ def test_an_array_has_the_padding_of_its_tiles():
     assert (flag.size, flag.padded) == (3, 512)
     assert (near.size, near.padded, near.fast) == (24, 2 * 128 * 4, True)
     assert (scalar.size, scalar.padded) == (4, 4)
+    (of_v4,) = hlo.arrays_of("f32[2,128]{1,0:T(2,128)S(3)}")
+    assert of_v4.fast
 
 
 def test_a_fusion_is_called_what_it_computes_and_loops_bodies_are_seen():
@@ -116,10 +124,18 @@ def test_a_training_step_for_tpus_sends_one_all_reduce_and_donates_its_state(tmp
         *("--config.norm_group_size=2", "--config.train_clips.crop=32"),
         "--config.model.width=0.1",
     ]
+    # The options for fast tests are for programs on this CPU.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     table = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     results = [*json.loads((tmp_path / "found.json").read_text()).values()]
     assert [each["topology"] for each in results] == ["v5e:2x2", "v4:2x2x2"]
-    assert all(each["topology"] in table.stdout for each in results)
+    network = models.build("c3d", num_classes=4, width=0.1)
+    variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 32, 32, 3)))
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    state = jax.eval_shape(lambda tree: initial_state(tree, optimizers.sgd(lr=1.0)[0]), variables)
     for each in results:
-        assert each["fits"]
+        assert f"| {each['topology']} | train | 2 | tpu | yes |" in table.stdout
+        # Gradients, statistics, loss and accuracy, all in float32: no clip and no activation.
+        assert each["collectives"] == [["all-reduce", 4 * (numbers + 2)]]
+        assert each["donated"] == len(jax.tree.leaves(state))
+        assert each["outputs"] < 10_000  # Scalars.

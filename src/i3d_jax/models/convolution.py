@@ -163,8 +163,8 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
         x = pad(x, 1 + i, front, -(front + x.shape[1 + i]) % strides[i])
         kernel = pad(kernel, i, 0, -kernel.shape[i] % strides[i])
     with_time = x.shape[-1] * math.prod(strides[1:]) * taps <= FEW_CHANNELS
+    last = (outputs[0] - 1) * strides[0] + 1
     if with_time:
-        last = (outputs[0] - 1) * strides[0] + 1
         x = pad(x, 1, befores[0], last + taps - 1 - befores[0] - x.shape[1])
     parts, kernels = _phases(x, 2, strides[1:]), _phases(kernel, 1, strides[1:])
     time_stride, time_pads = strides[0], pads[0]
