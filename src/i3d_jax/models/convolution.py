@@ -155,18 +155,17 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
     """
     pads, taps = _pads(x, kernel, strides, padded, padding), kernel.shape[0]
     outputs = [_outputs(*axis) for axis in zip(x.shape[1:4], kernel.shape, strides, pads)]
-    befores = [before for before, _ in pads]
-    # All padding but the convolution's own comes first: XLA then keeps rows of pixels innermost in
-    # memory until there are as many channels as there will be.
-    for i in (1, 2):
-        front = befores[i] % strides[i]
-        x = pad(x, 1 + i, front, -(front + x.shape[1 + i]) % strides[i])
-        kernel = pad(kernel, i, 0, -kernel.shape[i] % strides[i])
-    with_time = x.shape[-1] * math.prod(strides[1:]) * taps <= FEW_CHANNELS
+    in_time, *befores = [before for before, _ in pads]
+    x = jnp.moveaxis(x, -1, 2)  # [B, T, C, H, W]
+    for i, (before, stride) in enumerate(zip(befores, strides[1:])):
+        front = before % stride
+        x = pad(x, 3 + i, front, -(front + x.shape[3 + i]) % stride)
+        kernel = pad(kernel, 1 + i, 0, -kernel.shape[1 + i] % stride)
+    with_time = x.shape[2] * math.prod(strides[1:]) * taps <= FEW_CHANNELS
     last = (outputs[0] - 1) * strides[0] + 1
     if with_time:
-        x = pad(x, 1, befores[0], last + taps - 1 - befores[0] - x.shape[1])
-    parts, kernels = _phases(x, 2, strides[1:]), _phases(kernel, 1, strides[1:])
+        x = pad(x, 1, in_time, last + taps - 1 - in_time - x.shape[1])
+    parts, kernels = _phases(x, 3, strides[1:]), _phases(kernel, 1, strides[1:])
     time_stride, time_pads = strides[0], pads[0]
     if with_time:
         parts = [
@@ -176,11 +175,14 @@ def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
         ]
         kernels = [each[tap : tap + 1] for each in kernels for tap in range(taps)]
         time_stride, time_pads = 1, (0, 0)
-    x, kernel = jnp.concatenate(parts, -1), jnp.concatenate(kernels, -2)
+    x, kernel = jnp.concatenate(parts, 2), jnp.concatenate(kernels, -2)
+    # XLA would give all of these slices the layout of the convolution's input, with its padding.
+    # It cannot pass a barrier where frames and channels are one axis.
+    merged = lax.optimization_barrier(x.reshape(x.shape[0], -1, *x.shape[3:]))
+    x = jnp.moveaxis(merged.reshape(x.shape), 2, -1)
     in_space = [
-        (before, outputs[i] - 1 + kernel.shape[i] - before - x.shape[1 + i])
-        for i in (1, 2)
-        for before in [befores[i] // strides[i]]
+        (before // stride, outputs[i] - 1 + kernel.shape[i] - before // stride - x.shape[1 + i])
+        for i, before, stride in zip((1, 2), befores, strides[1:])
     ]
     return _xla_conv(x, kernel, (time_stride, 1, 1), [time_pads, *in_space])
 
