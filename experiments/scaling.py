@@ -2,10 +2,12 @@
 
     python experiments/scaling.py
     python experiments/scaling.py --model two_stream --clips-per-device 6 --clips-per-second 900
+    python experiments/scaling.py --compiled tpu.json
 
 Compiles the full-size training step for 8 devices, does not run it, and reads from its HLO how many
 bytes a step sends. The devices are a CPU's, with convolutions in the form that accelerators use;
-what is sent then does not depend on the kind of device.
+what is sent then does not depend on the kind of device. With --compiled the training step is one
+that `tpu_compile.py --json` compiled for TPUs, with its collectives, clips and predicted speed.
 
 Prints a Markdown table of the efficiency at 8, 64, 256 and 1,024 devices: the time of a step on one
 device, divided by the sum of that time and the time of sending. The lower figure assumes that no
@@ -19,14 +21,16 @@ around a ring of the machines: 2 (n - 1) / n of the bytes each, and 2 log2(n) la
 
 import argparse
 import functools
+import json
 import math
-import re
-from typing import NamedTuple
+import pathlib
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tpu_program.hlo import collectives
 
 from i3d_jax import cli, models
 from i3d_jax.training import optimizers
@@ -34,7 +38,6 @@ from i3d_jax.training.step import initial_state, train_step
 from i3d_jax.video import planes
 
 DEVICES = 8, 64, 256, 1024
-BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 
 
 class Links(NamedTuple):
@@ -81,28 +84,6 @@ LINKS = (
         "TPU slice, 100 GB/s per chip to its neighbours, all one machine", 1024, 100e9, 100e9, 1e-6
     ),
 )
-
-
-def collectives(text: str) -> list[tuple[str, int]]:
-    """The collectives in a compiled program.
-
-    Args:
-      text: its HLO.
-
-    Returns:
-      for each its kind, and the number of bytes of its result.
-    """
-    kinds = (
-        "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-    )
-    pattern = rf"^ *(?:ROOT )?%?\S+ = (.*?) ({kinds})(?:-start)?\("
-    found = []
-    for shapes, kind in re.findall(pattern, text, re.MULTILINE):
-        size = 0
-        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            size += BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
-        found.append((kind, size))
-    return found
 
 
 def compiled_step(name: str, clips_per_device: int, devices: int) -> str:
@@ -161,6 +142,19 @@ def seconds_to_send(size: float, devices: int, links: Links) -> float:
     return seconds + 2 * math.log2(devices) * links.latency
 
 
+def tpu_step(path: pathlib.Path) -> dict[str, Any]:
+    """The last training step in a file of `tpu_compile.py` that fits.
+
+    Raises:
+      SystemExit: it has none.
+    """
+    rows = [each for each in json.loads(path.read_text()).values() if each["program"] == "train"]
+    rows = [each for each in rows if each["fits"]]
+    if not rows:
+        raise SystemExit(f"{path}: has no training step that fits (tpu_compile.py --json)")
+    return rows[-1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,20 +174,29 @@ def main() -> None:
         default=500.0,
         help="training speed of one device, as measured (default: 500)",
     )
+    parser.add_argument(
+        "--compiled", type=pathlib.Path, metavar="FILE", help="of tpu_compile.py, with --json"
+    )
     flags = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
-    found = collectives(compiled_step(flags.model, flags.clips_per_device, 8))
+    what, clips, speed, assumed = flags.model, flags.clips_per_device, flags.clips_per_second, True
+    if flags.compiled:
+        about = tpu_step(flags.compiled)
+        what, clips = f"{about['config']} for {about['topology']}", about["clips"]
+        speed, assumed = about["clips_per_second"], False
+        found = [(kind, size) for kind, size in about["collectives"]]
+    else:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 8)
+        found = collectives(compiled_step(what, clips, 8))
     size = sum(size for _, size in found)
-    step = flags.clips_per_device / flags.clips_per_second
+    step = clips / speed
     kinds = {kind: [size for of, size in found if of == kind] for kind, _ in found}
     sent = ", ".join(
         f"{len(sizes)} {kind} of {sum(sizes) / 1e6:.1f} MB in all" for kind, sizes in kinds.items()
     )
     print(
-        f"{flags.model}, {flags.clips_per_device} clips per device, "
-        f"{step * 1e3:.1f} ms a step on one device "
-        f"({flags.clips_per_second:.0f} clips/s, assumed). "
+        f"{what}, {clips} clips per device, {step * 1e3:.1f} ms a step on one device "
+        f"({speed:.0f} clips/s, {'assumed' if assumed else 'predicted'}). "
         f"Sent per step: {sent} (jax {jax.__version__}).\n"
     )
     print("| links | " + " | ".join(f"{devices:,} devices" for devices in DEVICES) + " |")

@@ -1,5 +1,7 @@
 """The estimate of how training scales: bytes that a step sends, seconds that they take."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,3 +34,23 @@ def test_sending_uses_a_ring_within_a_machine_and_a_ring_of_machines():
     assert scaling.seconds_to_send(400, 8, links) == pytest.approx(2 * 7 / 8 * 4 + 2 * 3 * 0.5)
     two_machines = 2 * 7 / 8 * 4 + 2 / 2 * 400 / 8 / 10 + 2 * 4 * 0.5
     assert scaling.seconds_to_send(400, 16, links) == pytest.approx(two_machines)
+
+
+def test_a_step_that_was_compiled_for_tpus_has_its_own_collectives(tmp_path, monkeypatch, capsys):
+    row = {"config": "kinetics:c3d", "topology": "v5e:2x2", "program": "train", "clips": 6}
+    row |= {"fits": True, "clips_per_second": 60.0, "collectives": [["all-reduce", 50_000_000]]}
+    rows = {"one": row | {"program": "forward"}, "two": row, "three": row | {"fits": False}}
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    monkeypatch.setattr("sys.argv", ["scaling.py", "--compiled", str(tmp_path / "x.json")])
+    scaling.main()
+    first, *_, slice_of_tpus = capsys.readouterr().out.splitlines()
+    assert first.startswith("kinetics:c3d for v5e:2x2, 6 clips per device, 100.0 ms a step")
+    assert "(60 clips/s, predicted). Sent per step: 1 all-reduce of 50.0 MB" in first
+    # 2 * 7 / 8 * 50 MB at 100 GB/s are 0.9 ms of 100.
+    assert slice_of_tpus.split("|")[2].strip() == "99% to 100%"
+
+
+def test_a_file_without_a_training_step_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(SystemExit, match="has no training step that fits"):
+        scaling.tpu_step(tmp_path / "x.json")

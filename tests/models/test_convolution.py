@@ -243,6 +243,74 @@ def test_a_gpu_gets_the_papers_stem_as_a_convolution_of_images_with_96_channels(
     assert shapes == "tensor<64x115x115x96xbf16>, tensor<4x4x96x64xbf16>"
 
 
+# First layers of videos: time's taps as channels, or left; sizes that fill whole blocks, or not.
+STEMS = [
+    ((7, 7, 7), (2, 2, 2), (9, 13, 14, 3)),
+    ((7, 7, 7), (2, 2, 2), (16, 12, 12, 2)),
+    ((5, 7, 7), (1, 2, 2), (4, 12, 13, 3)),
+    ((9, 3, 3), (2, 2, 2), (12, 8, 9, 3)),
+    ((2, 2, 2), (3, 3, 3), (7, 8, 9, 2)),
+]
+
+
+@pytest.mark.parametrize("time_padding,padding", [("zeros", "same"), ("none", "symmetric")])
+@pytest.mark.parametrize("window,strides,shape", STEMS)
+def test_a_tpus_convolution_of_few_channels_equals_xlas(
+    window, strides, shape, time_padding, padding, float64
+):
+    x, kernel = random(0, 2, *shape), random(1, *window, shape[-1], 4)
+
+    def loss(convolve, x, kernel):
+        y = convolve(x, kernel)
+        return jnp.sum(jnp.sin(y)), y
+
+    def convolve(x, kernel):
+        return convolution.conv(x, kernel, strides, time_padding, padding)
+
+    run = jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)
+    found = {}
+    for platform in "plain", "tpu":
+        with platforms.forms_of(platform):
+            found[platform] = run(functools.partial(convolve), x, kernel)
+            text = jax.jit(functools.partial(convolve)).lower(x, kernel).as_text()
+        (taken,) = re.findall(r"stablehlo.convolution.*: \(tensor<\w*?(\d+)xf64>", text)
+        assert (int(taken) == shape[-1]) is (platform == "plain")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found["tpu"], found["plain"]
+    )
+
+
+@pytest.mark.parametrize("channels,wanted", [(3, 84), (2, 56)])
+def test_a_tpu_gets_the_papers_stem_with_enough_channels(channels, wanted):
+    """RGB and flow at 2x2 phases in space and 7 taps in time."""
+    x = jax.ShapeDtypeStruct((2, 64, 224, 224, channels), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((7, 7, 7, channels, 64), jnp.bfloat16)
+    with platforms.forms_of("tpu"):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (2, 2, 2))).lower(x, kernel)
+    (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text.as_text())
+    assert shapes == f"tensor<2x32x112x112x{wanted}xbf16>, tensor<1x4x4x{wanted}x64xbf16>"
+
+
+@pytest.mark.parametrize(
+    "shape,window,strides",
+    [((2, 16, 112, 112, 3), (3, 3, 3), (1, 1, 1)), ((32, 224, 224, 3), (7, 7), (2, 2))],
+)
+def test_a_tpu_gets_other_first_layers_as_they_are(shape, window, strides):
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((*window, 3, 64), jnp.bfloat16)
+    with platforms.forms_of("tpu"):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, strides)).lower(x, kernel)
+    (shapes,) = re.findall(r"stablehlo.convolution.*: \((.*)\) -> ", text.as_text())
+    assert shapes.startswith(f"tensor<{'x'.join(map(str, shape))}xbf16>, ")
+
+
+def test_a_tpus_products_at_all_positions_are_convolutions():
+    x, kernel = jnp.zeros((2, 3, 4, 5, 8)), jnp.zeros((1, 1, 1, 8, 6))
+    with platforms.forms_of("tpu"):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, (1, 1, 1))).lower(x, kernel)
+    assert "stablehlo.dot_general" not in text.as_text()
+
+
 @pytest.mark.parametrize(
     "window,strides",
     [((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2)), ((7, 7), (2, 2)), ((1, 1), (1, 1))],

@@ -1,5 +1,6 @@
 """The choice of the layers' implementations by platform."""
 
+import functools
 import traceback
 
 import jax
@@ -7,9 +8,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import small_networks
 
 from i3d_jax import models
 from i3d_jax.models import convolution, layers, platforms, pooling
+
+KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -22,6 +26,13 @@ def test_the_compiler_has_its_options(backend, monkeypatch):
     )  # XLA accepts the options of all its backends.
     monkeypatch.setattr(jax, "__version_info__", (99, 0, 0))
     assert platforms.compiler_options() is None
+
+
+def test_options_can_be_those_of_another_platform():
+    ours, of_tpus = platforms.compiler_options(), platforms.compiler_options("tpu")
+    assert of_tpus and ours and not {*ours} & {*of_tpus}
+    assert all(name.startswith("xla_tpu_") for name in of_tpus)
+    assert platforms.compiler_options("rocm") is None
 
 
 @pytest.mark.parametrize("backend,known", [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
@@ -92,3 +103,31 @@ def test_a_program_for_another_platform_has_its_forms():
     assert "stablehlo.while" in cpu and "optimization_barrier" in cuda
     assert "reduce_window" in tpu and "reduce_window" not in cpu + cuda
     assert "stablehlo.while" not in tpu + cuda
+
+
+@pytest.mark.slow  # Compiles two whole networks with their gradients.
+@pytest.mark.parametrize("name", ["i3d", "i3d_r50"])
+def test_a_network_in_the_forms_of_tpus_equals_the_plain_one(name, float64):
+    network = small_networks.small(name, dtype=jnp.float64, norm_decay=0.5)
+    video = small_networks.clip(small_networks.SMALL[name][1]).astype(jnp.float64)
+    variables = jax.jit(network.init)(jax.random.key(0), video)
+
+    def run(variables, video):
+        def loss(params):
+            changed = variables | {"params": params}
+            y, new = network.apply(
+                changed, video, train=True, mutable=["batch_stats"], rngs={"dropout": KEY}
+            )
+            return jnp.sin(y).sum(), new
+
+        return jax.grad(loss, has_aux=True)(variables["params"]), network.apply(variables, video)
+
+    found = {}
+    for platform in "plain", "tpu":
+        with models.forms_of(platform):
+            found[platform] = jax.jit(functools.partial(run))(variables, video)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * max(1e-3, np.abs(b).max())),
+        found["tpu"],
+        found["plain"],
+    )

@@ -149,7 +149,7 @@ def test_the_zoo_in_chunks_equals_one_pass(name, options, lengths, size, float64
 
 
 @pytest.mark.slow  # Compiles whole networks.
-@pytest.mark.parametrize("platform", ["cuda", "plain"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "plain"])
 def test_the_forms_of_other_platforms_equal_one_pass(platform, float64):
     network, variables = made("i3d", dtype=jnp.float64, norm_decay=0.5)
     whole = noise(network, 27)

@@ -1,7 +1,7 @@
 """The compiled programs of the paper's test: a network on whole videos, or on their chunks."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ class Programs:
 
     def whole(self, variables: Any, streams: dict) -> dict:
         """The logits of whole videos."""
-        return self._run(_logits_of_whole, self.replicated, variables, streams)
+        return self._run(logits_of_whole, self.replicated, variables, streams)
 
     def start(self, variables: Any, streams: dict, ticks: int) -> streaming.State:
         """The state before the first chunk of videos of so many ticks."""
@@ -63,9 +63,11 @@ class Programs:
         return self.compiled[key](*arguments)
 
 
-def _logits_of_whole(variables, streams, *, network):
+def logits_of_whole(variables: Any, streams: dict, *, network: Network) -> dict:
+    """The logits per step, f32 [B, S, K], of whole videos as `planes.unpack` takes them."""
     video = models.as_network_input(planes.unpack(streams))
-    return _logits_by_name(network.apply(variables, video, endpoints=True)[1])
+    _, ends = cast(Any, network.apply(variables, video, endpoints=True))
+    return _logits_by_name(ends)
 
 
 def _stream_start(variables, streams, ticks, *, network):

@@ -4,6 +4,7 @@ Windows and strides are (time, height, width), or (height, width) for images.
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -37,7 +38,8 @@ def conv(
       padding: as in `padding.pads_of`.
     """
     window, strides, platform = kernel.shape[:-2], tuple(strides), platforms.platform()
-    if all(n == 1 for n in window + strides):
+    # A TPU lays out the result of a product in another way than convolutions take it.
+    if all(n == 1 for n in window + strides) and (platform != "tpu" or len(window) < 2):
         kernel = kernel.reshape(kernel.shape[-2:])
         # JAX cannot always tell the sign of the product of sizes that an export leaves open.
         flat = platform == "cpu" and all(isinstance(size, int) for size in x.shape[1:])
@@ -49,6 +51,8 @@ def conv(
         return _conv3d_as_2d(x, kernel, strides, padded, padding)
     if platform == "cuda" and x.shape[-1] % 8 and x.shape[-1] * math.prod(strides) <= FEW_CHANNELS:
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
+    if platform == "tpu" and len(window) == 3 and _has_few_phases(x, strides):
+        return _conv_of_phases(x, kernel, strides, padded, padding)
     if padded:
         return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
@@ -132,6 +136,71 @@ def _conv_of_few_channels(x, kernel, strides, padded=True, padding="same"):
     if kernel.shape[0] == 1 and len(axes) == 3:
         return toom_cook.conv2d_per_frame(x, kernel[0], (1, 1), "VALID")
     return _xla_conv(x, kernel, (1,) * len(axes), "VALID")
+
+
+def _has_few_phases(x, strides):
+    """Whether a video is for `_conv_of_phases`; that takes no sizes that an export leaves open."""
+    phases = math.prod(strides[1:])
+    known = all(isinstance(size, int) for size in x.shape[1:])
+    return known and phases > 1 and x.shape[-1] * phases <= FEW_CHANNELS
+
+
+def _conv_of_phases(x, kernel, strides, padded=True, padding="same"):
+    """The same convolution of videos with more channels and fewer taps, for a TPU's memory.
+
+    A TPU pads a video's channels to 128, with which RGB takes 42 times its memory. First, the
+    pixels at each phase of the strides in space become channels. Then the taps in time do, if the
+    channels stay few. Images need none of this: a TPU lays out a batch of them in the place of the
+    channels.
+    """
+    pads, taps = _pads(x, kernel, strides, padded, padding), kernel.shape[0]
+    outputs = [_outputs(*axis) for axis in zip(x.shape[1:4], kernel.shape, strides, pads)]
+    in_time, *befores = [before for before, _ in pads]
+    x = jnp.moveaxis(x, -1, 2)  # [B, T, C, H, W]
+    for i, (before, stride) in enumerate(zip(befores, strides[1:])):
+        front = before % stride
+        x = pad(x, 3 + i, front, -(front + x.shape[3 + i]) % stride)
+        kernel = pad(kernel, 1 + i, 0, -kernel.shape[1 + i] % stride)
+    with_time = x.shape[2] * math.prod(strides[1:]) * taps <= FEW_CHANNELS
+    last = (outputs[0] - 1) * strides[0] + 1
+    if with_time:
+        x = pad(x, 1, in_time, last + taps - 1 - in_time - x.shape[1])
+    parts, kernels = _phases(x, 3, strides[1:]), _phases(kernel, 1, strides[1:])
+    time_stride, time_pads = strides[0], pads[0]
+    if with_time:
+        parts = [
+            lax.slice_in_dim(part, tap, tap + last, time_stride, 1)
+            for part in parts
+            for tap in range(taps)
+        ]
+        kernels = [each[tap : tap + 1] for each in kernels for tap in range(taps)]
+        time_stride, time_pads = 1, (0, 0)
+    x, kernel = jnp.concatenate(parts, 2), jnp.concatenate(kernels, -2)
+    # XLA would give all of these slices the layout of the convolution's input, with its padding.
+    # It cannot pass a barrier where frames and channels are one axis.
+    merged = lax.optimization_barrier(x.reshape(x.shape[0], -1, *x.shape[3:]))
+    x = jnp.moveaxis(merged.reshape(x.shape), 2, -1)
+    in_space = [
+        (before // stride, outputs[i] - 1 + kernel.shape[i] - before // stride - x.shape[1 + i])
+        for i, before, stride in zip((1, 2), befores, strides[1:])
+    ]
+    return _xla_conv(x, kernel, (time_stride, 1, 1), [time_pads, *in_space])
+
+
+def _phases(x, axis, steps):
+    """Every position at multiples of `steps` along consecutive axes, and those that follow it.
+
+    Args:
+      x: of whole blocks of `steps`.
+      axis: the first axis.
+      steps: one per axis.
+
+    Returns:
+      an array for each place in a block, in memory order.
+    """
+    strides = [1] * axis + [*steps] + [1] * (x.ndim - axis - len(steps))
+    starts = itertools.product(*map(range, strides))
+    return [lax.slice(x, start, x.shape, strides) for start in starts]
 
 
 def _blocks_as_channels(x, blocks, axis):

@@ -88,18 +88,28 @@ def check_axes(x: Any, what: str) -> None:
         )
 
 
-def compiler_options() -> dict[str, str | int] | None:
-    """Options for `jax.jit` that make whole networks fast on this process's devices.
+def compiler_options(platform: str | None = None) -> dict[str, str | int] | None:
+    """Options for `jax.jit` that make whole networks fast.
+
+    Args:
+      platform: that the program is compiled for; None is that of this process's devices.
 
     On a CPU, the versions of XLA below use a library whose kernel gradients are up to five times
     slower than before; an experimental option restores the older one. On CUDA, XLA lays videos
     out channels first, which makes 3-D convolutions far slower. It also computes matrix products
     without the sum and ReLU that follow, or merges several into one; the options turn these off.
+    On a TPU, XLA cuts the images of small batches into pieces, as if they were more images, and
+    copies the edges of each piece to the next one before every layer; the options turn this off.
     Other versions have not been tested and get no options.
     """
     if not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
         return None
-    own = _process_platform()
+    own = platform or _process_platform()
+    if own == "tpu":
+        return {
+            "xla_tpu_run_space_to_batch": False,
+            "xla_tpu_run_space_to_batch_on_new_platforms": False,
+        }
     if own == "cuda":
         return {
             "xla_gpu_force_conv_nhwc": True,

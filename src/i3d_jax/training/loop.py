@@ -245,23 +245,36 @@ def _update(
     tx: optax.GradientTransformation,
     replicated: NamedSharding,
 ) -> jax.stages.Wrapped:
+    return jax.jit(
+        update_function(config, network, tx, jax.device_count()),
+        donate_argnums=0,
+        out_shardings=replicated,
+        compiler_options=models.compiler_options(),
+    )
+
+
+def update_function(
+    config: dict, network: models.Network, tx: optax.GradientTransformation, devices: int
+) -> Callable:
+    """A run's update, a function of (state, batch, key) that is not compiled yet.
+
+    Args:
+      config: arguments of `train`.
+      network: the network that is trained.
+      tx: the optimizer.
+      devices: number of devices that a batch is spread over.
+    """
     accumulated = config["grad_accum_steps"]
     runs = runs_per_micro_batch(
-        config["batch_size"], accumulated, config["norm_group_size"], jax.device_count()
+        config["batch_size"], accumulated, config["norm_group_size"], devices
     )
-    step = functools.partial(
+    return functools.partial(
         train_step,
         model=network,
         tx=tx,
         micro_batches=accumulated,
         runs=runs,
         ema_decay=config["ema_decay"],
-    )
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=replicated,
-        compiler_options=models.compiler_options(),
     )
 
 
