@@ -11,11 +11,13 @@ the chip's published speeds. The longer of the two times is a bound: nothing is 
 
 The programs are "forward" (the network on training clips, floats in, logits out), "train" (the
 training loop's step: packed clips, micro-batches, optimizer, donated state), "evaluate" (the
-paper's test of whole videos) and "flow" (TV-L1 on pairs of frames of 340x256, whose loops are
-counted once). "forms" are implementations of layers (`models.forms_of`): "tpu" are ours, "rocm"
-are XLA's own operations.
+paper's test of whole videos) and "flow" (TV-L1 on pairs of frames of 340x256). The compiler counts
+loops once: a step of several micro-batches has the figures of one, and flow, which iterates until
+it converges, only those of memory. Bytes include those between a chip's units and its own memory.
+"forms" are implementations of layers (`models.forms_of`): "tpu" are ours, "rocm" are XLA's own
+operations.
 
-Full-size programs of I3D take 3 to 15 minutes of a core each, and 4 GB of memory. With --json a
+Full-size programs of I3D take 3 to 20 minutes of a core each, and 6 GB of memory. With --json a
 program that the file has already is not compiled again.
 """
 
@@ -89,7 +91,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
 
 
 def compiled(
-    lowered: jax.stages.Lowered, forms: str, chip: chips.Chip, clips: int, buffers: int
+    lowered: jax.stages.Lowered, forms: str, chip: chips.Chip, clips: float, buffers: int
 ) -> dict[str, Any]:
     """Compiles a program, and describes what the compiler made of it; all figures are per chip.
 
@@ -97,7 +99,7 @@ def compiled(
       lowered: the program.
       forms: "tpu" has its compiler options, too.
       chip: of the topology.
-      clips: per chip.
+      clips: per chip, of a micro-batch.
       buffers: number of buffers to list.
     """
     began = time.time()
@@ -164,15 +166,18 @@ def row(about: dict[str, Any], result: dict[str, Any]) -> str:
             for kind in sorted(kinds)
             for sizes in [[size for of, size in result["collectives"] if of == kind]]
         ]
-        cells += [
-            "yes" if result["fits"] else f"no: {result['memory'] / 1e9:.1f} GB",
-            f"{result['arguments'] / 1e9:.2f} GB",
-            f"{result['temporaries'] / 1e9:.2f} GB",
+        costs = [
             f"{result['flops'] / 1e12:.3f}",
             f"{result['bytes'] / 1e9:.1f}",
             f"{result['arithmetic_seconds'] * 1e3:.1f} ms",
             f"{result['memory_seconds'] * 1e3:.1f} ms",
             f"{result['clips_per_second']:.0f}",
+        ]
+        cells += [
+            "yes" if result["fits"] else f"no: {result['memory'] / 1e9:.1f} GB",
+            f"{result['arguments'] / 1e9:.2f} GB",
+            f"{result['temporaries'] / 1e9:.2f} GB",
+            *([""] * len(costs) if about["program"] == "flow" else costs),
             "; ".join(sent) or "none",
         ]
     return "| " + " | ".join([*cells, f"{result['seconds']:.0f} s"]) + " |"
@@ -207,7 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
             text = json.dumps([topology, forms, versions, lowered.as_text()])
             key = hashlib.sha256(text.encode()).hexdigest()
             if key not in kept:
-                result = compiled(lowered, forms, chip, clips, flags.buffers)
+                parts = config["grad_accum_steps"] if program == "train" else 1
+                result = compiled(lowered, forms, chip, clips / parts, flags.buffers)
                 kept[key] = about | {"config": flags.config, **versions, **result}
                 if flags.json:
                     with files.atomic_write(flags.json) as temporary:

@@ -44,6 +44,7 @@ def lower(
     example = models.input_shapes(train_streams, crop)
     variables = jax.eval_shape(network.init, jax.random.key(0), example)
     if program == "train":
+        _check_groups(config, clips)
         tx, _ = optimizers.sgd(
             batch_size=batch_size,
             only="Logits" if config["freeze_backbone"] else None,
@@ -76,6 +77,16 @@ def lower(
     return jax.jit(function, out_shardings=whole if program == "evaluate" else cut).lower(
         *arguments
     )
+
+
+def _check_groups(config: dict[str, Any], clips: int) -> None:
+    """Raises a ValueError unless a chip's part of every micro-batch is whole groups."""
+    parts, group = config["grad_accum_steps"], config["norm_group_size"]
+    if clips % (parts * (group or 1)):
+        raise ValueError(
+            f"{clips} clips per chip: wanted a multiple of {parts * (group or 1)}, whole groups of "
+            f"batch norm (norm_group_size {group}) in {parts} micro-batches (grad_accum_steps)"
+        )
 
 
 def _flow(mesh: Mesh, cut: NamedSharding, pairs: int) -> jax.stages.Lowered:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tpu_compile
-from tpu_program import hlo
+from tpu_program import hlo, programs
 
 from i3d_jax import models
 from i3d_jax.training import optimizers
@@ -112,6 +112,13 @@ def test_mistakes_are_one_line(arguments, said, capsys):
         tpu_compile.main(arguments)
     assert end.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_clips_that_are_no_whole_groups_are_refused():
+    config = {"grad_accum_steps": 2, "norm_group_size": 6}
+    programs._check_groups(config, 24)
+    with pytest.raises(ValueError, match="18 clips per chip: wanted a multiple of 12"):
+        programs._check_groups(config, 18)
 
 
 @pytest.mark.slow  # Compiles two programs.
