@@ -40,7 +40,7 @@ def forms_of(platform: str) -> contextlib.AbstractContextManager[None]:
 
 
 def platform() -> str:
-    """The platform whose forms are used; any but "cpu" and "cuda" has XLA's own."""
+    """The platform whose forms are used; "rocm" and "plain" have XLA's own operations."""
     return _requested_platform.value or _process_platform()
 
 
