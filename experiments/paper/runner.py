@@ -28,7 +28,7 @@ from i3d_jax.inflate import inflate_params, named_leaves
 from i3d_jax.stopping import StoppedError
 from i3d_jax.training import fingerprint, loop
 from i3d_jax.weights import metadata
-from paper import full_size, results
+from paper import full_size, results, variants
 from paper.runs import Run, unique
 
 SCORES = "top1", "top5", "mean_class"
@@ -173,7 +173,8 @@ def complete(run: Run, places: Places) -> None:
         if not places.has_outputs(need):
             complete(need, places)
     make = {"train": train, "sum": add_logits, "filters": first_filters}[run.kind]
-    content = make(run, places)
+    with variants.known():
+        content = make(run, places)
     if results.find(places.results, run) is None:
         results.write(results.path_of(places.results, run.name), content)
 

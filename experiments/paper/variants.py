@@ -1,5 +1,7 @@
 """Networks that only an ablation has: I3D that pools time early instead of late."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 from i3d_jax import models
@@ -25,4 +27,15 @@ class EarlyPools(inception.Inception):
     )
 
 
-models.MODELS["i3d_early_pools"] = models.MODELS["i3d"]._replace(network=EarlyPools)
+VARIANTS = {"i3d_early_pools": models.MODELS["i3d"]._replace(network=EarlyPools)}
+
+
+@contextlib.contextmanager
+def known() -> Iterator[None]:
+    """Within it, configs and weights may name the variants too, as networks of the zoo."""
+    models.MODELS.update(VARIANTS)
+    try:
+        yield
+    finally:
+        for name in VARIANTS:
+            del models.MODELS[name]

@@ -14,7 +14,7 @@ def test_a_run_killed_at_four_moments_ends_bit_identical_with_no_step_logged_twi
 ):
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")  # The experiment has its own folder.
     config = small_run.write(tmp_path)
-    arguments = [f"--config={config}", "--config.steps=60", "--config.validate_every=20"]
+    arguments = [f"--config={config}", "--config.steps=100", "--config.validate_every=20"]
     done, different = kill.experiment(tmp_path / "runs", 4, arguments, every=20)
     assert [each["moment"] for each in done] == list(kill.MOMENTS) and done[2]["step"] > 0
     assert different == []
@@ -26,7 +26,7 @@ def test_a_run_killed_at_four_moments_ends_bit_identical_with_no_step_logged_twi
     last["bias"] = np.nextafter(last["bias"], 1, dtype=np.float32)
     weights.save(killed / "weights.safetensors", variables, info)
     with (killed / "log.jsonl").open("a") as log:
-        log.write('{"step": 60, "loss": 1.0}\n')
-    twice = f"{killed}: step 60 is logged twice"
+        log.write('{"step": 100, "loss": 1.0}\n')
+    twice = f"{killed}: step 100 is logged twice"
     found = kill.differences(undisturbed, killed)
     assert found == ["weights: params/Logits/bias", twice, "the logs"]

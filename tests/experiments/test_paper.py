@@ -11,7 +11,7 @@ import pytest
 import report
 import table2
 import table5
-from paper import full_size, layout, miniature, results, runner
+from paper import full_size, layout, miniature, results, runner, variants
 from paper.runs import Run, unique
 
 from i3d_jax import datasets, main, models
@@ -220,7 +220,8 @@ def test_early_pools_divide_time_as_i3d_does_and_have_its_parameters():
     video = jax.ShapeDtypeStruct((1, 16, 48, 48, 3), np.float32)
     ends, params = {}, {}
     for name in ("i3d", "i3d_early_pools"):
-        network = models.build(name, num_classes=24, width=0.25)
+        with variants.known():
+            network = models.build(name, num_classes=24, width=0.25)
         variables = jax.eval_shape(network.init, jax.random.key(0), video)
         params[name] = jax.tree.map(lambda leaf: leaf.shape, variables["params"])
         _, found = jax.eval_shape(
@@ -231,6 +232,13 @@ def test_early_pools_divide_time_as_i3d_does_and_have_its_parameters():
     late, early = ends.values()
     assert (late["Conv_1a"], late["MaxPool_3a"], late["Mixed_5c"]) == (8, 8, 2)
     assert (early["Conv_1a"], early["MaxPool_3a"], early["Mixed_5c"]) == (8, 2, 2)
+
+
+def test_variants_are_networks_of_the_zoo_only_while_runs_are_made(places, trained, monkeypatch):
+    names, train = [], runner.train
+    monkeypatch.setattr(runner, "train", lambda *of: names.extend(models.MODELS) or train(*of))
+    runner.complete(make_run("a"), places)
+    assert "i3d_early_pools" in names and "i3d_early_pools" not in models.MODELS
 
 
 def test_full_size_commands_are_understood_and_have_their_cost(tmp_path, capsys):
