@@ -45,6 +45,36 @@ def test_convolution_as_2d_equals_xlas_3d_convolution(
     )
 
 
+@pytest.mark.parametrize("borders", ["same", "symmetric"])
+@pytest.mark.parametrize(
+    "window,strides,shape",
+    [
+        ((3, 3), (1, 1), (2, 2)),
+        ((3, 3), (1, 1), (1, 1)),
+        ((3, 3), (2, 2), (3, 3)),
+        ((3, 5), (1, 2), (4, 3)),
+        ((3, 3, 3), (1, 1, 1), (4, 2, 1)),
+        ((7, 7, 7), (2, 2, 2), (6, 7, 5)),
+    ],
+)
+def test_small_images_are_multiplied_by_all_of_the_kernel(window, strides, shape, borders, float64):
+    """XLA would convolve the kernel with the image, in a loop that is a hundred times slower."""
+    x, kernel = random(0, 3, *shape, 3), random(1, *window, 3, 4)
+
+    def loss(x, kernel):
+        y = convolution.conv(x, kernel, strides, padding=borders)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    with platforms.forms_of("plain"):
+        (_, wanted), wanted_grads = run(x, kernel)
+    with platforms.forms_of("cpu"):
+        (_, y), grads = run(x, kernel)
+        assert "stablehlo.convolution" not in run.lower(x, kernel).as_text()
+    np.testing.assert_allclose(y, wanted, atol=1e-11)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), grads, wanted_grads)
+
+
 @pytest.mark.parametrize("large", [0, np.inf])  # Toom-Cook for all convolutions; for none.
 @pytest.mark.parametrize(
     "window,strides,shape",

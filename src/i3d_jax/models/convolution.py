@@ -53,6 +53,10 @@ def conv(
         return _conv_of_few_channels(x, kernel, strides, padded, padding)
     if platform == "tpu" and len(window) == 3 and _has_few_phases(x, strides):
         return _conv_of_phases(x, kernel, strides, padded, padding)
+    if platform == "cpu" and _is_small(x.shape[1:-1], window, strides):
+        return _conv_of_small_images(
+            x, kernel, strides, pads_of(x.shape[1:3], window, strides, padding)
+        )
     if padded:
         return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
@@ -256,6 +260,8 @@ def _conv3d_as_2d(x, kernel, strides, padded=True, padding="same"):
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
     least = max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size)
     least *= math.prod(strides[1:]) * (1 if padded else SHARE_IN_CHUNKS)
+    if _is_small(x.shape[2:4], kernel.shape[1:3], strides[1:]):
+        step = 1
     y: Any
     if step > 1 and clips * outputs * math.prod(x.shape[2:4]) * kernel.size >= least:
         y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:], tuple(in_space))
@@ -294,4 +300,39 @@ def _taps_as_channels(x, kernel, before, outputs, strides, in_space="SAME"):
     )
     kernel = jnp.moveaxis(kernel, 0, 2)
     kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+    if _is_small(x.shape[2:4], kernel.shape[:2], strides):
+        y = _conv_of_small_images(x.reshape(-1, *x.shape[2:]), kernel, strides, in_space)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
     return toom_cook.conv2d_per_frame(x, kernel, strides, in_space)
+
+
+def _is_small(image, window, strides):
+    """Whether images have no more pixels than a window, and outputs have fewer.
+
+    XLA then convolves the kernel with the image, here or in the gradients. A CPU's library does not
+    take that, and the loop that XLA makes of it is some hundred times slower.
+    """
+    if len(image) > 2 or not all(isinstance(size, int) for size in image):
+        return False
+    outputs = math.prod(-(-size // stride) for size, stride in zip(image, strides))
+    return math.prod(image) <= math.prod(window) > outputs
+
+
+def _conv_of_small_images(x, kernel, strides, pads):
+    """The same convolution as one matrix product, from all pixels of an image to all outputs."""
+    image, channels = x.shape[1:3], kernel.shape[2:]
+    outputs = [_outputs(*axis) for axis in zip(image, kernel.shape, strides, pads)]
+    for axis, size, number, stride, (before, _) in zip((0, 2), image, outputs, strides, pads):
+        taps, front = kernel.shape[axis], max(0, (number - 1) * stride - before)
+        kernel = pad(kernel, axis, front, max(0, before + size - taps))
+        starts = [front + before - output * stride for output in range(number)]
+        kernel = jnp.stack(
+            [lax.slice_in_dim(kernel, start, start + size, axis=axis) for start in starts], axis + 1
+        )
+    # [height, its outputs, width, its outputs, I, O]
+    matrix = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(
+        math.prod(image) * channels[0], math.prod(outputs) * channels[1]
+    )
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = jnp.dot(x.reshape(x.shape[0], matrix.shape[0]), matrix, preferred_element_type=wide)
+    return y.astype(x.dtype).reshape(x.shape[0], *outputs, channels[1])
