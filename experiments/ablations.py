@@ -3,7 +3,7 @@
     python experiments/ablations.py --preset miniature
 
 Where time is pooled (section 2.4.3), how many frames a clip has, how filters are inflated
-(section 2.4.1), and whose statistics batch norm takes.
+(section 2.4.1), whose statistics batch norm takes, and what single frames are worth.
 """
 
 import functools
@@ -43,6 +43,7 @@ ROWS = {
     "not inflated: from scratch": variant(first=False),
     "batch norm by groups of 8 clips, not by all 32": variant("groups_of_8", norm_group_size=8),
     "batch norm by groups of 4 clips": variant("groups_of_4", norm_group_size=4),
+    "no time: the image network on single frames": Cell(functools.partial(on_videos, "frames")),
 }
 
 

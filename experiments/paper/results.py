@@ -1,11 +1,12 @@
 """The result file of a run: a few kB of JSON with a checksum, so that a changed number is noticed.
 
-A file has: "name", "seed", "fingerprint" and "run" (`Run.description`); "commit", "versions",
-"machine" and "date"; "seconds" of training and test, "cpu_seconds", the same over all cores, which
-other programs on the machine hardly change, and "sittings", in how many; "scores"
-(`metrics.scores`), "streams", the accuracies of single streams; "classes", "class_accuracy", and
-"confusion", the counts of clips by class and predicted class; "curve", triples of step, loss and
-accuracy of that step's batch.
+A file has: "name", "seed", "fingerprint" and "run" (`Run.description`); "commit" of the code
+(several, if it ran in sittings), "versions", "machine" and "date"; "weights", a hash of the trained
+ones, and "made_from", those of the runs that it needed; "seconds" of training and test,
+"cpu_seconds", the same over all cores, which other programs on the machine hardly change, and
+"sittings", in how many; "scores" (`metrics.scores`), "streams", the accuracies of single streams;
+"classes", "class_accuracy", and "confusion", the counts of clips by class and predicted class;
+"curve", triples of step, loss and accuracy of that step's batch.
 """
 
 import hashlib

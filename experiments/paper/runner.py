@@ -7,6 +7,7 @@ and the others go on.
 import base64
 import contextlib
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -145,6 +146,7 @@ def run_all(runs: Sequence[Run], places: Places, minutes: float | None = None) -
       the number of runs that failed or are still missing.
     """
     began, missing = time.monotonic(), 0
+    commit()  # Of the code as it is now: this process has it to the end.
     for number, run in enumerate(runs, 1):
         if results.find(places.results, run) is not None:
             continue
@@ -199,8 +201,9 @@ def train(run: Run, places: Places) -> dict[str, Any]:
     speeds = [line["clips_per_second"] for line in logged[1:]]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     jax.clear_caches()
-    return content(run, folder, scores) | {
+    return content(run, places, scores) | {
         **files.read_json(folder / "sittings.json"),
+        "weights": weights_of(run, places),
         "clips_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "parameters": parameters(folder / "weights.safetensors"),
         "curve": [
@@ -212,7 +215,10 @@ def train(run: Run, places: Places) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def clock(path: pathlib.Path) -> Iterator[None]:
-    """Adds the seconds of a block, and those of all cores, to a file, unless it is killed."""
+    """Adds the seconds of a block, and those of all cores, to a file, unless it is killed.
+
+    The file also has how many sittings there were, and the commits of their code.
+    """
     earlier = files.read_json(path) if path.exists() else {}
     began, cpu_began = time.time(), time.process_time()
     try:
@@ -223,10 +229,10 @@ def clock(path: pathlib.Path) -> Iterator[None]:
             "cpu_seconds": time.process_time() - cpu_began,
             "sittings": 1,
         }
+        sums = {name: round(earlier.get(name, 0) + value, 1) for name, value in spent.items()}
+        commits = dict.fromkeys([*earlier.get("commit", "").split(), commit()])
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(
-            path, {name: round(earlier.get(name, 0) + value, 1) for name, value in spent.items()}
-        )
+        files.write_json(path, sums | {"commit": " ".join(commits)})
 
 
 def test(
@@ -276,7 +282,7 @@ def add_logits(run: Run, places: Places) -> dict[str, Any]:
     parts = {
         name: {"top1": files.read_json(out / "scores.json")["top1"]} for name, out in tests.items()
     }
-    return content(run, folder, scores) | {
+    return content(run, places, scores) | {
         "seconds": round(time.time() - began, 1),
         "parts": parts,
     }
@@ -295,7 +301,29 @@ def first_filters(run: Run, places: Places) -> dict[str, Any]:
         stored = np.rint(127 * scaled + 128).astype(np.uint8)
         text = base64.b64encode(stored.tobytes()).decode()
         kernels[part.name] = {"shape": kernel.shape, "base64": text}
-    return about(run) | {"seconds": 0.0, "filters": kernels}
+    return about(run) | made_from(run, places) | {"seconds": 0.0, "filters": kernels}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    return fingerprint.versions()
+
+
+def commit() -> str:
+    return versions().get("commit", "unknown")
+
+
+def weights_of(run: Run, places: Places) -> str:
+    """A hash of the weights that a run on this machine has."""
+    return weights.fingerprint(weights.load(places.folder(run) / "weights.safetensors"))[:16]
+
+
+def made_from(run: Run, places: Places) -> dict[str, dict[str, str]]:
+    """Which weights a run started from, or added the logits of.
+
+    Another machine makes other weights of the same run, and with them other results.
+    """
+    return {"made_from": {need.name: weights_of(need, places) for need in run.needs}}
 
 
 def about(run: Run) -> dict[str, Any]:
@@ -305,22 +333,27 @@ def about(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "fingerprint": run.fingerprint,
         "run": run.description,
-        "commit": fingerprint.versions().get("commit", "unknown"),
-        "versions": fingerprint.versions(),
+        "commit": commit(),
+        "versions": versions(),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def content(run: Run, folder: pathlib.Path, scores: dict[str, Any]) -> dict[str, Any]:
+def content(run: Run, places: Places, scores: dict[str, Any]) -> dict[str, Any]:
     """What the result files of tests have."""
+    folder = places.folder(run)
     wanted = {"loss", "clips"} | {
         f"{name}{end}" for name in SCORES for end in ("", "_low", "_high")
     }
-    found = about(run) | {
-        "scores": {name: value for name, value in scores.items() if name in wanted},
-        "streams": {name: scores[name] for name in ("rgb_top1", "flow_top1") if name in scores},
-    }
+    found = (
+        about(run)
+        | made_from(run, places)
+        | {
+            "scores": {name: value for name, value in scores.items() if name in wanted},
+            "streams": {name: scores[name] for name in ("rgb_top1", "flow_top1") if name in scores},
+        }
+    )
     if "classes" not in scores:
         return found
     clips = evaluations.read_predictions(folder / "test", scores["classes"]).values()
