@@ -34,7 +34,7 @@ def variant(label: str = "", inflation: str = "mean", first: bool = True, **chan
 BASE = variant()
 ROWS = {
     "I3D as in table 2": BASE,
-    "time is pooled early: strides 2, 2, 1, 1 of the pools, not 1, 1, 2, 2": variant(
+    "strides in time of the four pools: 2, 2, 1, 1, not 1, 1, 2, 2": variant(
         "early_pools", model__name="i3d_early_pools"
     ),
     "clips of 10 frames, not 16": variant("10_frames", train_clips__rgb=(10, 1)),
@@ -60,7 +60,7 @@ def text(folder: pathlib.Path) -> str:
         ]
         for label, cell in ROWS.items()
     ]
-    return markdown(["change", "top-1", "against table 2's, by seed"], rows)
+    return markdown(["change", "top-1", "above I3D of table 2, by seed"], rows)
 
 
 def commands(data_dir: str) -> list[full_size.Command]:

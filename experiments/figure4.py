@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 from paper import results, runner
+from paper.layout import NOT_RUN
 from paper.miniature import SEEDS, images, on_videos
 from paper.runs import Run
 
@@ -104,16 +105,25 @@ def published(names: list[str], path: pathlib.Path) -> int:
     return 0 if len(panels) == len(names) else 1
 
 
-def text(folder: pathlib.Path) -> str:
-    """Draws the miniature's figure; returns the Markdown that shows it."""
+def draw_stored(folder: pathlib.Path) -> None:
+    """Draws the miniature's figure beside its result file, if that is there."""
     panels = stored_filters(folder)
-    if panels is None:
-        return "not run"
-    draw(folder / "figure4.png", panels)
-    return "![First-layer filters](results/figure4.png)"
+    if panels is not None:
+        draw(folder / "figure4.png", panels)
 
 
-TABLE = runner.Table("figure4", runs, text, lambda data_dir: [])
+def text(folder: pathlib.Path) -> str:
+    """The Markdown that shows the miniature's figure."""
+    shown = "![First-layer filters](results/figure4.png)"
+    return NOT_RUN if stored_filters(folder) is None else shown
+
+
+def drawn(folder: pathlib.Path) -> str:
+    draw_stored(folder)
+    return text(folder)
+
+
+TABLE = runner.Table("figure4", runs, drawn, lambda data_dir: [])
 
 
 def main(arguments: list[str] | None = None) -> int:

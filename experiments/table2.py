@@ -3,8 +3,9 @@
     python experiments/table2.py --preset miniature
     python experiments/table2.py --preset paper --data-dir data
 
-All but C3D start from the image network. The miniature has the renderer's flow, which is exact, and
-TV-L1's, which is as hard as that of real videos.
+R is RGB, F flow. All but C3D start from the image network. The miniature has the renderer's flow,
+which is exact, and TV-L1's (preset `fast`), which is computed from the frames and has errors.
+Two-Stream is trained on both streams together; its R and F are the streams of that network.
 """
 
 import functools
@@ -16,7 +17,7 @@ from paper.miniature import TVL1, on_transfer, on_videos
 
 from i3d_jax import cli
 
-# The paper's top-1 on UCF-101, HMDB-51 and miniKinetics: R / F / R+F.
+# The paper's top-1 on UCF-101, HMDB-51 and Kinetics: R / F / R+F.
 PAPER = {
     "convnet_lstm": ("81.0 / – / –", "36.0 / – / –", "63.3 / – / –"),
     "c3d": ("51.6 / – / –", "24.3 / – / –", "56.1 / – / –"),

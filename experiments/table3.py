@@ -61,6 +61,10 @@ def commands(data_dir: str) -> list[full_size.Command]:
     found = [full_size.kinetics("c3d", data_dir)]
     for first in (False, True):
         found += [full_size.kinetics(name, data_dir, first) for name in networks]
+        end = "" if first else "_scratch"
+        found += full_size.fused(
+            f"runs/i3d_rgb{end}", f"runs/i3d_flow{end}", "kinetics/400", data_dir
+        )
     return found
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from i3d_jax import datasets
 from i3d_jax.training import config_files
 
-TRAINING = 344.0  # Clips per second: I3D, 64 frames, training.
-FORWARD = 1356.0  # The same forward.
+TRAINING = 344.0  # Clips per second: I3D, 64 frames, training, 16 clips at once.
+FORWARD = 1356.0  # The same forward, 32 clips at once.
 # Forward passes of the older networks, clips per second. Their training was not measured: it is
 # taken to be as much slower than a forward pass as I3D's.
 FORWARD_OF = {
@@ -24,6 +24,7 @@ FORWARD_OF = {
     "two_stream": 32 / 0.00434,
     "fused_two_stream": 32 / 0.00969,
 }
+MEASURED = "measured with micro-batches of 16 clips"
 IMAGENET = "inception_v1.ckpt"
 
 
@@ -64,7 +65,7 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
         cost = "" if command.hours is None else f": {command.hours:,.1f} h, {command.basis}"
         print(f"# {command.name}{cost}\n{shlex.join(command.line)}\n")
     total = sum(command.hours or 0.0 for command in chosen)
-    print(f"# {total:,.0f} accelerator-hours in all, on H200s in bfloat16")
+    print(f"# {total:,.0f} accelerator-hours of training in all, on H200s in bfloat16")
     needed = dict.fromkeys(command.dataset for command in chosen)
     problems = {name: lack(name, data_dir) for name in needed}
     missing = {name: why for name, why in problems.items() if why is not None}
@@ -117,12 +118,12 @@ def kinetics(name: str, data_dir: str, images_first: bool = True) -> Command:
     config = config_files.load(f"kinetics:{name}").to_dict()
     first = images_first and name != "c3d"
     workdir = f"runs/{name}" if images_first else f"runs/{name}_scratch"
-    speed, how = TRAINING, "measured"
+    speed, how = TRAINING, MEASURED
     if name in FORWARD_OF:
         speed = FORWARD_OF[name] * TRAINING / FORWARD
         how = "estimated from the measured forward pass"
     elif name == "i3d_flow":
-        how = "measured on RGB"
+        how = f"{MEASURED} on RGB"
     line = [
         *("python", "-m", "i3d_jax.main", f"--config=kinetics:{name}", f"--workdir={workdir}"),
         *(f"--config.dataset.data_dir={data_dir}", "--config.model.dtype=bfloat16"),
@@ -191,9 +192,11 @@ def transfer(
                 *("--config.model.dtype=bfloat16", f"--config.grad_accum_steps={accumulated}"),
                 *([f"--config.init_from={start}"] if start else []),
             ]
-            measured = "measured on 64 frames of RGB"
+            how_known = "estimated from the measured forward pass"
+            if how != "fixed":
+                how_known = f"{MEASURED} on RGB"
             name = f"{how}, {dataset}, {stream}, from {start or 'scratch'}"
-            hours, basis = hours_of(config, speed), basis_of(config, speed, measured)
+            hours, basis = hours_of(config, speed), basis_of(config, speed, how_known)
             found.append(Command(name, tuple(line), dataset, hours, basis))
             folders.append(workdir)
         found += fused(folders[0], folders[1], dataset, data_dir, "test")

@@ -11,7 +11,7 @@ from i3d_jax import files
 from paper import results
 from paper.miniature import SEEDS, on_videos
 
-SMOOTH = 4  # Points of a curve, of 10 steps each.
+SMOOTH = 4  # Points of a curve.
 NETWORKS = {
     "i3d": "I3D, RGB",
     "i3d_flow": "I3D, flow",

@@ -127,7 +127,8 @@ def test_a_number_that_was_edited_is_noticed(places, trained, capsys):
     assert f"{path}: changed since it was written" in errors and "Traceback" not in errors
 
 
-def test_the_report_is_what_the_result_files_give():
+def test_the_report_is_what_the_result_files_give(monkeypatch):
+    monkeypatch.setattr(figure4, "draw", None)  # Looking draws nothing.
     assert report.REPORT.read_text() == report.render(results.FOLDER)
 
 
@@ -172,11 +173,30 @@ def test_an_effect_is_there_only_if_seeds_agree(tmp_path):
         write_accuracies(tmp_path, cell, accuracies)
 
     def verdict(more, less):
-        return report.effect_row(tmp_path, report.Effect("", more, less, 1.0))[3]
+        return report.effect_row(tmp_path, report.Effect("", more, less, 1.0))[4]
 
-    assert verdict(cells[0], cells[1]) == "yes"
+    row = report.effect_row(tmp_path, report.Effect("x", cells[0], cells[1], 1.0))
+    assert row == ["x", "+1.0", "+10.0 ± 1.0", "+7.5 to +12.5", "yes", ""]
     assert verdict(cells[1], cells[0]) == "**the reverse**"
     assert verdict(cells[0], cells[2]) == "not decided"
+
+
+def test_an_effect_that_the_miniature_lacks_has_a_remark():
+    for effect in report.EFFECTS:
+        verdict = report.effect_row(results.FOLDER, effect)[4]
+        assert verdict in ("yes", "–") or effect.note, effect.name
+
+
+def test_results_of_other_weights_than_the_reports_are_listed(tmp_path):
+    first = make_run("first")
+    same, other = make_run("same", start=first), make_run("other", start=first)
+    for run, more in (
+        (first, {"weights": "a"}),
+        (same, {"made_from": {"first": "a"}}),
+        (other, {"made_from": {"first": "b"}}),
+    ):
+        results.write(results.path_of(tmp_path, run.name), runner.about(run) | more)
+    assert report.of_other_weights(tmp_path, [first, same, other]) == ["- other: first"]
 
 
 def test_errors_are_told_apart_by_shape_and_movement(tmp_path):
@@ -246,7 +266,7 @@ def test_full_size_commands_are_understood_and_have_their_cost(tmp_path, capsys)
     lines = capsys.readouterr().out.splitlines()
     # 115,000 steps of 384 clips, at 344 a second.
     assert any(line.startswith("# train i3d_rgb, ImageNet first: 35.7 h") for line in lines)
-    assert "# 112 accelerator-hours in all, on H200s in bfloat16" in lines
+    assert "# 112 accelerator-hours of training in all, on H200s in bfloat16" in lines
     assert any(line.startswith("# not run: kinetics/400 is not prepared") for line in lines)
     training = [shlex.split(line) for line in lines if " i3d_jax.main " in line]
     assert len(training) == 6 + 4
