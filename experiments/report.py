@@ -70,7 +70,7 @@ EFFECTS = (
         on_large("i3d"),
         on_large("convnet_lstm"),
         7.8,
-        "ConvNet+LSTM ends at 1,200 steps, for the sake of time. It would still gain from more.",
+        "ConvNet+LSTM ends at 800 steps, for the sake of time. It would still gain from more.",
     ),
     Effect("I3D is better than 3D-ConvNet (RGB)", on_large("i3d"), on_large("c3d"), 15.0),
     Effect(

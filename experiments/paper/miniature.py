@@ -40,7 +40,7 @@ ON_VIDEOS = {
     "i3d_flow": schedule(400, 0.02),
     "two_stream": schedule(400, 0.02),
     "fused_two_stream": schedule(400, 0.02),
-    "convnet_lstm": schedule(1200, 0.05),  # More would be better, and take over three minutes.
+    "convnet_lstm": schedule(800, 0.05),  # More would be better, and take over three minutes.
     "c3d": schedule(400, 0.01),
     "frames": schedule(400, 0.02),
 }
@@ -50,7 +50,7 @@ ON_TRANSFER = {
     "full": schedule(200, 0.02),
 }
 # Of networks that need others than I3D: half of the steps that they have on the large data set.
-OWN_ON_TRANSFER = {"convnet_lstm": schedule(600, 0.05), "c3d": schedule(200, 0.01)}
+OWN_ON_TRANSFER = {"convnet_lstm": schedule(400, 0.05), "c3d": schedule(200, 0.01)}
 WITHOUT_IMAGES = ("c3d",)  # There is no image network that they could start from.
 
 
