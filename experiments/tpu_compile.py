@@ -4,6 +4,7 @@
     python experiments/tpu_compile.py --config=kinetics:i3d_rgb --config.model.dtype=bfloat16
     python experiments/tpu_compile.py --config=kinetics:c3d --topology v4:2x2x2 v6e:16x16 \\
         --program train --clips 6 24 --forms rocm tpu --json c3d.json
+    python experiments/tpu_compile.py --config=kinetics:two_stream --program train --largest
 
 libtpu has the compiler of real TPUs. The table has a row per program, topology, batch and form:
 whether it fits into the memory of a chip, what it moves and computes, and how long that takes at
@@ -15,7 +16,7 @@ paper's test of whole videos) and "flow" (TV-L1 on pairs of frames of 340x256). 
 loops once: a step of several micro-batches has the figures of one, and flow, which iterates until
 it converges, only those of memory. Bytes include those between a chip's units and its own memory.
 "forms" are implementations of layers (`models.forms_of`): "tpu" are ours, "rocm" are XLA's own
-operations.
+operations. --largest compiles other batches, until it has found the largest one that fits.
 
 Full-size programs of I3D take 3 to 20 minutes of a core each, and 6 GB of memory. With --json a
 program that the file has already is not compiled again.
@@ -25,6 +26,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import inspect
+import itertools
 import json
 import pathlib
 import sys
@@ -32,7 +34,7 @@ import time
 from typing import Any
 
 import jax
-from tpu_program import chips, hlo, programs
+from tpu_program import batches, chips, hlo, programs
 
 from i3d_jax import cli, files, models
 from i3d_jax.models import platforms
@@ -68,6 +70,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
         nargs="+",
         default=[6],
         help="clips per chip, over all micro-batches; pairs of frames for flow (default: 6)",
+    )
+    parser.add_argument(
+        "--largest", action="store_true", help="also find the most clips per chip that fit"
     )
     parser.add_argument("--forms", nargs="+", default=["tpu"], choices=platforms.PLATFORMS)
     parser.add_argument("--classes", type=cli.positive, default=400, help="default: 400")
@@ -195,32 +200,45 @@ def main(arguments: list[str] | None = None) -> int:
     kept = _read(flags.json)
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER), flush=True)
     results = []
-    for topology, (chip, mesh) in meshes.items():
-        for program, clips, forms in (
-            (program, clips, forms)
-            for program in flags.program
-            for clips in flags.clips
-            for forms in flags.forms
-        ):
-            about = dict(topology=topology, program=program, clips=clips, forms=forms)
-            try:
-                with models.forms_of(forms):
-                    lowered = programs.lower(program, config, mesh, clips, flags.classes)
-            except ValueError as error:
-                cli.print_error(f"{program}, {clips} clips per chip: {cli.one_line(error)}")
-                return 2
-            text = json.dumps([topology, forms, versions, lowered.as_text()])
-            key = hashlib.sha256(text.encode()).hexdigest()
-            if key not in kept:
-                parts = config["grad_accum_steps"] if program == "train" else 1
-                result = compiled(lowered, forms, chip, clips / parts, flags.buffers)
-                kept[key] = about | {"config": flags.config, **versions, **result}
-                if flags.json:
-                    with files.atomic_write(flags.json) as temporary:
-                        temporary.write_text(json.dumps(kept, indent=1) + "\n")
-            results.append((about, kept[key]))
-            print(row(about, kept[key]), flush=True)
-    print(f"\nPer chip; predicted, not measured. {_said(versions)}.")
+
+    def made(topology: str, program: str, forms: str, clips: int) -> dict[str, Any]:
+        """Compiles a program, unless the file has it, and prints its row."""
+        about = dict(topology=topology, program=program, clips=clips, forms=forms)
+        chip, mesh = meshes[topology]
+        try:
+            with models.forms_of(forms):
+                lowered = programs.lower(program, config, mesh, clips, flags.classes)
+        except ValueError as error:
+            raise ValueError(f"{program}, {clips} clips per chip: {cli.one_line(error)}") from None
+        text = json.dumps([topology, forms, versions, lowered.as_text()])
+        key = hashlib.sha256(text.encode()).hexdigest()
+        if key not in kept:
+            parts = config["grad_accum_steps"] if program == "train" else 1
+            result = compiled(lowered, forms, chip, clips / parts, flags.buffers)
+            kept[key] = about | {"config": flags.config, **versions, **result}
+            if flags.json:
+                with files.atomic_write(flags.json) as temporary:
+                    temporary.write_text(json.dumps(kept, indent=1) + "\n")
+        results.append((about, kept[key]))
+        print(row(about, kept[key]), flush=True)
+        return kept[key]
+
+    found = []
+    try:
+        for case in itertools.product(flags.topology, flags.program, flags.forms):
+            for clips in flags.clips:
+                made(*case, clips)
+            if flags.largest:
+                most = batches.largest(
+                    lambda clips, case=case: made(*case, clips).get("memory"),
+                    meshes[case[0]][0].memory,
+                    programs.step_of_clips(case[1], config),
+                )
+                found.append(f"{' '.join(case)}: at most {most} clips per chip")
+    except ValueError as error:
+        cli.print_error(str(error))
+        return 2
+    print("\n".join(["", *found, f"Per chip; predicted, not measured. {_said(versions)}."]))
     if flags.buffers:
         for about, result in results:
             _print_buffers(about, result)

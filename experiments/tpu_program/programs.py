@@ -79,6 +79,17 @@ def lower(
     )
 
 
+def step_of_clips(program: str, config: dict[str, Any]) -> int:
+    """What the clips per chip are a multiple of, where one can choose.
+
+    In training these are whole groups of batch norm. Tiles of arrays in a TPU's memory are eight
+    clips high. The test has few clips of many frames.
+    """
+    if program == "train" and config["norm_group_size"]:
+        return config["grad_accum_steps"] * config["norm_group_size"]
+    return 1 if program == "evaluate" else 8
+
+
 def _check_groups(config: dict[str, Any], clips: int) -> None:
     """Raises a ValueError unless a chip's part of every micro-batch is whole groups."""
     parts, group = config["grad_accum_steps"], config["norm_group_size"]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tpu_compile
-from tpu_program import hlo, programs
+from tpu_program import batches, hlo, programs
 
 from i3d_jax import models
 from i3d_jax.training import optimizers
@@ -119,6 +119,26 @@ def test_clips_that_are_no_whole_groups_are_refused():
     programs._check_groups(config, 24)
     with pytest.raises(ValueError, match="18 clips per chip: wanted a multiple of 12"):
         programs._check_groups(config, 18)
+
+
+@pytest.mark.parametrize("each,wanted", [(1.0, 88), (3.0, 24), (20.0, 0), (0.09, 1000)])
+def test_the_largest_batch_that_fits_is_found_in_a_few_programs(each, wanted):
+    compiled = []
+
+    def need(clips):
+        compiled.append(clips)
+        memory = 10 + each * clips
+        return memory if memory < 150 else None  # The compiler gives up.
+
+    assert batches.largest(need, 100, 8) == wanted
+    assert len(compiled) <= 6 and (wanted in compiled or not wanted)
+
+
+def test_clips_to_choose_from_are_whole_groups():
+    config = {"grad_accum_steps": 2, "norm_group_size": 6}
+    assert programs.step_of_clips("train", config) == 12
+    assert programs.step_of_clips("train", config | {"norm_group_size": None}) == 8
+    assert programs.step_of_clips("evaluate", config) == 1
 
 
 @pytest.mark.slow  # Compiles two programs.
