@@ -6,6 +6,7 @@ and the others go on.
 
 import base64
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -378,7 +379,7 @@ def starting_weights(run: Run, places: Places) -> pathlib.Path:
     made = places.folder(run.start) / f"inflated_{run.inflation}.safetensors"
     if not made.exists():
         _, variables, info = weights.network(path)
-        info = info._replace(model="i3d", footprint={"rgb": (16, 1)})
+        info = dataclasses.replace(info, model="i3d", footprint={"rgb": (16, 1)})
         shapes = jax.eval_shape(
             lambda: metadata.network(info).init(
                 jax.random.key(0), np.zeros((1, 16, info.crop, info.crop, 3), np.float32)

@@ -14,7 +14,7 @@ import table5
 from paper import full_size, layout, miniature, results, runner, variants
 from paper.runs import Run, unique
 
-from i3d_jax import datasets, main, models
+from i3d_jax import datasets, main, models, weights
 from i3d_jax.datasets import moving_shapes
 from i3d_jax.training import loop
 
@@ -295,6 +295,22 @@ def test_filters_are_drawn_in_columns_with_time_going_down():
     # Row 4 separates the frames, columns 4 and 8 the filters before the third.
     assert picture[5, 9].tolist() == [255, 128, 128] and picture[1, 1].tolist() == [128] * 3
     assert (picture[4] == 255).all() and (picture[:, 8] == 255).all()
+
+
+def test_a_run_may_start_from_filters_inflated_into_the_centre_frame(places):
+    images = make_run("images")
+    network = models.build("inception", num_classes=3, width=0.1)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes)
+    info = weights.Info("inception", ("a", "b", "c"), {"width": 0.1}, {"rgb": (1, 1)}, crop=32)
+    places.folder(images).mkdir(parents=True)
+    weights.save(places.folder(images) / "weights.safetensors", variables, info)
+    path = runner.starting_weights(make_run("b", images)._replace(inflation="centre"), places)
+    model, variables, _ = weights.network(path)
+    kernel = variables["params"]["Conv_1a"]["conv"]["kernel"]
+    assert kernel.shape[0] == 7 and model.dims == 3
+    assert [float(kernel[frame].max()) for frame in range(7)] == [0, 0, 0, 0.5, 0, 0, 0]
+    assert runner.starting_weights(make_run("b", images), places).parent == places.folder(images)
 
 
 @pytest.mark.slow
