@@ -116,9 +116,9 @@ EFFECTS = (
         on_large("convnet_lstm"),
         on_large("convnet_lstm", images_first=False),
         9.4,
-        "The image network's averaged features name the shape and hardly show where it is. Starting "
-        "from them, the network mistakes no shape and learns movements late; from scratch it learns "
-        "features that show both.",
+        "The image network's averaged features name the shape and hardly show where it is. "
+        "Starting from them, the network mistakes no shape and learns movements late; "
+        "from scratch it learns features that show both.",
     ),
     Effect(
         "Full-FT is better than Original (I3D, both; UCF-101)",
@@ -137,8 +137,8 @@ EFFECTS = (
         on_small("two_stream_i3d", "fixed"),
         on_small("two_stream_i3d", "original"),
         4.3,
-        "24 classes of four shapes and six movements make features for these; the small data set has "
-        "others. Kinetics' 400 classes make features for anything.",
+        "24 classes of four shapes and six movements make features for these; the small data set "
+        "has others. Kinetics' 400 classes make features for anything.",
     ),
     Effect(
         "Full-FT is better than Fixed (I3D, both; UCF-101)",
