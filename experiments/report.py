@@ -1,8 +1,10 @@
 """Writes REPORT.md and its pictures, from the result files alone.
 
     python experiments/report.py
+    python experiments/report.py --compare FOLDER
 
-Nothing is trained. Runs without a result file are listed as not run.
+Nothing is trained. Runs without a result file are listed as not run. With --compare it writes
+nothing, and says which results of another folder, made again, have other numbers.
 """
 
 import argparse
@@ -377,14 +379,40 @@ def render(folder: pathlib.Path, write_pictures: bool = False) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+COMPARED = "scores", "streams", "confusion", "curve", "weights", "made_from"
+
+
+def compare(folder: pathlib.Path, again: pathlib.Path) -> int:
+    """Prints what differs between the results of two folders; the exit status: 1 if anything does.
+
+    Args:
+      folder: of result files.
+      again: of results of some of the same runs.
+    """
+    status = 0
+    for path in sorted(again.glob("*.json")):
+        second = results.read(path)
+        if not (folder / path.name).exists():
+            print(f"{path.stem}: only in {again}")
+            continue
+        first = results.read(folder / path.name)
+        other = [name for name in COMPARED if first.get(name) != second.get(name)]
+        print(f"{path.stem}: {'differs in ' + ', '.join(other) if other else 'the same'}")
+        status = status or int(bool(other))
+    return status
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=pathlib.Path, default=results.FOLDER)
     parser.add_argument("--out", type=pathlib.Path, default=REPORT)
+    parser.add_argument("--compare", type=pathlib.Path, metavar="FOLDER")
     flags = parser.parse_args(arguments)
     try:
+        if flags.compare:
+            return compare(flags.results, flags.compare)
         text = render(flags.results, write_pictures=True)
         with files.atomic_write(flags.out) as written:
             written.write_text(text)

@@ -143,6 +143,17 @@ def test_the_report_refuses_an_edited_file(tmp_path, capsys):
     assert not (tmp_path / "REPORT.md").exists()
 
 
+def test_results_that_were_made_again_are_compared(tmp_path, capsys):
+    folders = [tmp_path / "one", tmp_path / "again"]
+    for folder, accuracy in zip(folders, (0.5, 0.6)):
+        for name, top1 in ("a", 0.5), ("b", accuracy):
+            content = runner.about(make_run(name)) | {"scores": {"top1": top1}, "seconds": accuracy}
+            results.write(results.path_of(folder, name), content)
+    paths = ["--results", str(folders[0]), "--compare", str(folders[1])]
+    assert report.main(paths) == 1
+    assert capsys.readouterr().out == "a: the same\nb: differs in scores\n"
+
+
 def write_accuracies(folder, cell, accuracies):
     for seed, accuracy in zip(miniature.SEEDS, accuracies, strict=False):
         run = cell.run(seed)
