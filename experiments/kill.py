@@ -106,9 +106,9 @@ def kill(
 
     while process.poll() is None and not has_come():
         time.sleep(0.002)
-    until = time.time() + rng.uniform(0, WAITS[moment])
+    end = time.time() + rng.uniform(0, WAITS[moment])
     # A short validation may be over sooner, and the run with it.
-    while time.time() < until and (moment != "validation" or has_come()):
+    while time.time() < end and (moment != "validation" or has_come()):
         time.sleep(0.002)
     ended = process.poll() is not None
     process.kill()

@@ -93,7 +93,7 @@ STEM = {
 THREE = {
     "3-D": ONCE,
     "2-D, taps as inputs": lambda x, kernel: convolution._taps_as_channels(
-        x, kernel, 1, x.shape[1], (1, 1)
+        x, kernel, 1, x.shape[1], (1, 1), ((1, 1), (1, 1))
     ),
 }
 ONE = {

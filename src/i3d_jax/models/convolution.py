@@ -54,9 +54,7 @@ def conv(
     if platform == "tpu" and len(window) == 3 and _has_few_phases(x, strides):
         return _conv_of_phases(x, kernel, strides, padded, padding)
     if platform == "cpu" and _is_small(x.shape[1:-1], window, strides):
-        return _conv_of_small_images(
-            x, kernel, strides, pads_of(x.shape[1:3], window, strides, padding)
-        )
+        return _conv_of_small_images(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
     if padded:
         return _xla_conv(x, kernel, strides, pads_for_xla(x.shape[1:-1], window, strides, padding))
     return _xla_conv(x, kernel, strides, _pads(x, kernel, strides, padded, padding))
@@ -260,10 +258,9 @@ def _conv3d_as_2d(x, kernel, strides, padded=True, padding="same"):
     clips = x.shape[0] if isinstance(x.shape[0], int) else 1
     least = max(MIN_MULTIPLY_ADDS, MIN_POSITIONS * kernel.size)
     least *= math.prod(strides[1:]) * (1 if padded else SHARE_IN_CHUNKS)
-    if _is_small(x.shape[2:4], kernel.shape[1:3], strides[1:]):
-        step = 1
+    small = _is_small(x.shape[2:4], kernel.shape[1:3], strides[1:])
     y: Any
-    if step > 1 and clips * outputs * math.prod(x.shape[2:4]) * kernel.size >= least:
+    if step > 1 and not small and clips * outputs * math.prod(x.shape[2:4]) * kernel.size >= least:
         y = toom_cook.conv_over_time(x, kernel, before, outputs, step, strides[1:], tuple(in_space))
     else:
         y = _taps_as_channels(x, kernel, before, outputs, strides[1:], tuple(in_space))
@@ -287,7 +284,7 @@ def _runs_as_channels(x, kernel, before, stride):
 
 
 @functools.partial(jax.jit, static_argnames=("before", "outputs", "strides", "in_space"))
-def _taps_as_channels(x, kernel, before, outputs, strides, in_space="SAME"):
+def _taps_as_channels(x, kernel, before, outputs, strides, in_space):
     """Convolution over time as one 2-D convolution: the taps in time become input channels.
 
     It repeats the inputs. The other way, a sum of shifted outputs, is slower: XLA computes these
@@ -312,7 +309,7 @@ def _is_small(image, window, strides):
     XLA then convolves the kernel with the image, here or in the gradients. A CPU's library does not
     take that, and the loop that XLA makes of it is some hundred times slower.
     """
-    if len(image) > 2 or not all(isinstance(size, int) for size in image):
+    if not all(isinstance(size, int) for size in image):
         return False
     outputs = math.prod(-(-size // stride) for size, stride in zip(image, strides))
     return math.prod(image) <= math.prod(window) > outputs
