@@ -32,6 +32,6 @@ def largest(need: Need, capacity: float, step: int) -> int:
             each = max(more - less, 1) / (second - first)
             clips = low + max(1, int((capacity - more) / each / step)) * step
         else:
-            clips = 2 * clips if high is None else (low + high) // 2 // step * step
+            clips *= 2
         if high is not None:
             clips = min(clips, high - step)

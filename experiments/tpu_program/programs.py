@@ -1,6 +1,7 @@
 """The programs of a run, lowered for a mesh of devices that need not exist."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -85,17 +86,26 @@ def step_of_clips(program: str, config: dict[str, Any]) -> int:
     In training these are whole groups of batch norm. Tiles of arrays in a TPU's memory are eight
     clips high. The test has few clips of many frames.
     """
-    if program == "train" and config["norm_group_size"]:
-        return config["grad_accum_steps"] * config["norm_group_size"]
+    if program == "train":
+        return math.lcm(whole_groups(config), 1 if config["norm_group_size"] else 8)
     return 1 if program == "evaluate" else 8
+
+
+def whole_groups(config: dict[str, Any]) -> int:
+    """What the clips per chip must be a multiple of in training."""
+    return config["grad_accum_steps"] * (config["norm_group_size"] or 1)
 
 
 def _check_groups(config: dict[str, Any], clips: int) -> None:
     """Raises a ValueError unless a chip's part of every micro-batch is whole groups."""
-    parts, group = config["grad_accum_steps"], config["norm_group_size"]
-    if clips % (parts * (group or 1)):
+    parts, group, whole = (
+        config["grad_accum_steps"],
+        config["norm_group_size"],
+        whole_groups(config),
+    )
+    if clips % whole:
         raise ValueError(
-            f"{clips} clips per chip: wanted a multiple of {parts * (group or 1)}, whole groups of "
+            f"{clips} clips per chip: wanted a multiple of {whole}, whole groups of "
             f"batch norm (norm_group_size {group}) in {parts} micro-batches (grad_accum_steps)"
         )
 

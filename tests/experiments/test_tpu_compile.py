@@ -139,6 +139,9 @@ def test_clips_to_choose_from_are_whole_groups():
     assert programs.step_of_clips("train", config) == 12
     assert programs.step_of_clips("train", config | {"norm_group_size": None}) == 8
     assert programs.step_of_clips("evaluate", config) == 1
+    # Whole micro-batches, too.
+    config = {"grad_accum_steps": 3, "norm_group_size": None}
+    programs._check_groups(config, programs.step_of_clips("train", config))
 
 
 @pytest.mark.slow  # Compiles two programs.
