@@ -282,7 +282,7 @@ def of_other_weights(folder: pathlib.Path, runs: list[Run]) -> list[str]:
         made_from = (results.find(folder, run) or {}).get("made_from", {})
         for need in run.needs:
             result = results.find(folder, need)
-            if result and need.name in made_from and made_from[need.name] != result["weights"]:
+            if result and need.name in made_from and made_from[need.name] != result.get("weights"):
                 found.append(f"- {run.name}: {need.name}")
     return found
 
@@ -369,7 +369,7 @@ def render(folder: pathlib.Path, write_pictures: bool = False) -> str:
     if missing:
         parts += ["## Not run", "\n".join(f"- {name}" for name in missing)]
     if mixed := of_other_weights(folder, runs):
-        parts += ["## Not of the same weights", OTHER_WEIGHTS.strip(), "\n".join(mixed)]
+        parts += ["## Not of the same weights", OTHER_WEIGHTS, "\n".join(mixed)]
     if odd := unexpected(folder, runs):
         parts += ["## Files that are not used", "\n".join(f"- {line}" for line in odd)]
     if write_pictures:
@@ -389,8 +389,10 @@ def compare(folder: pathlib.Path, again: pathlib.Path) -> int:
       folder: of result files.
       again: of results of some of the same runs.
     """
-    status = 0
-    for path in sorted(again.glob("*.json")):
+    paths, differ = sorted(again.glob("*.json")), False
+    if not paths:
+        raise results.ResultError(f"{again}: no result files are there")
+    for path in paths:
         second = results.read(path)
         if not (folder / path.name).exists():
             print(f"{path.stem}: only in {again}")
@@ -398,8 +400,8 @@ def compare(folder: pathlib.Path, again: pathlib.Path) -> int:
         first = results.read(folder / path.name)
         other = [name for name in COMPARED if first.get(name) != second.get(name)]
         print(f"{path.stem}: {'differs in ' + ', '.join(other) if other else 'the same'}")
-        status = status or int(bool(other))
-    return status
+        differ |= bool(other)
+    return int(differ)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -411,6 +413,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compare", type=pathlib.Path, metavar="FOLDER")
     flags = parser.parse_args(arguments)
     try:
+        if not flags.results.is_dir():
+            raise results.ResultError(f"{flags.results}: no such folder")
         if flags.compare:
             return compare(flags.results, flags.compare)
         text = render(flags.results, write_pictures=True)

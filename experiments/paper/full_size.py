@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from i3d_jax import datasets
+from i3d_jax import cli, datasets
 from i3d_jax.training import config_files
 
 TRAINING = 344.0  # Clips per second: I3D, 64 frames, training, 16 clips at once.
@@ -25,6 +25,7 @@ FORWARD_OF = {
     "fused_two_stream": 32 / 0.00969,
 }
 MEASURED = "measured with micro-batches of 16 clips"
+ESTIMATED = "estimated from the measured forward pass"
 IMAGENET = "inception_v1.ckpt"
 
 
@@ -56,11 +57,15 @@ def main(commands: Sequence[Command], data_dir: str, only: Sequence[str] | None,
       go: whether to run them.
 
     Returns:
-      the exit status: that of the first command that fails, 1 if data is missing.
+      the exit status: that of the first command that fails, 1 if data is missing, 2 if no command
+      has a name of `only`.
     """
     if not commands:
         print("# no full-size runs")
     chosen = [command for command in commands if is_chosen(command.name, only)]
+    if only and not chosen:
+        cli.print_error(f"--only {' '.join(only)}: no command is called so")
+        return 2
     for command in chosen:
         cost = "" if command.hours is None else f": {command.hours:,.1f} h, {command.basis}"
         print(f"# {command.name}{cost}\n{shlex.join(command.line)}\n")
@@ -121,7 +126,7 @@ def kinetics(name: str, data_dir: str, images_first: bool = True) -> Command:
     speed, how = TRAINING, MEASURED
     if name in FORWARD_OF:
         speed = FORWARD_OF[name] * TRAINING / FORWARD
-        how = "estimated from the measured forward pass"
+        how = ESTIMATED
     elif name == "i3d_flow":
         how = f"{MEASURED} on RGB"
     line = [
@@ -184,7 +189,9 @@ def transfer(
                 start = IMAGENET if images_first else None
             workdir = f"runs/{dataset.replace('/', '_')}_{how}_{stream}_{kind}"
             # A linear probe computes no gradients but the last layer's.
-            speed = FORWARD if how == "fixed" else TRAINING
+            speed, known = TRAINING, f"{MEASURED} on RGB"
+            if how == "fixed":
+                speed, known = FORWARD, ESTIMATED
             accumulated = config["batch_size"] // config["norm_group_size"]
             line = [
                 *("python", "-m", "i3d_jax.main", f"--config=transfer:{how},{dataset}{end}"),
@@ -192,11 +199,8 @@ def transfer(
                 *("--config.model.dtype=bfloat16", f"--config.grad_accum_steps={accumulated}"),
                 *([f"--config.init_from={start}"] if start else []),
             ]
-            how_known = "estimated from the measured forward pass"
-            if how != "fixed":
-                how_known = f"{MEASURED} on RGB"
             name = f"{how}, {dataset}, {stream}, from {start or 'scratch'}"
-            hours, basis = hours_of(config, speed), basis_of(config, speed, how_known)
+            hours, basis = hours_of(config, speed), basis_of(config, speed, known)
             found.append(Command(name, tuple(line), dataset, hours, basis))
             folders.append(workdir)
         found += fused(folders[0], folders[1], dataset, data_dir, "test")

@@ -135,8 +135,8 @@ def on_transfer(name: str, seed: int, how: str, images_first: bool = True, split
             on_transfer(stream, seed, how, images_first, split) for stream in ("i3d", "i3d_flow")
         )
         return Run(full_name, seed, {"dataset": {"name": dataset}}, kind="sum", parts=parts)
-    own = {"dataset.name": dataset, "test_split": "test"} | ON_TRANSFER[how]
-    own |= OWN_ON_TRANSFER.get(name, {})
+    own = {"dataset.name": dataset, "test_split": "test"}
+    own |= ON_TRANSFER[how] | OWN_ON_TRANSFER.get(name, {})
     if how != "original":
         start = on_videos(name, seed, images_first)
     else:

@@ -108,6 +108,9 @@ def main(table: Table, arguments: Sequence[str] | None = None, doc: str | None =
         return full_size.main(table.commands(flags.data_dir), flags.data_dir, flags.only, flags.go)
     places = Places(flags.results, flags.work, flags.data_dir)
     runs = [run for run in unique(table.runs()) if full_size.is_chosen(run.name, flags.only)]
+    if flags.only and not runs:
+        cli.print_error(f"--only {' '.join(flags.only)}: no run is called so (--list names all)")
+        return 2
     try:
         if flags.list:
             print("\n".join(f"{run.name}: {state(places, run)}" for run in runs))

@@ -152,6 +152,21 @@ def test_results_that_were_made_again_are_compared(tmp_path, capsys):
     paths = ["--results", str(folders[0]), "--compare", str(folders[1])]
     assert report.main(paths) == 1
     assert capsys.readouterr().out == "a: the same\nb: differs in scores\n"
+    assert report.main(["--compare", str(tmp_path / "typo")]) == 2
+    assert f"{tmp_path / 'typo'}: no result files are there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["miniature", "paper"])
+def test_runs_that_no_table_has_are_a_mistake(preset, places, capsys):
+    assert start(places, make_run("a"), options=["--only", "typo", "--preset", preset]) == 2
+    assert "--only typo: no " in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_leaves_the_report_alone(tmp_path, capsys):
+    missing, out = tmp_path / "typo", tmp_path / "REPORT.md"
+    assert report.main(["--results", str(missing), "--out", str(out)]) == 2
+    assert f"{missing}: no such folder" in capsys.readouterr().err
+    assert not missing.exists() and not out.exists()
 
 
 def write_accuracies(folder, cell, accuracies):
