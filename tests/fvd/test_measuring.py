@@ -248,8 +248,9 @@ def test_black_and_white_videos_are_as_far_apart_as_by_the_reference(shared_data
         real, generated = (
             fvd.features(x, convention, weights=weights) for x in (black, black + 255)
         )
-        # The reference itself is 6e-6 from the same network in float64.
-        assert fvd.distance(real, generated) == pytest.approx(wanted, rel=1e-5)
+        # From the same network in float64 the reference is up to 6e-6, and we are up to 9e-6, which
+        # depends on the processor.
+        assert fvd.distance(real, generated) == pytest.approx(wanted, rel=2e-5)
 
 
 def test_batches_are_full_whatever_the_sizes(weights, monkeypatch):
