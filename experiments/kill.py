@@ -27,7 +27,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from i3d_jax import weights
+from i3d_jax import cli, weights
 from i3d_jax.inflate import named_leaves
 
 # The moments, and the most seconds between their begin and the kill.
@@ -216,9 +216,7 @@ def table(done: list[dict]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--workdir", type=pathlib.Path, required=True, help="new folder for both runs"
     )

@@ -405,9 +405,7 @@ def compare(folder: pathlib.Path, again: pathlib.Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=pathlib.Path, default=results.FOLDER)
     parser.add_argument("--out", type=pathlib.Path, default=REPORT)
     parser.add_argument("--compare", type=pathlib.Path, metavar="FOLDER")

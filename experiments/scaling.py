@@ -21,15 +21,16 @@ around a ring of the machines: 2 (n - 1) / n of the bytes each, and 2 log2(n) la
 
 import argparse
 import functools
-import json
 import math
 import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tpu_program import kept
 from tpu_program.hlo import collectives
 
 from i3d_jax import cli, models
@@ -146,19 +147,17 @@ def tpu_step(path: pathlib.Path) -> dict[str, Any]:
     """The last training step in a file of `tpu_compile.py` that fits.
 
     Raises:
-      SystemExit: it has none.
+      ValueError: it has none, or cannot be read.
     """
-    rows = [each for each in json.loads(path.read_text()).values() if each["program"] == "train"]
+    rows = [each for each in kept.read(path).values() if each["program"] == "train"]
     rows = [each for each in rows if each["fits"]]
     if not rows:
-        raise SystemExit(f"{path}: has no training step that fits (tpu_compile.py --json)")
+        raise ValueError(f"{path}: has no training step that fits (tpu_compile.py --json)")
     return rows[-1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> int:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", default="i3d", choices=sorted(models.MODELS), help="network (default: i3d)"
     )
@@ -180,7 +179,11 @@ def main() -> None:
     flags = parser.parse_args()
     what, clips, speed, assumed = flags.model, flags.clips_per_device, flags.clips_per_second, True
     if flags.compiled:
-        about = tpu_step(flags.compiled)
+        try:
+            about = tpu_step(flags.compiled)
+        except ValueError as error:
+            cli.print_error(error)
+            return 2
         what, clips = f"{about['config']} for {about['topology']}", about["clips"]
         speed, assumed = about["clips_per_second"], False
         found = [(kind, size) for kind, size in about["collectives"]]
@@ -208,7 +211,8 @@ def main() -> None:
             hidden = max(0.0, sending - step * 2 / 3)
             cells.append(f"{step / (step + sending):.0%} to {step / (step + hidden):.0%}")
         print(f"| {links.name} | " + " | ".join(cells) + " |")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -34,9 +34,9 @@ import time
 from typing import Any
 
 import jax
-from tpu_program import batches, chips, hlo, programs
+from tpu_program import batches, chips, hlo, kept, programs
 
-from i3d_jax import cli, files, models
+from i3d_jax import cli, models
 from i3d_jax.models import platforms
 from i3d_jax.training import config_files, loop
 from i3d_jax.training.config import ConfigError, check_arguments
@@ -46,9 +46,7 @@ VERSIONS = "jax", "jaxlib", "libtpu"
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The command line's options, and the config with the defaults of what it leaves out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="kinetics:i3d_rgb", help="as i3d_jax.main takes it")
     parser.add_argument(
         "--topology",
@@ -193,11 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chips.prepare_environment()
         meshes = {name: chips.mesh_of(name) for name in flags.topology}
+        done = kept.read(flags.json) if flags.json and flags.json.exists() else {}
     except (ImportError, ValueError) as error:
         cli.print_error(str(error))
         return 2
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    kept = _read(flags.json)
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER), flush=True)
     results = []
 
@@ -212,16 +210,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{program}, {clips} clips per chip: {cli.one_line(error)}") from None
         text = json.dumps([topology, forms, versions, lowered.as_text()])
         key = hashlib.sha256(text.encode()).hexdigest()
-        if key not in kept:
+        if key not in done:
             parts = config["grad_accum_steps"] if program == "train" else 1
             result = compiled(lowered, forms, chip, clips / parts, flags.buffers)
-            kept[key] = about | {"config": flags.config, **versions, **result}
+            done[key] = about | {"config": flags.config, **versions, **result}
             if flags.json:
-                with files.atomic_write(flags.json) as temporary:
-                    temporary.write_text(json.dumps(kept, indent=1) + "\n")
-        results.append((about, kept[key]))
-        print(row(about, kept[key]), flush=True)
-        return kept[key]
+                kept.write(flags.json, done)
+        results.append((about, done[key]))
+        print(row(about, done[key]), flush=True)
+        return done[key]
 
     found = []
     try:
@@ -243,10 +240,6 @@ def main(arguments: list[str] | None = None) -> int:
         for about, result in results:
             _print_buffers(about, result)
     return 0
-
-
-def _read(path: pathlib.Path | None) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path is not None and path.exists() else {}
 
 
 def _said(versions: dict[str, str]) -> str:

@@ -50,7 +50,21 @@ def test_a_step_that_was_compiled_for_tpus_has_its_own_collectives(tmp_path, mon
     assert slice_of_tpus.split("|")[2].strip() == "99% to 100%"
 
 
-def test_a_file_without_a_training_step_is_refused(tmp_path):
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(SystemExit, match="has no training step that fits"):
-        scaling.tpu_step(tmp_path / "x.json")
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "has no training step that fits"),
+        ("[1]", "is no file of tpu_compile.py --json"),
+        ('{"a": 1}', "is no file of tpu_compile.py --json"),
+        ("{", "is no file of tpu_compile.py --json"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_without_a_training_step_is_refused(tmp_path, monkeypatch, capsys, text, message):
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr("sys.argv", ["scaling.py", "--compiled", str(path)])
+    assert scaling.main() == 2
+    said = capsys.readouterr().err
+    assert message in said and str(path) in said and said.count("\n") == 1

@@ -111,7 +111,8 @@ def test_mistakes_are_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as end:
         tpu_compile.main(arguments)
     assert end.value.code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_clips_that_are_no_whole_groups_are_refused():
