@@ -160,7 +160,9 @@ def effect_row(folder: pathlib.Path, effect: Effect) -> list[str]:
         half = STUDENT[len(found) - 1] * statistics.stdev(found) / len(found) ** 0.5
         mean = statistics.mean(found)
         interval = f"{mean - half:+.1f} to {mean + half:+.1f}"
-        verdict = "not decided" if abs(mean) <= half else "yes" if mean > 0 else "**the reverse**"
+        verdict = "yes" if mean > 0 else "**the reverse**"
+        if abs(mean) <= half:
+            verdict = f"not decided; in {sum(each > 0 for each in found)} of {len(found)} seeds"
     return [effect.name, f"{effect.paper:+.1f}", show(found, "+"), interval, verdict, effect.note]
 
 
@@ -310,8 +312,9 @@ accuracies.""",
         """
 Flow is TV-L1's on the videos, where nothing else is said, and the renderer's on the smaller set.
 The interval is that of the mean difference (95 %, Student's distribution) over the seeds, on the
-same test videos. "Yes" and "the reverse" mean that it does not contain zero. Of so many effects,
-one in every second report is expected to be judged wrong.""",
+same test videos. "Yes" and "the reverse" mean that it does not contain zero. Where it does, three
+seeds are too few to decide, and the number of those that show the effect is given. Of so many
+effects, one in every second report is expected to be judged wrong.""",
         markdown(
             ["effect", "paper", "here", "95 % interval", "there?", "remark"],
             [effect_row(folder, effect) for effect in EFFECTS],
