@@ -9,8 +9,9 @@ Need = Callable[[int], float | None]
 def largest(need: Need, capacity: float, step: int) -> int:
     """The most clips that fit, a multiple of `step`; 0: not even `step` do.
 
-    A program takes minutes to compile, and its memory grows almost evenly with its clips: after two
-    batches that fit, the next one is where the line through them meets the capacity.
+    A program takes minutes to compile, and its memory grows with its clips, evenly as long as there
+    is enough: after two batches that fit, the next one is where the line through them meets the
+    capacity. Where memory is short the compiler has parts computed again, and more fits.
 
     Args:
       need: the bytes that a number of clips needs; None: too many for the compiler.

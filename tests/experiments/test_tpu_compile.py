@@ -135,6 +135,19 @@ def test_the_largest_batch_that_fits_is_found_in_a_few_programs(each, wanted):
     assert len(compiled) <= 6 and (wanted in compiled or not wanted)
 
 
+def test_the_fastest_batch_is_one_that_fits():
+    case = dict(topology="v5e", program="train", forms="tpu")
+    other = case | dict(forms="rocm", clips=12)
+    results = [
+        (case | dict(clips=6), dict(fits=True, clips_per_second=82)),
+        (case | dict(clips=24), dict(fits=True, clips_per_second=77)),
+        (case | dict(clips=48), dict(fits=False)),
+        (other, dict(fits=True, clips_per_second=90)),
+    ]
+    assert tpu_compile._fastest(results, **case) == 6
+    assert tpu_compile._fastest(results, **case | dict(program="forward")) == 0
+
+
 def test_clips_to_choose_from_are_whole_groups():
     config = {"grad_accum_steps": 2, "norm_group_size": 6}
     assert programs.step_of_clips("train", config) == 12
