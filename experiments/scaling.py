@@ -149,8 +149,8 @@ def tpu_step(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: it has none, or cannot be read.
     """
-    rows = [each for each in kept.read(path).values() if each["program"] == "train"]
-    rows = [each for each in rows if each["fits"]]
+    programs = kept.read(path).values()
+    rows = [each for each in programs if each["program"] == "train" and each["fits"]]
     if not rows:
         raise ValueError(f"{path}: has no training step that fits (tpu_compile.py --json)")
     return rows[-1]

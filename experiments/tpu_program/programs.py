@@ -98,11 +98,8 @@ def whole_groups(config: dict[str, Any]) -> int:
 
 def _check_groups(config: dict[str, Any], clips: int) -> None:
     """Raises a ValueError unless a chip's part of every micro-batch is whole groups."""
-    parts, group, whole = (
-        config["grad_accum_steps"],
-        config["norm_group_size"],
-        whole_groups(config),
-    )
+    parts, group = config["grad_accum_steps"], config["norm_group_size"]
+    whole = whole_groups(config)
     if clips % whole:
         raise ValueError(
             f"{clips} clips per chip: wanted a multiple of {whole}, whole groups of "
